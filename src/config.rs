@@ -1,0 +1,46 @@
+//! What a mount is told to be: the resolved options, fixed for its lifetime.
+//!
+//! Made by `cli` from the raw arguments, read by every other module. No logic beyond geometry.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The resolved options of one mount. Every value has been checked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MountConfig {
+    /// Canonical path of the backing directory.
+    pub backing: PathBuf,
+    /// Canonical path of the mountpoint; equal to `backing` when mounted over it.
+    pub mountpoint: PathBuf,
+    /// Hard limit of bytes held in the arena.
+    pub memory_bytes: u64,
+    /// Bytes one file writes in one turn; a multiple of [`MountConfig::segment_bytes`].
+    pub chunk_bytes: u64,
+    /// No byte waits longer than this once the disk can take it.
+    pub max_age_ms: u64,
+    /// Files written at the same time on one backing device.
+    pub lanes: u32,
+    /// Whether the kernel collects write() calls in its page cache before they reach us.
+    pub writeback_cache: bool,
+    /// Limit of bytes per second written to the backing directory; `None` is no limit.
+    pub drain_rate: Option<u64>,
+    /// Whether users other than the mount's owner may use the mount.
+    pub allow_other: bool,
+}
+
+/// Smallest accepted `--memory`.
+pub const MIN_MEMORY_BYTES: u64 = 4 << 20;
+
+impl MountConfig {
+    /// Bytes of one arena segment: a power of two from 4 KiB to 64 KiB.
+    ///
+    /// 64 KiB keeps the tables small; with little memory smaller segments are taken, so that
+    /// thousands of files with a few bytes each still find room.
+    pub fn segment_bytes(&self) -> u32 {
+        const SEGMENTS_WANTED: u64 = 4096;
+        let wanted = (self.memory_bytes / SEGMENTS_WANTED).max(1);
+        let power = 1u64 << (63 - wanted.leading_zeros());
+        power.clamp(4 << 10, 64 << 10) as u32
+    }
+}

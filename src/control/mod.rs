@@ -1,0 +1,3 @@
+//! Status and commands over a socket.
+
+pub mod protocol;

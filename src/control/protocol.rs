@@ -1,0 +1,120 @@
+//! What travels over the control socket: one JSON document a line, request then answers.
+//!
+//! Used by the server in the worker and the client in `cli`. Sizes are bytes, ages and
+//! durations milliseconds.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::MountConfig;
+
+/// What a client asks for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "request")]
+pub enum Request {
+    /// One [`Status`].
+    Status,
+    /// The files that hold data or have an error.
+    Files,
+    /// Drain everything, then unmount; answers with progress until the end.
+    Umount,
+}
+
+/// One line from the server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "answer")]
+pub enum Answer {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Files`].
+    Files {
+        /// Fullest first.
+        files: Vec<FileStatus>,
+    },
+    /// While draining, several times a second.
+    Progress {
+        /// Bytes still in memory.
+        backlog_bytes: u64,
+    },
+    /// Everything is in the backing files and synced; nothing is mounted any more.
+    Done,
+    /// The mount stays because it is in use.
+    Busy,
+    /// Data could not be stored; the mount stays.
+    NotStored {
+        /// The files concerned.
+        files: Vec<FileStatus>,
+    },
+    /// The request failed.
+    Failed {
+        /// One line for the user.
+        message: String,
+    },
+}
+
+/// State of a mount.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// The options in force.
+    pub config: MountConfig,
+    /// Process that holds the mount.
+    pub keeper_pid: i32,
+    /// Process that serves it.
+    pub worker_pid: i32,
+    /// How often a worker was started again after it died.
+    pub worker_restarts: u64,
+    /// Since the mount was made.
+    pub uptime_ms: u64,
+    /// Acknowledged and not yet in a backing file.
+    pub backlog_bytes: u64,
+    /// Arena bytes in use; never above the limit.
+    pub held_bytes: u64,
+    /// The limit.
+    pub memory_bytes: u64,
+    /// Files with data to be written.
+    pub streams: u64,
+    /// Files open by programs.
+    pub open_files: u64,
+    /// Age of the oldest byte not yet written, if any.
+    pub oldest_age_ms: Option<u64>,
+    /// Received from programs.
+    pub bytes_in: u64,
+    /// WRITE requests received from the kernel.
+    pub write_requests: u64,
+    /// Written to backing files.
+    pub bytes_out: u64,
+    /// Turns taken: runs of consecutive writes to one file.
+    pub drain_turns: u64,
+    /// System calls that wrote.
+    pub drain_writes: u64,
+    /// Bytes per turn.
+    pub mean_turn_bytes: u64,
+    /// Bytes that left in turns of a whole aligned chunk.
+    pub whole_chunk_bytes: u64,
+    /// Bytes written with O_DIRECT.
+    pub direct_bytes: u64,
+    /// WRITE requests whose reply waits for room.
+    pub waiting_writes: u64,
+    /// Longest time a WRITE reply was held back.
+    pub longest_wait_ms: u64,
+    /// Whether the kernel's limits for the mount's dirty pages could be tuned; else why not.
+    pub bdi: String,
+    /// Files whose data could not be written.
+    pub errors: Vec<FileStatus>,
+}
+
+/// State of one file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FileStatus {
+    /// Path below the mountpoint, where it is known.
+    pub path: PathBuf,
+    /// Acknowledged and not yet in the backing file.
+    pub backlog_bytes: u64,
+    /// Age of the oldest of them.
+    pub oldest_age_ms: Option<u64>,
+    /// Whether a program has it open.
+    pub open: bool,
+    /// The last error of writing it, in words; empty when there is none.
+    pub error: Option<String>,
+}

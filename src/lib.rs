@@ -1,0 +1,39 @@
+//! coalescefs: a FUSE filesystem that turns many trickles of tiny writes into one large
+//! sequential write after another.
+//!
+//! # Modules, in the direction of the data
+//!
+//! ```text
+//! fuse -> fs -> buffer, schedule -> drain -> backing
+//! ```
+//!
+//! | module | responsibility |
+//! |---|---|
+//! | [`fuse`] | adapter: unpack a request, call `fs`, reply; attaching to a live `/dev/fuse` |
+//! | [`fs`] | what each operation means: nodes, names, handles, data, attributes |
+//! | [`buffer`] | pure: the dirty data of one file, as ranges of arena segments |
+//! | [`schedule`] | pure: whose turn it is on the disk, and who may fill memory |
+//! | [`drain`] | lanes: a turn becomes large writes to the backing directory |
+//! | [`backing`] | the backing directory: system calls, descriptors, what it can do |
+//! | [`arena`] | the shared memory that outlives the worker |
+//! | [`worker`] | the process that serves the mount: puts the above together |
+//! | [`keeper`] | the process that outlives the worker: mounts, supervises, unmounts |
+//! | [`mount`] | mount(2), fusermount3, private namespaces, bdi tuning |
+//! | [`control`] | status and commands over a socket |
+//! | [`cli`] | arguments, commands, exit codes |
+//!
+//! `buffer` and `schedule` import only `std` and each other; time is an argument there.
+
+pub mod arena;
+pub mod backing;
+pub mod buffer;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod drain;
+pub mod fs;
+pub mod fuse;
+pub mod keeper;
+pub mod mount;
+pub mod schedule;
+pub mod worker;

@@ -1,0 +1,5 @@
+//! The `coalescefs` program; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    coalescefs::cli::main()
+}
