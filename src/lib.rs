@@ -20,6 +20,7 @@
 //! | [`keeper`] | the process that outlives the worker: mounts, supervises, unmounts |
 //! | [`mount`] | mount(2), fusermount3, private namespaces, bdi tuning |
 //! | [`control`] | status and commands over a socket |
+//! | [`clock`] | what time it is
 //! | [`cli`] | arguments, commands, exit codes |
 //!
 //! `buffer` and `schedule` import only `std` and each other; time is an argument there.
@@ -28,6 +29,7 @@ pub mod arena;
 pub mod backing;
 pub mod buffer;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod control;
 pub mod drain;

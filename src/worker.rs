@@ -1,9 +1,27 @@
-//! The process that serves the mount.
+//! The process that serves the mount: puts filesystem, lanes, session and control together, and
+//! ends the mount in order.
+//!
+//! Forked by the keeper with a shared descriptor table, so that what it opens outlives it. Threads:
+//! `fuser-N` answer requests, `lane-N` write, `pool-N` wait for the disk, `control` answers the
+//! command line, `session` waits for the kernel to end the mount; this one waits for both ends.
+//!
+//! The end: everything is drained while the mount still works, then the keeper is asked to
+//! unmount, then what the unmounting itself brought is drained, and the backing filesystem synced.
 
-use std::os::fd::RawFd;
-use std::sync::Arc;
+use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender, bounded, select, tick, unbounded};
+
+use crate::arena::{Arena, Phase, UnmountMode};
+use crate::backing::{self, KernelStorage};
 use crate::config::MountConfig;
+use crate::control::protocol::{Answer, FileStatus, Status};
+use crate::control::server::{self, Source};
+use crate::fs::{Filesystem, Parts, close_stray_descriptors};
+use crate::fuse;
 
 /// What the keeper prepared before it forked the worker. The descriptors are in a table that
 /// keeper and worker share (`CLONE_FILES`), so they stay open when the worker dies; none may be
@@ -12,6 +30,8 @@ use crate::config::MountConfig;
 pub struct WorkerContext {
     /// The resolved options.
     pub config: Arc<MountConfig>,
+    /// The shared memory.
+    pub arena: Arena,
     /// `/dev/fuse`, mounted.
     pub fuse_fd: RawFd,
     /// The backing directory, opened before it was mounted over.
@@ -22,6 +42,8 @@ pub struct WorkerContext {
     pub wake_worker_fd: RawFd,
     /// eventfd: the worker wrote to the control page.
     pub wake_keeper_fd: RawFd,
+    /// Other descriptors of the keeper, which the worker must leave open.
+    pub keeper_fds: Vec<RawFd>,
     /// How many workers served this mount before.
     pub restarts: u64,
 }
@@ -30,3 +52,351 @@ pub struct WorkerContext {
 pub const EXIT_CLEAN: i32 = 0;
 /// Exit code of a worker that ended with data that is not in the backing files.
 pub const EXIT_NOT_STORED: i32 = 75;
+/// Exit code of a worker that could not start.
+pub const EXIT_FAILED: i32 = 1;
+
+/// How often the backlog is looked at while draining.
+const PROGRESS_EVERY: Duration = Duration::from_millis(50);
+/// After the mount is gone, data that cannot be written is tried for so long.
+const LAST_TRIES: Duration = Duration::from_secs(30);
+
+/// Serves the mount until it ends; returns the process's exit code.
+pub fn run(context: WorkerContext) -> i32 {
+    match serve(&context) {
+        Ok(code) => code,
+        Err(error) => {
+            log::error!("cannot serve {}: {error}", context.config.mountpoint.display());
+            EXIT_FAILED
+        }
+    }
+}
+
+fn serve(context: &WorkerContext) -> io::Result<i32> {
+    let arena = context.arena;
+    arena.control().set_phase(Phase::Starting);
+    close_stray_descriptors(&arena, &kept_descriptors(context))?;
+    let descriptors = backing::raise_descriptor_limit();
+    backing::raise_file_size_limit();
+    become_io_flusher();
+    let filesystem = Filesystem::attach(Parts {
+        config: context.config.clone(),
+        arena,
+        backing_fd: context.backing_fd,
+        storage: Arc::new(KernelStorage),
+        descriptors,
+    })?;
+    let (ended, session_ended) = bounded(1);
+    spawn_session(context, &filesystem, ended)?;
+    let (ask, asked) = unbounded();
+    spawn_control(context, &filesystem, ask.clone())?;
+    spawn_wake_listener(context, ask)?;
+    let ending = Ending {
+        context,
+        filesystem: &filesystem,
+        session_ended: &session_ended,
+        asked: &asked,
+        listeners: Vec::new(),
+        by_signal: false,
+    };
+    ending.wait()
+}
+
+fn kept_descriptors(context: &WorkerContext) -> Vec<RawFd> {
+    let mut keep = vec![
+        0,
+        1,
+        2,
+        context.fuse_fd,
+        context.backing_fd,
+        context.listener_fd,
+        context.wake_worker_fd,
+        context.wake_keeper_fd,
+    ];
+    keep.extend(&context.keeper_fds);
+    keep
+}
+
+/// Memory that we need to write data out must not wait for data of ours to be written out: see
+/// PR_SET_IO_FLUSHER in prctl(2). Needs CAP_SYS_RESOURCE; without it the risk is the kernel's
+/// usual one for FUSE.
+fn become_io_flusher() {
+    const PR_SET_IO_FLUSHER: libc::c_int = 57;
+    // SAFETY: a flag of the calling thread, inherited by those it starts.
+    let result = unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) };
+    if result < 0 {
+        log::debug!("PR_SET_IO_FLUSHER: {}", io::Error::last_os_error());
+    }
+}
+
+fn spawn_session(
+    context: &WorkerContext,
+    filesystem: &Arc<Filesystem>,
+    ended: Sender<io::Result<()>>,
+) -> io::Result<()> {
+    // More than processors: some may be in system calls on names.
+    let threads = std::thread::available_parallelism().map_or(4, usize::from).clamp(4, 16);
+    let (filesystem, arena) = (filesystem.clone(), context.arena);
+    let (fuse_fd, wake_keeper_fd) = (context.fuse_fd, context.wake_keeper_fd);
+    std::thread::Builder::new().name("session".into()).spawn(move || {
+        let ready = || {
+            arena.control().set_phase(Phase::Serving);
+            ring(wake_keeper_fd);
+        };
+        // The receiver lives as long as the process.
+        let _ = ended.send(fuse::serve(filesystem, &arena, fuse_fd, threads, ready));
+    })?;
+    Ok(())
+}
+
+fn spawn_control(
+    context: &WorkerContext,
+    filesystem: &Arc<Filesystem>,
+    ask: Sender<Asked>,
+) -> io::Result<()> {
+    let source: Arc<dyn Source> =
+        Arc::new(Control { filesystem: filesystem.clone(), ask: Mutex::new(ask) });
+    let listener_fd = context.listener_fd;
+    std::thread::Builder::new()
+        .name("control".into())
+        .spawn(move || server::serve(listener_fd, source))?;
+    Ok(())
+}
+
+/// Looks at the control page whenever the keeper rings.
+fn spawn_wake_listener(context: &WorkerContext, ask: Sender<Asked>) -> io::Result<()> {
+    let (arena, wake_worker_fd) = (context.arena, context.wake_worker_fd);
+    std::thread::Builder::new().name("wake".into()).spawn(move || {
+        loop {
+            // The receiver lives as long as the process.
+            if arena.control().take_finish_request() {
+                let _ = ask.send(Asked::Finish);
+            }
+            if let Some(errno) = arena.control().take_unmount_result() {
+                let _ = ask.send(Asked::Unmounted { errno });
+            }
+            wait_for_ring(wake_worker_fd);
+        }
+    })?;
+    Ok(())
+}
+
+fn ring(eventfd: RawFd) {
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: writes eight bytes to an eventfd; it is never full.
+    unsafe { libc::write(eventfd, one.as_ptr().cast(), one.len()) };
+}
+
+/// Waits until the eventfd is not zero, and clears it.
+fn wait_for_ring(eventfd: RawFd) {
+    let mut poll = libc::pollfd { fd: eventfd, events: libc::POLLIN, revents: 0 };
+    let mut count = [0u8; 8];
+    // SAFETY: waits on one descriptor, then reads eight bytes; the descriptor may be
+    // non-blocking.
+    unsafe {
+        libc::poll(&mut poll, 1, -1);
+        libc::read(eventfd, count.as_mut_ptr().cast(), count.len());
+    }
+}
+
+/// What may happen to a running mount.
+enum Asked {
+    /// The keeper got SIGTERM or SIGINT.
+    Finish,
+    /// Somebody asked over the control socket and wants to be told how it goes.
+    Umount { answers: Sender<Answer> },
+    /// The keeper's answer to a request to unmount.
+    Unmounted { errno: i32 },
+}
+
+/// The control socket's view of the worker.
+struct Control {
+    filesystem: Arc<Filesystem>,
+    ask: Mutex<Sender<Asked>>,
+}
+
+impl Source for Control {
+    fn status(&self) -> Status {
+        self.filesystem.status()
+    }
+
+    fn files(&self) -> Vec<FileStatus> {
+        self.filesystem.files()
+    }
+
+    fn umount(&self, progress: &mut dyn FnMut(Answer) -> bool) {
+        let (answers, told) = unbounded();
+        let sent = self.ask.lock().expect("no panics under this lock").send(Asked::Umount { answers });
+        if sent.is_err() {
+            return;
+        }
+        for answer in told {
+            if !progress(answer) {
+                return;
+            }
+        }
+    }
+}
+
+/// How far draining got.
+enum Drained {
+    /// Everything is in the backing files.
+    Clean,
+    /// What is left cannot be written now.
+    Failing,
+    /// The kernel ended the mount meanwhile.
+    SessionEnded(io::Result<()>),
+}
+
+/// Waits for the end of the mount and brings it about.
+struct Ending<'a> {
+    context: &'a WorkerContext,
+    filesystem: &'a Arc<Filesystem>,
+    session_ended: &'a Receiver<io::Result<()>>,
+    asked: &'a Receiver<Asked>,
+    /// Who asked over the control socket and waits for the outcome.
+    listeners: Vec<Sender<Answer>>,
+    /// A signal asked: the mount is to go even if files are open.
+    by_signal: bool,
+}
+
+impl Ending<'_> {
+    fn wait(mut self) -> io::Result<i32> {
+        loop {
+            let ended = select! {
+                recv(self.session_ended) -> result => Some(result.unwrap_or(Ok(()))),
+                recv(self.asked) -> asked => match asked {
+                    Ok(Asked::Finish) => {
+                        self.by_signal = true;
+                        self.drain_and_unmount()
+                    }
+                    Ok(Asked::Umount { answers }) => {
+                        self.listeners.push(answers);
+                        self.drain_and_unmount()
+                    }
+                    Ok(Asked::Unmounted { errno }) => {
+                        self.unmounted(errno);
+                        None
+                    }
+                    Err(_) => Some(Ok(())),
+                },
+            };
+            match ended {
+                None => {}
+                Some(Ok(())) => return Ok(self.end()),
+                // The session broke, the mount is still there: the next worker tries.
+                Some(Err(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Returns how the session ended, if it did.
+    fn drain_and_unmount(&mut self) -> Option<io::Result<()>> {
+        match self.drain() {
+            Drained::Clean => self.request_unmount(UnmountMode::Plain),
+            Drained::SessionEnded(result) => return Some(result),
+            Drained::Failing => {
+                log::error!("not unmounted: some data cannot be written; see `coalescefs status`");
+                let files = self.filesystem.failing_files();
+                self.stay(Answer::NotStored { files });
+            }
+        }
+        None
+    }
+
+    /// The keeper's answer. After a signal the name goes at once, and open files go on until they
+    /// are closed; somebody who asked is told that the mount is in use.
+    fn unmounted(&mut self, errno: i32) {
+        match errno {
+            0 => {}
+            libc::EBUSY if self.by_signal => self.request_unmount(UnmountMode::Lazy),
+            libc::EBUSY => self.stay(Answer::Busy),
+            errno => {
+                let message = io::Error::from_raw_os_error(errno).to_string();
+                self.stay(Answer::Failed { message });
+            }
+        }
+    }
+
+    /// The mount goes on as before.
+    fn stay(&mut self, answer: Answer) {
+        self.filesystem.resume();
+        self.by_signal = false;
+        self.tell(&answer);
+        self.listeners.clear();
+    }
+
+    fn request_unmount(&self, mode: UnmountMode) {
+        self.context.arena.control().request_unmount(mode);
+        ring(self.context.wake_keeper_fd);
+    }
+
+    fn tell(&self, answer: &Answer) {
+        for listener in &self.listeners {
+            // One that went away needs no answer.
+            let _ = listener.send(answer.clone());
+        }
+    }
+
+    fn tell_progress(&self) -> u64 {
+        let backlog_bytes = self.filesystem.backlog_bytes();
+        self.tell(&Answer::Progress { backlog_bytes });
+        backlog_bytes
+    }
+
+    /// Writes everything while the mount goes on working.
+    fn drain(&self) -> Drained {
+        self.filesystem.finish();
+        let ticks = tick(PROGRESS_EVERY);
+        loop {
+            if self.tell_progress() == 0 {
+                return Drained::Clean;
+            }
+            if self.filesystem.only_failing_left() {
+                return Drained::Failing;
+            }
+            select! {
+                recv(ticks) -> _ => {}
+                recv(self.session_ended) -> result => {
+                    return Drained::SessionEnded(result.unwrap_or(Ok(())));
+                }
+            }
+        }
+    }
+
+    /// The mount is gone: stores what is left and ends the process.
+    fn end(&self) -> i32 {
+        self.context.arena.control().set_phase(Phase::Ending);
+        self.filesystem.finish();
+        let give_up = Instant::now() + LAST_TRIES;
+        while self.tell_progress() > 0 {
+            if self.filesystem.only_failing_left() && Instant::now() > give_up {
+                return self.not_stored();
+            }
+            std::thread::sleep(PROGRESS_EVERY);
+        }
+        self.filesystem.settle();
+        // SAFETY: the keeper's descriptor, open as long as the process.
+        let backing = unsafe { BorrowedFd::borrow_raw(self.context.backing_fd) };
+        if let Err(error) = backing::sync_filesystem(backing) {
+            log::error!("cannot sync {}: {error}", self.context.config.backing.display());
+            self.tell(&Answer::Failed { message: format!("sync failed: {error}") });
+            server::wait_for_clients();
+            return EXIT_NOT_STORED;
+        }
+        self.tell(&Answer::Done);
+        server::wait_for_clients();
+        EXIT_CLEAN
+    }
+
+    fn not_stored(&self) -> i32 {
+        let files = self.filesystem.failing_files();
+        for file in &files {
+            let error = file.error.as_deref().unwrap_or("unknown error");
+            let (path, bytes) = (file.path.display(), file.backlog_bytes);
+            log::error!("lost: {bytes} bytes of {path}: {error}");
+        }
+        self.tell(&Answer::NotStored { files });
+        server::wait_for_clients();
+        EXIT_NOT_STORED
+    }
+}

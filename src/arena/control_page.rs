@@ -25,8 +25,9 @@ pub enum UnmountMode {
     Lazy = 2,
 }
 
-/// No answer yet in [`ControlPage::unmount_result`].
-const PENDING: i32 = -1;
+/// No answer in [`ControlPage::unmount_result`]; answers are an errno plus one, so that a fresh
+/// page holds none.
+const PENDING: i32 = 0;
 
 /// First page of the arena.
 #[repr(C)]
@@ -63,9 +64,9 @@ impl ControlPage {
         self.finish.store(1, Ordering::Release);
     }
 
-    /// Whether the keeper asked for the end.
-    pub fn finish_requested(&self) -> bool {
-        self.finish.load(Ordering::Acquire) != 0
+    /// Worker: takes the keeper's request for the end, once.
+    pub fn take_finish_request(&self) -> bool {
+        self.finish.swap(0, Ordering::AcqRel) != 0
     }
 
     /// Worker: asks the keeper to unmount.
@@ -85,14 +86,14 @@ impl ControlPage {
 
     /// Keeper: answers the request; `errno` is 0 for success.
     pub fn answer_unmount(&self, errno: i32) {
-        self.unmount_result.store(errno, Ordering::Release);
+        self.unmount_result.store(errno + 1, Ordering::Release);
     }
 
-    /// The keeper's answer to the last request: `None` while there is none.
-    pub fn unmount_result(&self) -> Option<i32> {
-        match self.unmount_result.load(Ordering::Acquire) {
+    /// Worker: takes the keeper's answer to its request, once; 0 is success, else an errno.
+    pub fn take_unmount_result(&self) -> Option<i32> {
+        match self.unmount_result.swap(PENDING, Ordering::AcqRel) {
             PENDING => None,
-            errno => Some(errno),
+            answer => Some(answer - 1),
         }
     }
 

@@ -98,6 +98,8 @@ pub struct Status {
     pub waiting_writes: u64,
     /// Longest time a WRITE reply was held back.
     pub longest_wait_ms: u64,
+    /// Requests of all kinds received from the kernel.
+    pub requests: u64,
     /// Whether the kernel's limits for the mount's dirty pages could be tuned; else why not.
     pub bdi: String,
     /// Files whose data could not be written.

@@ -1,1 +1,66 @@
-//! (in work)
+//! Lanes: a turn of one file becomes large sequential writes to its backing file.
+//!
+//! A *lane* is a thread; all lanes of a backing device share one [`LaneQueue`] and with it one
+//! scheduler. A lane takes a turn, asks its [`Source`] (the filesystem) for one run of contiguous
+//! bytes after another, writes each ([`write_run`]), and reports it stored or failed at once, so
+//! that memory is given back every few MiB while the turn goes on.
+//!
+//! Locks: the queue's lock is held for a decision only, never during a system call. The source
+//! takes a file's lock and then the queue's; a lane never holds the queue's lock when it calls the
+//! source.
+
+mod data_file;
+mod lane;
+mod throttle;
+mod writer;
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+pub use data_file::{Access, DataFile};
+pub use lane::{LaneQueue, spawn_lanes};
+pub use throttle::Throttle;
+pub use writer::{Written, write_run};
+
+use crate::buffer::Piece;
+use crate::schedule::{FileId, Load, Reason};
+
+/// Contiguous bytes of one file, frozen until they are reported stored or failed.
+#[derive(Debug)]
+pub struct Run {
+    /// Whose bytes.
+    pub file: FileId,
+    /// Where in the file they begin.
+    pub offset: u64,
+    /// How many.
+    pub len: u64,
+    /// Where they are in the arena, in the order of the file.
+    pub pieces: Vec<Piece>,
+    /// What to write to.
+    pub data_file: Arc<DataFile>,
+}
+
+/// Where lanes get bytes from. Implemented by `fs`.
+pub trait Source: Send + Sync {
+    /// The range that a turn of `file` writes: one aligned chunk. `None` when nothing is left.
+    fn turn_range(&self, file: FileId, reason: Reason) -> Option<Range<u64>>;
+
+    /// Takes the first run of dirty bytes within `range`, about `max_bytes` at most.
+    /// `Err` when the backing file cannot be opened.
+    fn take_run(&self, file: FileId, range: Range<u64>, max_bytes: u64)
+    -> io::Result<Option<Run>>;
+
+    /// The run is in the backing file.
+    fn stored(&self, run: Run, written: Written);
+
+    /// The run could not be written, or not even taken; its bytes are dirty again. Returns when
+    /// to try again, in milliseconds of CLOCK_BOOTTIME.
+    fn failed(&self, file: FileId, run: Option<Run>, error: io::Error) -> u64;
+
+    /// The turn is over after `bytes` in all. Returns the file's load as it is now.
+    fn turn_ended(&self, file: FileId, reason: Reason, bytes: u64) -> Load;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,204 @@
-//! (in work)
+//! What each operation means, driven without a kernel: the FUSE adapter only unpacks and replies.
+//!
+//! | file | responsibility |
+//! |---|---|
+//! | `nodes` | which backing file a node id is, and how to reach it |
+//! | `names` | lookup, create, link, rename, unlink |
+//! | `attrs` | attributes, times, truncation, extended attributes, statfs |
+//! | `handles` | open files and directories, readdir |
+//! | `data` | one file's buffered bytes: write, read, steps on the arena |
+//! | `room` | memory: admission of writes, those that wait, pressure |
+//! | `quiet` | operations that need the file clean or idle first: fsync, truncate, fallocate |
+//! | `source` | what lanes take from here and report back |
+//! | `rebuild` | a new worker takes over what the former one left |
+//! | `report` | figures for the control socket |
+//! | `pool` | threads that may wait for the disk |
+//!
+//! No function here waits for the disk to take data, or for memory: what must wait takes a
+//! [`Reply`] and parks it. Locks, in the order in which they may be taken: node map, a file's
+//! state, then any one of lane queue, slot pool, admission. Only names and attributes are looked
+//! up in the backing directory on the calling thread.
+
+mod attrs;
+mod data;
+mod handles;
+mod names;
+mod nodes;
+mod pool;
+mod quiet;
+mod rebuild;
+mod report;
+mod room;
+mod source;
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, RwLock, Weak};
+
+use crate::arena::{Arena, SlotPool};
+use crate::backing::{DescriptorCache, Storage};
+use crate::buffer::Geometry;
+use crate::config::MountConfig;
+use crate::drain::{DataFile, LaneQueue, Throttle};
+use crate::schedule::Policy;
+
+pub use attrs::{Change, NodeAttr};
+pub use handles::DirectoryEntry;
+pub use names::{Caller, Entry};
+pub use rebuild::close_stray_descriptors;
+pub use room::Limits;
+
+use handles::Handles;
+use nodes::Nodes;
+use pool::Pool;
+use room::Room;
+
+/// Where the result of an operation that may have to wait goes. Called exactly once, from any
+/// thread.
+pub type Reply<T> = Box<dyn FnOnce(io::Result<T>) + Send>;
+
+/// A closed file is written this long after it was closed: a temporary file may be gone by then.
+const CLOSED_DELAY_MS: u64 = 1000;
+
+/// What a filesystem is made from.
+pub struct Parts {
+    /// The resolved options.
+    pub config: Arc<MountConfig>,
+    /// The shared memory.
+    pub arena: Arena,
+    /// The backing directory; stays open as long as the process.
+    pub backing_fd: RawFd,
+    /// What lanes write through.
+    pub storage: Arc<dyn Storage>,
+    /// Descriptors that the file caches may use.
+    pub descriptors: u64,
+}
+
+/// A mounted filesystem: the backing directory with what is buffered laid over it.
+pub struct Filesystem {
+    me: Weak<Filesystem>,
+    config: Arc<MountConfig>,
+    arena: Arena,
+    geometry: Geometry,
+    policy: Policy,
+    limits: Limits,
+    root: RawFd,
+    nodes: Nodes,
+    paths: DescriptorCache<OwnedFd>,
+    files: DescriptorCache<DataFile>,
+    handles: Handles,
+    slots: SlotPool,
+    room: Room,
+    pool: Pool,
+    storage: Arc<dyn Storage>,
+    throttle: Arc<Throttle>,
+    queues: RwLock<Vec<(u64, Arc<LaneQueue>)>>,
+    /// Files with an error of writing, by node id.
+    failing: Mutex<std::collections::BTreeSet<u64>>,
+    backlog_bytes: AtomicU64,
+}
+
+impl Filesystem {
+    /// Attaches to the arena: empty for a new mount, else with what a former worker left, which
+    /// is taken over. Starts the pool, and lanes as backing devices are met.
+    pub fn attach(parts: Parts) -> io::Result<Arc<Filesystem>> {
+        let Parts { config, arena, backing_fd, storage, descriptors } = parts;
+        let (slots, held) = SlotPool::rebuild(&arena);
+        let limits = Limits::new(&config, &arena);
+        let nodes = Nodes::new(arena, backing_fd)?;
+        let paths = (descriptors / 4).clamp(64, 1 << 16) as usize;
+        // A data file has up to two descriptors: buffered and direct.
+        let files = (descriptors / 3).clamp(64, 1 << 18) as usize;
+        let policy =
+            Policy { max_age_ms: config.max_age_ms, closed_delay_ms: CLOSED_DELAY_MS };
+        let filesystem = Arc::new_cyclic(|me| Filesystem {
+            me: me.clone(),
+            geometry: Geometry {
+                segment_bytes: arena.segment_bytes(),
+                chunk_bytes: config.chunk_bytes,
+            },
+            policy,
+            root: backing_fd,
+            nodes,
+            paths: DescriptorCache::new(paths),
+            files: DescriptorCache::new(files),
+            handles: Handles::default(),
+            slots,
+            room: Room::new(&limits),
+            pool: Pool::new(),
+            storage,
+            throttle: Arc::new(Throttle::new(config.drain_rate)),
+            queues: RwLock::default(),
+            failing: Mutex::default(),
+            backlog_bytes: AtomicU64::new(0),
+            limits,
+            config,
+            arena,
+        });
+        filesystem.pool.start()?;
+        filesystem.rebuild(held)?;
+        Ok(filesystem)
+    }
+
+    /// What the kernel may have in flight, which the session has to agree with it.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Whether the kernel is to collect writes in its page cache.
+    pub fn uses_writeback_cache(&self) -> bool {
+        self.config.writeback_cache
+    }
+
+    /// The figures that survive the worker.
+    pub fn counters(&self) -> &crate::arena::Counters {
+        self.arena.counters()
+    }
+
+    fn root(&self) -> BorrowedFd<'_> {
+        // SAFETY: opened by the keeper before the mount and never closed.
+        unsafe { BorrowedFd::borrow_raw(self.root) }
+    }
+
+    fn arc(&self) -> Arc<Filesystem> {
+        self.me.upgrade().expect("methods are called through an Arc")
+    }
+
+    /// The queue of a backing device; its lanes are started when it is first asked for.
+    fn queue(&self, dev: u64) -> io::Result<Arc<LaneQueue>> {
+        let find = |queues: &Vec<(u64, Arc<LaneQueue>)>| {
+            queues.iter().find(|(known, _)| *known == dev).map(|(_, queue)| queue.clone())
+        };
+        if let Some(queue) = find(&self.queues.read().expect("no panics under this lock")) {
+            return Ok(queue);
+        }
+        let mut queues = self.queues.write().expect("no panics under this lock");
+        if let Some(queue) = find(&queues) {
+            return Ok(queue);
+        }
+        let queue = Arc::new(LaneQueue::new(self.policy));
+        let source: Arc<dyn crate::drain::Source> = self.arc();
+        crate::drain::spawn_lanes(
+            self.config.lanes,
+            &queue,
+            &source,
+            &self.storage,
+            &self.throttle,
+            self.arena,
+        )?;
+        queues.push((dev, queue.clone()));
+        Ok(queue)
+    }
+
+    fn each_queue(&self, mut act: impl FnMut(&LaneQueue)) {
+        for (_, queue) in self.queues.read().expect("no panics under this lock").iter() {
+            act(queue);
+        }
+    }
+}
+
+fn errno(code: i32) -> io::Error {
+    io::Error::from_raw_os_error(code)
+}
+

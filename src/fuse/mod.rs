@@ -1,1 +1,11 @@
-//! (in work)
+//! The kernel's side: attaching to a live `/dev/fuse`, and the adapter from requests to [`fs`].
+//!
+//! The adapter unpacks, calls, replies; it decides nothing. Errors of `fs` carry the errno that
+//! the program is to see.
+//!
+//! [`fs`]: crate::fs
+
+mod adapter;
+mod attach;
+
+pub use attach::serve;

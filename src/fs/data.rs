@@ -1,0 +1,258 @@
+//! One file's buffered bytes: the state under its lock, writes into the arena, reads over it.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::nodes::Node;
+use super::quiet::Waiter;
+use super::{Filesystem, Reply};
+use crate::arena::Counters;
+use crate::backing;
+use crate::buffer::{FileBuffer, Geometry, Piece, Published, Slot, Step};
+use crate::clock::{boottime_ms, realtime};
+use crate::drain::{DataFile, LaneQueue};
+use crate::schedule::{FileId, Load};
+
+/// The last error of writing a file's bytes; stays until they are stored.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Failure {
+    pub(super) errno: i32,
+    pub(super) attempts: u32,
+}
+
+/// What a file's lock guards.
+pub(super) struct FileState {
+    pub(super) buffer: FileBuffer,
+    /// Operations under way that forbid taking bytes to the backing file.
+    pub(super) barriers: u32,
+    /// Requests that wait for the file to become clean or idle.
+    pub(super) waiters: Vec<Waiter>,
+    /// Something was written to the backing file since it was last synced.
+    pub(super) unsynced: bool,
+    pub(super) failure: Option<Failure>,
+    /// How often writing failed: a handle that has seen fewer reports an error.
+    pub(super) failures: u64,
+    /// The last name is gone: what is buffered need not be written once it is closed.
+    pub(super) deleted: bool,
+}
+
+impl FileState {
+    /// Nothing is buffered and nothing waits: the node may be forgotten.
+    pub(super) fn is_settled(&self) -> bool {
+        self.buffer.is_clean() && self.waiters.is_empty() && self.barriers == 0
+    }
+}
+
+/// A regular file's part of a node.
+pub(super) struct FileData {
+    state: Mutex<FileState>,
+    pub(super) queue: Arc<LaneQueue>,
+}
+
+impl FileData {
+    pub(super) fn new(geometry: Geometry, queue: Arc<LaneQueue>) -> FileData {
+        let state = FileState {
+            buffer: FileBuffer::new(geometry),
+            barriers: 0,
+            waiters: Vec::new(),
+            unsynced: false,
+            failure: None,
+            failures: 0,
+            deleted: false,
+        };
+        FileData { state: Mutex::new(state), queue }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, FileState> {
+        self.state.lock().expect("no panics under this lock")
+    }
+}
+
+/// A write that finds no free segment: its bytes wait outside the arena.
+pub(super) struct Write {
+    pub(super) node: Arc<Node>,
+    pub(super) offset: u64,
+    pub(super) bytes: Vec<u8>,
+    pub(super) reply: Reply<u32>,
+}
+
+impl Filesystem {
+    /// WRITE: takes all of `bytes` or none. The reply comes at once while there is room, later
+    /// when not; on `Ok` the bytes outlive the death of the worker. Errors: `ESTALE`, `EINVAL`.
+    pub fn write(&self, id: u64, offset: u64, bytes: &[u8], reply: Reply<u32>) {
+        let counters = self.counters();
+        Counters::add(&counters.write_requests, 1);
+        Counters::add(&counters.bytes_in, bytes.len() as u64);
+        let node = match self.node(id).and_then(|node| self.data(&node).map(|_| node.clone())) {
+            Ok(node) => node,
+            Err(error) => return reply(Err(error)),
+        };
+        if self.room.is_starved() || !self.try_write(&node, offset, bytes) {
+            let write = Write { node, offset, bytes: bytes.to_vec(), reply };
+            return self.starve(write);
+        }
+        self.acknowledge(&node, bytes.len(), reply);
+    }
+
+    /// Puts bytes into the arena. `false` when there are not enough free segments.
+    pub(super) fn try_write(&self, node: &Node, offset: u64, bytes: &[u8]) -> bool {
+        let Some(data) = node.data_if_any() else { return false };
+        let mut steps = Vec::new();
+        let mut state = data.lock();
+        let needed = state.buffer.slots_needed(offset, bytes.len());
+        let Some(mut slots) = self.slots.try_take(needed) else { return false };
+        let (seq, now_ms) = (self.arena.next_seq(), boottime_ms());
+        let before = state.buffer.dirty_bytes();
+        state.buffer.write(offset, bytes.len(), seq, now_ms, &mut slots, &mut steps);
+        debug_assert!(slots.is_empty(), "slots_needed is exact");
+        self.carry_out(node, &steps, bytes);
+        self.arena.nodes().set_mtime(node.slot, Some(realtime()));
+        self.backlog_bytes.fetch_add(state.buffer.dirty_bytes() - before, Ordering::Relaxed);
+        self.tell_queue(node, data, &state);
+        true
+    }
+
+    /// Does to the arena what the buffer decided.
+    pub(super) fn carry_out(&self, node: &Node, steps: &[Step], bytes: &[u8]) {
+        let mut freed: Vec<Slot> = Vec::new();
+        for step in steps {
+            match *step {
+                Step::Copy { slot, at, from, len } => {
+                    self.arena.copy_in(slot, at, &bytes[from..from + len as usize]);
+                }
+                Step::Move { from, to, at, len } => self.arena.copy_between(from, to, at, len),
+                Step::Publish { slot, index, start, end, seq, born_ms } => {
+                    let published = Published { slot, index, start, end, seq, born_ms };
+                    self.arena.publish(node.id(), &published);
+                }
+                Step::Free { slot } => {
+                    self.arena.unpublish(slot);
+                    freed.push(slot);
+                }
+            }
+        }
+        if !freed.is_empty() {
+            self.slots.give_back(freed);
+        }
+    }
+
+    /// What the scheduler has to know of a file.
+    pub(super) fn load(&self, node: &Node, state: &FileState) -> Load {
+        Load {
+            dirty_bytes: state.buffer.dirty_bytes(),
+            has_whole_chunk: state.buffer.whole_chunk().is_some(),
+            oldest_ms: state.buffer.oldest_ms(),
+            open: self.arena.nodes().open(node.slot) > 0,
+        }
+    }
+
+    /// Tells the scheduler; under the file's lock, so that it hears of changes in their order.
+    pub(super) fn tell_queue(&self, node: &Node, data: &FileData, state: &FileState) {
+        let load = self.load(node, state);
+        let file = FileId(node.id());
+        data.queue.with(|scheduler| scheduler.update(file, load, boottime_ms()));
+    }
+
+    /// READ: the backing file's bytes with what is buffered laid over them. Short only at the end
+    /// of the file. Bytes that the page cache of the backing filesystem has are read here; for
+    /// others the pool waits for the disk. Errors: `ESTALE`, `EINVAL`, those of pread(2).
+    pub fn read(&self, id: u64, offset: u64, len: u32, reply: Reply<Vec<u8>>) {
+        let opened = self.node(id).and_then(|node| {
+            self.data(&node)?;
+            Ok(node)
+        });
+        let node = match opened {
+            Ok(node) => node,
+            Err(error) => return reply(Err(error)),
+        };
+        let overlay = self.snapshot(&node, offset, len as usize);
+        if overlay.covers(len as usize) {
+            return reply(Ok(overlay.bytes));
+        }
+        let file = match self.data_file(&node) {
+            Ok(file) => file,
+            Err(error) => return reply(Err(error)),
+        };
+        let mut bytes = vec![0; len as usize];
+        match backing::try_read_at((*file).as_fd(), &mut bytes, offset) {
+            Ok(Some(count)) => reply(Ok(overlay.lay_over(bytes, count))),
+            Ok(None) => self.pool.run(move || reply(read_and_lay(&file, bytes, offset, &overlay))),
+            Err(error) => reply(Err(error)),
+        }
+    }
+
+    /// Copies what is buffered of a range. Taken before the backing file is read: a chunk that is
+    /// stored in between is then still in the copy.
+    fn snapshot(&self, node: &Node, offset: u64, len: usize) -> Overlay {
+        let mut overlay = Overlay::default();
+        let Some(data) = node.data_if_any() else { return overlay };
+        let mut pieces: Vec<Piece> = Vec::new();
+        let state = data.lock();
+        state.buffer.overlay(offset, len, &mut pieces);
+        if pieces.is_empty() {
+            return overlay;
+        }
+        overlay.bytes = vec![0; len];
+        for piece in &pieces {
+            let from = (piece.offset - offset) as usize;
+            let to = from + piece.len as usize;
+            self.arena.copy_out(piece.slot, piece.at, &mut overlay.bytes[from..to]);
+            overlay.ranges.push((from, to));
+        }
+        drop(state);
+        overlay.merge_ranges();
+        overlay
+    }
+}
+
+fn read_and_lay(
+    file: &DataFile,
+    mut bytes: Vec<u8>,
+    offset: u64,
+    overlay: &Overlay,
+) -> io::Result<Vec<u8>> {
+    let count = backing::read_at(file.as_fd(), &mut bytes, offset)?;
+    Ok(overlay.lay_over(bytes, count))
+}
+
+/// Buffered bytes of a range, copied.
+#[derive(Default)]
+struct Overlay {
+    bytes: Vec<u8>,
+    /// Which of them are set: sorted, apart.
+    ranges: Vec<(usize, usize)>,
+}
+
+impl Overlay {
+    fn merge_ranges(&mut self) {
+        self.ranges.sort_unstable();
+        let mut merged: Vec<(usize, usize)> = Vec::with_capacity(self.ranges.len());
+        for &(from, to) in &self.ranges {
+            match merged.last_mut() {
+                Some((_, end)) if from <= *end => *end = to.max(*end),
+                _ => merged.push((from, to)),
+            }
+        }
+        self.ranges = merged;
+    }
+
+    fn covers(&self, len: usize) -> bool {
+        self.ranges == [(0, len)]
+    }
+
+    /// Lays the copy over `bytes`, of which `count` came from the backing file; what is between
+    /// its end and buffered bytes are zeros, as they will be when those are stored.
+    fn lay_over(&self, mut bytes: Vec<u8>, count: usize) -> Vec<u8> {
+        let end = self.ranges.last().map_or(0, |(_, to)| *to).max(count);
+        if count < end {
+            bytes[count..end].fill(0);
+        }
+        bytes.truncate(end);
+        for &(from, to) in &self.ranges {
+            bytes[from..to].copy_from_slice(&self.bytes[from..to]);
+        }
+        bytes
+    }
+}

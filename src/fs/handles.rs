@@ -1,0 +1,170 @@
+//! Open files and directories.
+//!
+//! A handle of a former worker is not known here; it is made anew when the kernel uses it, so that
+//! a restart shows to nobody.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex};
+
+use super::nodes::Node;
+use super::{Filesystem, errno};
+use crate::backing::{self, DirReader};
+
+/// One entry of a directory.
+#[derive(Clone, Debug)]
+pub struct DirectoryEntry {
+    /// Inode number.
+    pub ino: u64,
+    /// Where to go on after it; as the backing filesystem numbers its entries.
+    pub next_offset: u64,
+    /// File type as `d_type` of getdents64(2).
+    pub kind: u8,
+    /// Its name.
+    pub name: OsString,
+}
+
+/// Bytes of directory entries read at a time; what a READDIR can take.
+const DIRECTORY_BATCH_BYTES: usize = 64 << 10;
+
+/// The handles that are known.
+#[derive(Default)]
+pub(super) struct Handles {
+    /// For each open file, how many failures of writing it has been told of.
+    files: Mutex<HashMap<u64, u64>>,
+    directories: Mutex<HashMap<u64, Arc<Mutex<DirReader>>>>,
+}
+
+impl Handles {
+    pub(super) fn open_files(&self) -> u64 {
+        self.files.lock().expect("no panics under this lock").len() as u64
+    }
+}
+
+impl Filesystem {
+    /// OPEN. Returns the handle. Errors: open(2) on the backing file; `EACCES` when it cannot be
+    /// opened as `flags` ask.
+    pub fn open(&self, id: u64, flags: i32) -> io::Result<u64> {
+        let node = self.node(id)?;
+        self.data(&node)?;
+        let file = self.data_file(&node)?;
+        if Self::check_access(&file, flags).is_err() {
+            // It may have become possible since the descriptor was opened.
+            self.files.remove(id);
+            Self::check_access(&*self.data_file(&node)?, flags)?;
+        }
+        self.add_handle(&node)
+    }
+
+    pub(super) fn add_handle(&self, node: &Arc<Node>) -> io::Result<u64> {
+        let data = self.data(node)?;
+        self.arena.nodes().add_open(node.slot);
+        let handle = self.arena.next_handle();
+        let state = data.lock();
+        self.tell_queue(node, data, &state);
+        let seen = state.failures;
+        drop(state);
+        self.handles.files.lock().expect("no panics under this lock").insert(handle, seen);
+        Ok(handle)
+    }
+
+    /// FLUSH, and the check after fsync: an error of writing is reported to each handle once.
+    pub fn flush(&self, id: u64, handle: u64) -> io::Result<()> {
+        let node = self.node(id)?;
+        let Some(data) = node.data_if_any() else { return Ok(()) };
+        let (failures, failure) = {
+            let state = data.lock();
+            (state.failures, state.failure)
+        };
+        let mut files = self.handles.files.lock().expect("no panics under this lock");
+        let seen = files.entry(handle).or_insert(0);
+        let is_news = *seen < failures;
+        *seen = failures;
+        match failure {
+            Some(failure) if is_news => Err(errno(failure.errno)),
+            _ => Ok(()),
+        }
+    }
+
+    /// RELEASE: the last descriptor of an open file is closed.
+    pub fn release(&self, id: u64, handle: u64) {
+        self.handles.files.lock().expect("no panics under this lock").remove(&handle);
+        let Ok(node) = self.node(id) else { return };
+        let open = self.arena.nodes().sub_open(node.slot);
+        let Some(data) = node.data_if_any() else { return };
+        let state = data.lock();
+        self.tell_queue(&node, data, &state);
+        let (deleted, settled) = (state.deleted, state.is_settled());
+        drop(state);
+        if open == 0 && deleted {
+            self.discard(&node);
+        }
+        if open == 0 && settled {
+            self.drop_if_unused(&node);
+        }
+    }
+
+    /// OPENDIR. Returns the handle.
+    pub fn open_directory(&self, id: u64) -> io::Result<u64> {
+        let reader = self.reader(id)?;
+        let handle = self.arena.next_handle();
+        let mut directories = self.handles.directories.lock().expect("no panics under this lock");
+        directories.insert(handle, reader);
+        Ok(handle)
+    }
+
+    fn reader(&self, id: u64) -> io::Result<Arc<Mutex<DirReader>>> {
+        let path = self.path_fd(&self.node(id)?)?;
+        let dir = backing::reopen(path.as_fd(), libc::O_RDONLY | libc::O_DIRECTORY)?;
+        Ok(Arc::new(Mutex::new(DirReader::new(dir))))
+    }
+
+    /// RELEASEDIR.
+    pub fn release_directory(&self, handle: u64) {
+        self.handles.directories.lock().expect("no panics under this lock").remove(&handle);
+    }
+
+    /// READDIR: hands entries from `offset` on to `take` until it returns `false` or a batch is
+    /// through.
+    pub fn read_directory(
+        &self,
+        id: u64,
+        handle: u64,
+        offset: u64,
+        mut take: impl FnMut(&DirectoryEntry) -> bool,
+    ) -> io::Result<()> {
+        let known = self.handles.directories.lock().expect("no panics under this lock");
+        let found = known.get(&handle).cloned();
+        drop(known);
+        let reader = match found {
+            Some(reader) => reader,
+            None => {
+                let reader = self.reader(id)?;
+                let mut known = self.handles.directories.lock().expect("no panics under this lock");
+                known.insert(handle, reader.clone());
+                reader
+            }
+        };
+        let mut buf = vec![0; DIRECTORY_BATCH_BYTES];
+        let mut reader = reader.lock().expect("no panics under this lock");
+        for entry in reader.next_batch(offset, &mut buf)? {
+            let entry = DirectoryEntry {
+                ino: entry.ino,
+                next_offset: entry.next_offset,
+                kind: entry.kind,
+                name: entry.name.to_os_string(),
+            };
+            if !take(&entry) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Number of open handles.
+    pub(super) fn open_files(&self) -> u64 {
+        self.handles.open_files()
+    }
+}

@@ -1,0 +1,262 @@
+//! Operations on names: lookup, create, mkdir, mknod, symlink, link, unlink, rmdir, rename.
+//!
+//! The kernel holds the directories' locks, so that two of these never race for one name. New
+//! files belong to the caller.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::attrs::NodeAttr;
+use super::nodes::Node;
+use super::{Filesystem, errno};
+use crate::backing::{self, Attr};
+use crate::drain::{Access, DataFile};
+
+/// On whose behalf a file is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// Filesystem user id of the calling process.
+    pub uid: u32,
+    /// Filesystem group id of the calling process.
+    pub gid: u32,
+}
+
+/// A name the kernel may now remember.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Attributes, with the node id.
+    pub attr: NodeAttr,
+    /// Generation of the node id.
+    pub generation: u32,
+}
+
+impl Filesystem {
+    /// LOOKUP. `ENOENT` when there is no such name.
+    pub fn lookup(&self, parent: u64, name: &OsStr) -> io::Result<Entry> {
+        let dir = self.directory(parent)?;
+        let attr = backing::attr_at(dir.as_fd(), name)?;
+        self.entry(&attr, parent, name)
+    }
+
+    pub(super) fn directory(&self, id: u64) -> io::Result<Arc<OwnedFd>> {
+        self.path_fd(&self.node(id)?)
+    }
+
+    /// Counts a lookup of what is at `name`, and describes it.
+    pub(super) fn entry(&self, attr: &Attr, parent: u64, name: &OsStr) -> io::Result<Entry> {
+        let node = self.remember(attr, parent, name)?;
+        let attr = self.overlaid(&node, attr);
+        Ok(Entry { attr, generation: node.identity.generation })
+    }
+
+    /// MKNOD: files, FIFOs, sockets, devices. Errors: mknod(2).
+    pub fn mknod(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        rdev: u32,
+    ) -> io::Result<Entry> {
+        self.make(caller, parent, name, |dir| backing::mknod_at(dir.as_fd(), name, mode, rdev))
+    }
+
+    /// MKDIR. Errors: mkdir(2).
+    pub fn mkdir(&self, caller: Caller, parent: u64, name: &OsStr, mode: u32) -> io::Result<Entry> {
+        self.make(caller, parent, name, |dir| backing::mkdir_at(dir.as_fd(), name, mode))
+    }
+
+    /// SYMLINK. Errors: symlink(2).
+    pub fn symlink(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        target: &Path,
+    ) -> io::Result<Entry> {
+        self.make(caller, parent, name, |dir| backing::symlink_at(target, dir.as_fd(), name))
+    }
+
+    fn make(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        make: impl FnOnce(&OwnedFd) -> io::Result<()>,
+    ) -> io::Result<Entry> {
+        let dir = self.directory(parent)?;
+        backing::as_caller(caller.uid, caller.gid, || make(&dir))?;
+        let attr = backing::attr_at(dir.as_fd(), name)?;
+        self.entry(&attr, parent, name)
+    }
+
+    /// CREATE: makes the file if it is not there, and opens it. Returns the handle, too.
+    pub fn create(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        flags: i32,
+    ) -> io::Result<(Entry, u64)> {
+        let dir = self.directory(parent)?;
+        let flags = libc::O_RDWR | flags & libc::O_EXCL;
+        let fd = backing::as_caller(caller.uid, caller.gid, || {
+            backing::create_at(dir.as_fd(), name, flags, mode)
+        })?;
+        let attr = backing::attr(fd.as_fd())?;
+        let entry = self.entry(&attr, parent, name)?;
+        let node = self.node(entry.attr.id)?;
+        if mode & (libc::S_IRUSR | libc::S_IWUSR) != libc::S_IRUSR | libc::S_IWUSR {
+            // Cannot be opened again by its name, except by root.
+            self.pin_by(&node, fd.try_clone()?);
+        }
+        self.files.insert(node.id(), DataFile::new(fd, Access::ReadWrite));
+        let handle = self.add_handle(&node)?;
+        Ok((entry, handle))
+    }
+
+    /// READLINK.
+    pub fn read_link(&self, id: u64) -> io::Result<OsString> {
+        backing::read_link(self.path_fd(&self.node(id)?)?.as_fd())
+    }
+
+    /// LINK: another name for a node. Errors: link(2).
+    pub fn link(&self, id: u64, parent: u64, name: &OsStr) -> io::Result<Entry> {
+        let node = self.node(id)?;
+        let path = self.path_fd(&node)?;
+        let dir = self.directory(parent)?;
+        backing::link_fd_at(path.as_fd(), dir.as_fd(), name)?;
+        let attr = backing::attr_at(dir.as_fd(), name)?;
+        self.entry(&attr, parent, name)
+    }
+
+    /// UNLINK. What is buffered of a file without names is dropped once it is closed.
+    pub fn unlink(&self, parent: u64, name: &OsStr) -> io::Result<()> {
+        self.remove(parent, name, |dir| backing::unlink_at(dir.as_fd(), name))
+    }
+
+    /// RMDIR.
+    pub fn rmdir(&self, parent: u64, name: &OsStr) -> io::Result<()> {
+        self.remove(parent, name, |dir| backing::rmdir_at(dir.as_fd(), name))
+    }
+
+    fn remove(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        remove: impl FnOnce(&OwnedFd) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let dir = self.directory(parent)?;
+        let victim = self.find(&dir, parent, name)?;
+        remove(&dir)?;
+        self.lost_name(victim);
+        Ok(())
+    }
+
+    /// The known node at a name that is about to go away, pinned.
+    fn find(&self, dir: &OwnedFd, parent: u64, name: &OsStr) -> io::Result<Option<(Arc<Node>, Attr)>> {
+        let attr = backing::attr_at(dir.as_fd(), name)?;
+        let Some(node) = self.known(&attr) else { return Ok(None) };
+        if self.arena.nodes().place(node.slot) == (parent, name.to_os_string()) {
+            self.pin(&node, dir.as_fd(), name)?;
+        }
+        Ok(Some((node, attr)))
+    }
+
+    fn lost_name(&self, victim: Option<(Arc<Node>, Attr)>) {
+        let Some((node, attr)) = victim else { return };
+        if node.is_regular() && attr.nlink > 1 {
+            return;
+        }
+        if let Some(data) = node.data_if_any() {
+            data.lock().deleted = true;
+            if self.arena.nodes().open(node.slot) == 0 {
+                self.discard(&node);
+            }
+        }
+    }
+
+    /// RENAME with the flags of renameat2(2).
+    pub fn rename(
+        &self,
+        from: (u64, &OsStr),
+        to: (u64, &OsStr),
+        flags: u32,
+    ) -> io::Result<()> {
+        let ((from_parent, from_name), (to_parent, to_name)) = (from, to);
+        let from_dir = self.directory(from_parent)?;
+        let to_dir = self.directory(to_parent)?;
+        let source = self.known(&backing::attr_at(from_dir.as_fd(), from_name)?);
+        let exchange = flags & libc::RENAME_EXCHANGE != 0;
+        let target = match backing::attr_at(to_dir.as_fd(), to_name) {
+            Ok(attr) if exchange => self.known(&attr).map(|node| (node, attr)),
+            Ok(_) => self.find(&to_dir, to_parent, to_name)?,
+            Err(error) if backing::errno(&error) == libc::ENOENT => None,
+            Err(error) => return Err(error),
+        };
+        let same = match (&source, &target) {
+            (Some(source), Some((target, _))) => Arc::ptr_eq(source, target),
+            _ => false,
+        };
+        let moves = [
+            source.as_ref().map(|node| (node, to_parent, to_name)),
+            target.as_ref().filter(|_| exchange).map(|(node, _)| (node, from_parent, from_name)),
+        ];
+        let table = self.arena.nodes();
+        let intents = moves
+            .each_ref()
+            .map(|a_move| a_move.and_then(|(node, parent, name)| table.begin_move(node.id(), parent, name)));
+        let renamed =
+            backing::rename_at(from_dir.as_fd(), from_name, to_dir.as_fd(), to_name, flags);
+        // Two names of one file: rename(2) does nothing, and both stay.
+        if renamed.is_ok() && !same {
+            for (node, parent, name) in moves.into_iter().flatten() {
+                table.set_place(node.slot, parent, name);
+            }
+        }
+        intents.into_iter().for_each(|intent| table.end_move(intent));
+        renamed?;
+        if !exchange && !same {
+            self.lost_name(target);
+        }
+        Ok(())
+    }
+
+    /// A path for messages; parts that are not known are left out.
+    pub(super) fn display_path(&self, node: &Node) -> String {
+        self.path_of(node).display().to_string()
+    }
+
+    /// The path below the mountpoint by which the node was last found.
+    pub(super) fn path_of(&self, node: &Node) -> std::path::PathBuf {
+        let mut names: Vec<OsString> = Vec::new();
+        let (mut parent, name) = self.arena.nodes().place(node.slot);
+        names.push(name);
+        // Bounded: a damaged table must not make this go round for ever.
+        for _ in 0..4096 {
+            if parent == super::nodes::ROOT_ID {
+                break;
+            }
+            let Ok(dir) = self.node(parent) else { break };
+            let (next, name) = self.arena.nodes().place(dir.slot);
+            names.push(name);
+            parent = next;
+        }
+        names.iter().rev().collect()
+    }
+
+    /// Whether the backing file's descriptor has the rights that `flags` ask for. `EACCES` if not.
+    pub(super) fn check_access(file: &DataFile, flags: i32) -> io::Result<()> {
+        let wants = flags & libc::O_ACCMODE;
+        let refused = match file.access() {
+            Access::ReadWrite => false,
+            Access::ReadOnly => wants != libc::O_RDONLY,
+            Access::WriteOnly => wants != libc::O_WRONLY,
+        };
+        if refused { Err(errno(libc::EACCES)) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,289 @@
+//! Operations that need a file to be quiet first: *idle* (nothing in flight to the backing file)
+//! or *clean* (nothing buffered either).
+//!
+//! A request that must wait leaves a [`Waiter`] with the file; the lane that makes the condition
+//! true hands it to the pool. A file somebody waits for to be clean jumps the scheduler's queue.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::data::{FileData, FileState};
+use super::nodes::Node;
+use super::{Filesystem, Reply, errno};
+use crate::backing::{self, SetTime, SyncKind, Time};
+use crate::clock::boottime_ms;
+use crate::schedule::FileId;
+
+/// What a request waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Until {
+    /// Nothing is being written to the backing file.
+    Idle,
+    /// And nothing is to be written.
+    Clean,
+}
+
+/// A request that waits. Called with the errno of writing when that failed.
+pub(super) struct Waiter {
+    until: Until,
+    job: Box<dyn FnOnce(Result<(), i32>) + Send>,
+}
+
+impl FileState {
+    fn is_quiet(&self, until: Until) -> bool {
+        match until {
+            Until::Idle => self.buffer.in_flight_bytes() == 0,
+            Until::Clean => self.buffer.is_clean(),
+        }
+    }
+}
+
+impl Filesystem {
+    /// Runs `job` when the file is quiet: on this thread if it is now, else later on the pool.
+    pub(super) fn when_quiet(
+        &self,
+        node: &Arc<Node>,
+        until: Until,
+        job: impl FnOnce(Result<(), i32>) + Send + 'static,
+    ) {
+        let Some(data) = node.data_if_any() else { return job(Ok(())) };
+        let mut state = data.lock();
+        if state.is_quiet(until) {
+            drop(state);
+            return job(Ok(()));
+        }
+        state.waiters.push(Waiter { until, job: Box::new(job) });
+        if until == Until::Clean {
+            data.queue.with(|scheduler| scheduler.demand(FileId(node.id())));
+            data.queue.wake_all();
+        }
+    }
+
+    /// Hands those over to the pool whose condition holds, or all that wait for a clean file when
+    /// writing failed.
+    pub(super) fn release_waiters(&self, state: &mut FileState, failed: Option<i32>) {
+        if state.waiters.is_empty() {
+            return;
+        }
+        let waiters = std::mem::take(&mut state.waiters);
+        for waiter in waiters {
+            let result = match failed {
+                Some(code) if waiter.until == Until::Clean => Err(code),
+                _ if state.is_quiet(waiter.until) => Ok(()),
+                _ => {
+                    state.waiters.push(waiter);
+                    continue;
+                }
+            };
+            let job = waiter.job;
+            self.pool.run(move || job(result));
+        }
+    }
+
+    /// FSYNC: on `Ok` everything acknowledged before is on stable storage, as the backing
+    /// filesystem promises. Costs nothing when nothing was written since the last time.
+    pub fn fsync(&self, id: u64, kind: SyncKind, reply: Reply<()>) {
+        let node = match self.node(id) {
+            Ok(node) => node,
+            Err(error) => return reply(Err(error)),
+        };
+        let me = self.arc();
+        let waiting = node.clone();
+        self.when_quiet(&node, Until::Clean, move |result| {
+            let needs_sync = waiting.data_if_any().is_some_and(|data| data.lock().unsynced);
+            match result {
+                Err(code) => reply(Err(errno(code))),
+                Ok(()) if !needs_sync => reply(Ok(())),
+                Ok(()) => {
+                    let filesystem = me.clone();
+                    me.pool.run(move || reply(filesystem.sync_node(&waiting, kind)));
+                }
+            }
+        });
+    }
+
+    fn sync_node(&self, node: &Arc<Node>, kind: SyncKind) -> io::Result<()> {
+        let data = self.data(node)?;
+        let file = self.data_file(node)?;
+        // Before the sync: what is written during it must be synced again.
+        data.lock().unsynced = false;
+        let synced = self.storage.sync((*file).as_fd(), kind);
+        if synced.is_err() {
+            data.lock().unsynced = true;
+        }
+        synced
+    }
+
+    /// FSYNCDIR. Waits for the disk on the pool.
+    pub fn fsync_directory(&self, id: u64, kind: SyncKind, reply: Reply<()>) {
+        let me = self.arc();
+        self.pool.run(move || {
+            let sync = || {
+                let path = me.path_fd(&me.node(id)?)?;
+                let dir = backing::reopen(path.as_fd(), libc::O_RDONLY | libc::O_DIRECTORY)?;
+                me.storage.sync(dir.as_fd(), kind)
+            };
+            reply(sync());
+        });
+    }
+
+    /// Cuts or extends the file. Bytes past the new end are never written any more. The reply
+    /// comes at once unless such bytes are just on their way to the disk.
+    pub(super) fn set_size(&self, node: &Arc<Node>, size: u64, reply: Reply<()>) {
+        let data = match self.data(node) {
+            Ok(data) => data,
+            Err(error) => return reply(Err(error)),
+        };
+        let mut state = data.lock();
+        self.raise_barrier(node, data, &mut state);
+        let until = if state.buffer.has_in_flight_from(size) { Some(Until::Idle) } else { None };
+        drop(state);
+        let me = self.arc();
+        let cut = node.clone();
+        let job = move |_: Result<(), i32>| {
+            let file = me.data_file(&cut);
+            let result = file.and_then(|file| backing::set_size((*file).as_fd(), size));
+            me.drop_bytes_past(&cut, size, result.is_ok());
+            reply(result);
+        };
+        match until {
+            Some(until) => self.when_quiet(node, until, job),
+            None => job(Ok(())),
+        }
+    }
+
+    /// Throws buffered bytes of a deleted file away.
+    pub(super) fn discard(&self, node: &Arc<Node>) {
+        let Some(data) = node.data_if_any() else { return };
+        let mut state = data.lock();
+        if state.buffer.is_clean() {
+            return;
+        }
+        self.raise_barrier(node, data, &mut state);
+        drop(state);
+        let me = self.arc();
+        let cut = node.clone();
+        self.when_quiet(node, Until::Idle, move |_| {
+            me.drop_bytes_past(&cut, 0, true);
+            me.drop_if_unused(&cut);
+        });
+    }
+
+    fn raise_barrier(&self, node: &Node, data: &FileData, state: &mut FileState) {
+        state.barriers += 1;
+        data.queue.with(|scheduler| scheduler.hold(FileId(node.id())));
+    }
+
+    /// Ends what [`Filesystem::raise_barrier`] began; `cut` says whether bytes are to go.
+    fn drop_bytes_past(&self, node: &Node, size: u64, cut: bool) {
+        let Some(data) = node.data_if_any() else { return };
+        let mut state = data.lock();
+        if cut {
+            let before = state.buffer.dirty_bytes();
+            let mut steps = Vec::new();
+            state.buffer.truncate(size, &mut steps);
+            self.carry_out(node, &steps, &[]);
+            let dropped = before - state.buffer.dirty_bytes();
+            self.backlog_bytes.fetch_sub(dropped, Ordering::Relaxed);
+            state.unsynced = true;
+        }
+        state.barriers -= 1;
+        data.queue.with(|scheduler| scheduler.unhold(FileId(node.id())));
+        self.tell_queue(node, data, &state);
+        self.release_waiters(&mut state, None);
+        drop(state);
+        data.queue.wake_all();
+        self.room_made();
+    }
+
+    /// FALLOCATE: the backing filesystem's own, on a clean file.
+    pub fn allocate(&self, id: u64, mode: i32, offset: u64, len: u64, reply: Reply<()>) {
+        self.on_clean_file(id, reply, move |me, node| {
+            let file = me.data_file(node)?;
+            me.data(node)?.lock().unsynced = true;
+            backing::allocate((*file).as_fd(), mode, offset, len)
+        });
+    }
+
+    /// LSEEK for data and holes, on a clean file: what is buffered is data.
+    pub fn seek(&self, id: u64, offset: i64, whence: i32, reply: Reply<i64>) {
+        self.on_clean_file(id, reply, move |me, node| {
+            let file = me.data_file(node)?;
+            backing::seek((*file).as_fd(), offset, whence)
+        });
+    }
+
+    /// COPY_FILE_RANGE between two clean files. Returns the bytes copied.
+    pub fn copy_range(&self, from: (u64, u64), to: (u64, u64), len: u64, reply: Reply<u32>) {
+        let ((from_id, from_offset), (to_id, to_offset)) = (from, to);
+        // One WRITE reply cannot say more.
+        let len = len.min(1 << 30) as usize;
+        let me = self.arc();
+        let source = match self.node(from_id) {
+            Ok(source) => source,
+            Err(error) => return reply(Err(error)),
+        };
+        let from_node = source.clone();
+        self.when_quiet(&source, Until::Clean, move |result| {
+            if let Err(code) = result {
+                return reply(Err(errno(code)));
+            }
+            me.on_clean_file(to_id, reply, move |me, node| {
+                let (from, to) = (me.data_file(&from_node)?, me.data_file(node)?);
+                me.data(node)?.lock().unsynced = true;
+                let (from, to) = ((*from).as_fd(), (*to).as_fd());
+                let copied = backing::copy_range(from, from_offset, to, to_offset, len, 0)?;
+                Ok(copied as u32)
+            });
+        });
+    }
+
+    /// Runs `act` on the pool when the file is clean.
+    fn on_clean_file<T: Send + 'static>(
+        &self,
+        id: u64,
+        reply: Reply<T>,
+        act: impl FnOnce(&Filesystem, &Arc<Node>) -> io::Result<T> + Send + 'static,
+    ) {
+        let node = match self.node(id).and_then(|node| self.data(&node).map(|_| node.clone())) {
+            Ok(node) => node,
+            Err(error) => return reply(Err(error)),
+        };
+        let me = self.arc();
+        let clean = node.clone();
+        self.when_quiet(&node, Until::Clean, move |result| match result {
+            Err(code) => reply(Err(errno(code))),
+            Ok(()) => {
+                let filesystem = me.clone();
+                me.pool.run(move || reply(act(&filesystem, &clean)));
+            }
+        });
+    }
+
+    /// Gives the backing file the modification time that the program made, which the drain has
+    /// moved on. Under the file's lock, so that no write comes in between.
+    pub(super) fn restore_times(&self, node: &Arc<Node>, state: &FileState) {
+        let table = self.arena.nodes();
+        let Some((secs, nanos)) = table.mtime(node.slot) else { return };
+        if !state.buffer.is_clean() || state.deleted {
+            return;
+        }
+        let set = self.data_file(node).and_then(|file| {
+            let mtime = SetTime::At(Time { secs, nanos });
+            backing::set_times((*file).as_fd(), SetTime::Omit, mtime)
+        });
+        match set {
+            Ok(()) => table.set_mtime(node.slot, None),
+            Err(error) => log::warn!("cannot set the time of node {}: {error}", node.id()),
+        }
+    }
+
+    /// When the next try of writing a file is due, after `attempts` failures.
+    pub(super) fn retry_at_ms(attempts: u32) -> u64 {
+        const FIRST_MS: u64 = 250;
+        const LONGEST_MS: u64 = 30_000;
+        boottime_ms() + (FIRST_MS << attempts.min(16)).min(LONGEST_MS)
+    }
+}

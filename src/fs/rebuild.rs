@@ -1,0 +1,122 @@
+//! A new worker takes over what the former one left in the arena and in the descriptor table.
+//!
+//! Order: moves that were under way are settled, nodes are adopted with the descriptors that keep
+//! them, then the segments. For a fresh mount all of it is empty.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Filesystem;
+use super::nodes::Node;
+use crate::arena::{Held, NodeSlot};
+use crate::backing;
+use crate::buffer::Slot;
+
+impl Filesystem {
+    pub(super) fn rebuild(&self, held: Held) -> io::Result<()> {
+        let table = *self.arena.nodes();
+        for slot in (0..table.high_water()).map(NodeSlot) {
+            match table.identity(slot) {
+                Some(identity) => {
+                    let node = self.nodes.adopt(identity, slot);
+                    self.adopt_descriptor(&node);
+                }
+                None => self.nodes.adopt_free(slot),
+            }
+        }
+        self.remember_root()?;
+        for (id, parent, name) in table.take_unfinished_moves() {
+            self.settle_move(id, parent, name);
+        }
+        for (id, published) in held {
+            let Ok(node) = self.node(id) else {
+                log::error!("node {id} has buffered data but is not in the table; data dropped");
+                let lost: Vec<Slot> = published.iter().map(|published| published.slot).collect();
+                lost.iter().for_each(|slot| self.arena.unpublish(*slot));
+                self.slots.give_back(lost);
+                continue;
+            };
+            let data = self.data(&node)?;
+            let mut state = data.lock();
+            let mut steps = Vec::new();
+            state.buffer.restore(published, &mut steps);
+            self.carry_out(&node, &steps, &[]);
+            state.unsynced = true;
+            self.backlog_bytes.fetch_add(state.buffer.dirty_bytes(), Ordering::Relaxed);
+            self.tell_queue(&node, data, &state);
+        }
+        self.note_pressure(self.held_bytes());
+        self.settle();
+        Ok(())
+    }
+
+    /// The former worker kept a descriptor for this node; it is still open, because keeper and
+    /// workers share one descriptor table.
+    fn adopt_descriptor(&self, node: &Arc<Node>) {
+        let Some(raw) = self.arena.nodes().kept_fd(node.slot) else { return };
+        // SAFETY: only looked at; a closed or foreign descriptor fails the check below.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(raw) };
+        let is_ours = backing::attr(borrowed).is_ok_and(|attr| {
+            attr.dev == node.identity.dev && attr.ino == node.identity.ino
+        });
+        if is_ours {
+            // SAFETY: the former worker owned it and is dead; nobody else owns it now.
+            self.pin_by(node, unsafe { OwnedFd::from_raw_fd(raw) });
+        } else {
+            self.arena.nodes().set_kept_fd(node.slot, None);
+        }
+    }
+
+    /// The former worker died while moving a node: it is at the new place if it is there.
+    fn settle_move(&self, id: u64, parent: u64, name: OsString) {
+        let Ok(node) = self.node(id) else { return };
+        let there = self.directory(parent).and_then(|dir| backing::attr_at(dir.as_fd(), &name));
+        if there.is_ok_and(|attr| {
+            attr.dev == node.identity.dev && attr.ino == node.identity.ino
+        }) {
+            self.arena.nodes().set_place(node.slot, parent, &name);
+        }
+    }
+
+    /// Gives files their time whose last bytes are stored but whose time is not yet restored: at
+    /// the end of the mount, and when a former worker died in between.
+    pub fn settle(&self) {
+        let nodes: Vec<Arc<Node>> = self.nodes.read().values().cloned().collect();
+        for node in nodes {
+            if node.is_regular()
+                && self.arena.nodes().mtime(node.slot).is_some()
+                && let Ok(data) = self.data(&node)
+            {
+                self.restore_times(&node, &data.lock());
+            }
+        }
+    }
+}
+
+/// Closes every descriptor that a former worker left open, except those in `keep` and those that
+/// the node table keeps. To be called before the worker opens anything.
+pub fn close_stray_descriptors(arena: &crate::arena::Arena, keep: &[RawFd]) -> io::Result<()> {
+    let table = arena.nodes();
+    let mut known: std::collections::BTreeSet<RawFd> = keep.iter().copied().collect();
+    known.extend(arena.descriptors());
+    known.extend((0..table.high_water()).map(NodeSlot).filter_map(|slot| {
+        table.identity(slot).and_then(|_| table.kept_fd(slot))
+    }));
+    let mut open = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        if let Some(fd) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
+            open.push(fd);
+        }
+    }
+    for fd in open {
+        if !known.contains(&fd) {
+            // SAFETY: its owner is dead. The one that listed the directory is closed already,
+            // which is harmless: the worker has only one thread yet.
+            unsafe { libc::close(fd) };
+        }
+    }
+    Ok(())
+}

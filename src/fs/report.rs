@@ -1,0 +1,108 @@
+//! Figures for the control socket.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Filesystem;
+use super::nodes::Node;
+use crate::clock::boottime_ms;
+use crate::control::protocol::{FileStatus, Status};
+
+/// Most files named in one answer; the fullest come first.
+const FILES_MAX: usize = 10_000;
+
+impl Filesystem {
+    /// Acknowledged bytes that are not in a backing file.
+    pub fn backlog_bytes(&self) -> u64 {
+        self.backlog_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether all that is left to be written belongs to files that could not be written.
+    pub fn only_failing_left(&self) -> bool {
+        let failing_bytes: u64 = self.failing_files().iter().map(|file| file.backlog_bytes).sum();
+        failing_bytes > 0 && failing_bytes >= self.backlog_bytes()
+    }
+
+    /// State of the mount.
+    pub fn status(&self) -> Status {
+        let control = self.arena.control();
+        let counters = self.counters();
+        let (keeper_pid, worker_pid) = control.pids();
+        let now_ms = boottime_ms();
+        let get = |figure: &std::sync::atomic::AtomicU64| figure.load(Ordering::Relaxed);
+        let (mut streams, mut oldest_ms) = (0, None::<u64>);
+        self.each_queue(|queue| {
+            queue.with(|scheduler| {
+                streams += scheduler.streams() as u64;
+                oldest_ms = oldest_ms.into_iter().chain(scheduler.oldest_ms()).min();
+            });
+        });
+        let drain_turns = get(&counters.drain_turns);
+        let bytes_out = get(&counters.bytes_out);
+        let waited_ms = self.room.oldest_wait_ms().unwrap_or(0);
+        Status {
+            config: (*self.config).clone(),
+            keeper_pid,
+            worker_pid,
+            worker_restarts: control.worker_restarts(),
+            uptime_ms: now_ms.saturating_sub(control.mounted_at_ms()),
+            backlog_bytes: self.backlog_bytes(),
+            held_bytes: self.held_bytes(),
+            memory_bytes: self.config.memory_bytes,
+            streams,
+            open_files: self.open_files(),
+            oldest_age_ms: oldest_ms.map(|oldest_ms| now_ms.saturating_sub(oldest_ms)),
+            bytes_in: get(&counters.bytes_in),
+            write_requests: get(&counters.write_requests),
+            bytes_out,
+            drain_turns,
+            drain_writes: get(&counters.drain_writes),
+            mean_turn_bytes: bytes_out.checked_div(drain_turns).unwrap_or(0),
+            whole_chunk_bytes: get(&counters.whole_chunk_bytes),
+            direct_bytes: get(&counters.direct_bytes),
+            requests: get(&counters.requests),
+            waiting_writes: self.room.waiting(),
+            longest_wait_ms: get(&counters.longest_wait_ms).max(waited_ms),
+            bdi: match control.bdi_errno() {
+                0 => "tuned".into(),
+                code => format!("not tuned: {}", std::io::Error::from_raw_os_error(code as i32)),
+            },
+            errors: self.failing_files(),
+        }
+    }
+
+    /// Files that hold data or have an error, fullest first.
+    pub fn files(&self) -> Vec<FileStatus> {
+        let nodes: Vec<Arc<Node>> = self.nodes.read().values().cloned().collect();
+        let mut files: Vec<FileStatus> =
+            nodes.iter().filter_map(|node| self.file_status(node)).collect();
+        files.sort_by(|a, b| b.backlog_bytes.cmp(&a.backlog_bytes).then(a.path.cmp(&b.path)));
+        files.truncate(FILES_MAX);
+        files
+    }
+
+    /// Files whose data could not be written.
+    pub fn failing_files(&self) -> Vec<FileStatus> {
+        let failing = self.failing.lock().expect("no panics under this lock").clone();
+        let status = |id| self.node(id).ok().and_then(|node| self.file_status(&node));
+        failing.into_iter().take(FILES_MAX).filter_map(status).collect()
+    }
+
+    fn file_status(&self, node: &Node) -> Option<FileStatus> {
+        let state = node.data_if_any()?.lock();
+        let backlog_bytes = state.buffer.dirty_bytes() + state.buffer.in_flight_bytes();
+        if backlog_bytes == 0 && state.failure.is_none() {
+            return None;
+        }
+        let now_ms = boottime_ms();
+        Some(FileStatus {
+            path: self.path_of(node),
+            backlog_bytes,
+            oldest_age_ms: state.buffer.oldest_ms().map(|born_ms| now_ms.saturating_sub(born_ms)),
+            open: self.arena.nodes().open(node.slot) > 0,
+            error: state
+                .failure
+                .map(|failure| std::io::Error::from_raw_os_error(failure.errno).to_string()),
+        })
+    }
+}

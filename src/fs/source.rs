@@ -1,0 +1,126 @@
+//! What lanes take from the filesystem, and what they report back.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Filesystem;
+use super::data::{Failure, FileState};
+use super::nodes::Node;
+use crate::arena::Counters;
+use crate::drain::{Access, Run, Source, Written};
+use crate::schedule::{FileId, Load, Reason};
+
+impl Source for Filesystem {
+    fn turn_range(&self, file: FileId, reason: Reason) -> Option<Range<u64>> {
+        let node = self.node(file.0).ok()?;
+        let state = node.data_if_any()?.lock();
+        let chunk = match reason {
+            Reason::WholeChunk => state.buffer.whole_chunk().or(state.buffer.first_chunk()),
+            _ => state.buffer.first_chunk(),
+        }?;
+        let chunk_bytes = self.geometry.chunk_bytes;
+        Some(chunk * chunk_bytes..(chunk + 1).saturating_mul(chunk_bytes))
+    }
+
+    fn take_run(
+        &self,
+        file: FileId,
+        range: Range<u64>,
+        max_bytes: u64,
+    ) -> io::Result<Option<Run>> {
+        let Ok(node) = self.node(file.0) else { return Ok(None) };
+        let Some(data) = node.data_if_any() else { return Ok(None) };
+        // Opened before the lock is taken: it may wait for the disk.
+        let data_file = self.data_file(&node)?;
+        if data_file.access() == Access::ReadOnly {
+            return Err(super::errno(libc::EACCES));
+        }
+        let mut state = data.lock();
+        if state.barriers > 0 {
+            return Ok(None);
+        }
+        let mut pieces = Vec::new();
+        let len = state.buffer.take_run(range.start, range.end, max_bytes, &mut pieces);
+        let Some(first) = pieces.first() else { return Ok(None) };
+        state.unsynced = true;
+        Ok(Some(Run { file, offset: first.offset, len, pieces, data_file }))
+    }
+
+    fn stored(&self, run: Run, written: Written) {
+        let counters = self.counters();
+        Counters::add(&counters.bytes_out, run.len);
+        Counters::add(&counters.drain_writes, written.calls);
+        Counters::add(&counters.direct_bytes, written.direct_bytes);
+        self.with_state(run.file, |node, state| {
+            let mut steps = Vec::new();
+            state.buffer.complete(&run.pieces, &mut steps);
+            self.carry_out(node, &steps, &[]);
+            self.backlog_bytes.fetch_sub(run.len, Ordering::Relaxed);
+            if state.failure.take().is_some() {
+                log::info!("writing to {} works again", self.display_path(node));
+                self.failing.lock().expect("no panics under this lock").remove(&node.id());
+            }
+            self.release_waiters(state, None);
+        });
+        self.room_made();
+    }
+
+    fn failed(&self, file: FileId, run: Option<Run>, error: io::Error) -> u64 {
+        let errno = crate::backing::errno(&error);
+        let mut attempts = 0;
+        self.with_state(file, |node, state| {
+            if let Some(run) = &run {
+                let mut steps = Vec::new();
+                let before = state.buffer.dirty_bytes();
+                state.buffer.fail(&run.pieces, &mut steps);
+                self.carry_out(node, &steps, &[]);
+                // What newer bytes replaced need not be written any more.
+                let lost = (before + run.len).saturating_sub(state.buffer.dirty_bytes());
+                self.backlog_bytes.fetch_sub(lost, Ordering::Relaxed);
+            }
+            attempts = state.failure.map_or(0, |failure| failure.attempts);
+            if attempts == 0 {
+                let path = self.display_path(node);
+                log::error!("cannot write to {path}: {error}; the data is kept and tried again");
+            }
+            state.failure = Some(Failure { errno, attempts: attempts.saturating_add(1) });
+            state.failures += 1;
+            self.failing.lock().expect("no panics under this lock").insert(node.id());
+            self.release_waiters(state, Some(errno));
+        });
+        Self::retry_at_ms(attempts)
+    }
+
+    fn turn_ended(&self, file: FileId, reason: Reason, bytes: u64) -> Load {
+        let counters = self.counters();
+        if bytes > 0 {
+            Counters::add(&counters.drain_turns, 1);
+        }
+        if reason == Reason::WholeChunk && bytes == self.geometry.chunk_bytes {
+            Counters::add(&counters.whole_chunk_bytes, bytes);
+        }
+        let mut load = Load::default();
+        let mut settled = None;
+        self.with_state(file, |node, state| {
+            self.restore_times(node, state);
+            load = self.load(node, state);
+            settled = state.is_settled().then(|| node.clone());
+        });
+        if let Some(node) = settled {
+            self.drop_if_unused(&node);
+        }
+        load
+    }
+}
+
+impl Filesystem {
+    fn with_state(&self, file: FileId, act: impl FnOnce(&Arc<Node>, &mut FileState)) {
+        if let Ok(node) = self.node(file.0)
+            && let Some(data) = node.data_if_any()
+        {
+            act(&node, &mut data.lock());
+        }
+    }
+}

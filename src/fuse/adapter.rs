@@ -1,0 +1,570 @@
+//! From fuser's requests to the filesystem's calls and back. Decides nothing.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use crate::backing::{SetTime, SyncKind, Time, errno};
+use crate::fs::{Caller, Change, Entry, Filesystem, NodeAttr};
+
+/// How long the kernel may keep names and attributes: the backing directory belongs to the mount,
+/// so nobody else changes them.
+const TTL: Duration = Duration::from_secs(3600);
+
+/// Asked for where the kernel has them. Without KILLPRIV_V2 the kernel looks an attribute up on
+/// every write().
+const WANTED: [InitFlags; 7] = [
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    InitFlags::FUSE_ASYNC_DIO,
+    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+];
+
+/// Bits of `mode` that are permissions.
+const PERMISSIONS: u32 = 0o7777;
+
+pub(super) struct Adapter {
+    fs: Arc<Filesystem>,
+}
+
+impl Adapter {
+    pub(super) fn new(fs: Arc<Filesystem>) -> Adapter {
+        Adapter { fs }
+    }
+
+    /// The filesystem, for one more request.
+    fn counted(&self) -> &Arc<Filesystem> {
+        self.fs.count_request();
+        &self.fs
+    }
+}
+
+fn code(error: &io::Error) -> Errno {
+    Errno::from_i32(errno(error))
+}
+
+fn kind_of(mode: u32) -> FileType {
+    match mode & libc::S_IFMT {
+        libc::S_IFDIR => FileType::Directory,
+        libc::S_IFLNK => FileType::Symlink,
+        libc::S_IFIFO => FileType::NamedPipe,
+        libc::S_IFSOCK => FileType::Socket,
+        libc::S_IFCHR => FileType::CharDevice,
+        libc::S_IFBLK => FileType::BlockDevice,
+        _ => FileType::RegularFile,
+    }
+}
+
+/// From `d_type` of getdents64(2).
+fn kind_of_entry(kind: u8) -> FileType {
+    kind_of(u32::from(kind) << 12)
+}
+
+fn file_attr(node: &NodeAttr) -> FileAttr {
+    let attr = &node.attr;
+    FileAttr {
+        ino: INodeNo(node.id),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: attr.atime.into(),
+        mtime: attr.mtime.into(),
+        ctime: attr.ctime.into(),
+        crtime: SystemTime::UNIX_EPOCH,
+        kind: kind_of(attr.mode),
+        perm: (attr.mode & PERMISSIONS) as u16,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev,
+        blksize: attr.blksize,
+        flags: 0,
+    }
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller { uid: request.uid(), gid: request.gid() }
+}
+
+fn set_time(time: Option<TimeOrNow>) -> SetTime {
+    match time {
+        None => SetTime::Omit,
+        Some(TimeOrNow::Now) => SetTime::Now,
+        Some(TimeOrNow::SpecificTime(time)) => SetTime::At(Time::from(time)),
+    }
+}
+
+fn sync_kind(data_only: bool) -> SyncKind {
+    if data_only { SyncKind::Data } else { SyncKind::All }
+}
+
+fn reply_entry(reply: ReplyEntry, entry: io::Result<Entry>) {
+    match entry {
+        Ok(Entry { attr, generation }) => {
+            reply.entry(&TTL, &file_attr(&attr), Generation(u64::from(generation)));
+        }
+        Err(error) => reply.error(code(&error)),
+    }
+}
+
+fn reply_empty(reply: ReplyEmpty, result: io::Result<()>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(code(&error)),
+    }
+}
+
+fn reply_attr(reply: ReplyAttr, result: io::Result<NodeAttr>) {
+    match result {
+        Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
+        Err(error) => reply.error(code(&error)),
+    }
+}
+
+fn reply_opened(reply: ReplyOpen, handle: io::Result<u64>, flags: FopenFlags) {
+    match handle {
+        Ok(handle) => reply.opened(FileHandle(handle), flags),
+        Err(error) => reply.error(code(&error)),
+    }
+}
+
+/// A value, or its length when the caller only asks for that (`size` 0).
+fn reply_xattr(reply: ReplyXattr, size: u32, get: impl FnOnce(&mut [u8]) -> io::Result<usize>) {
+    let mut value = vec![0; size as usize];
+    match get(&mut value) {
+        Ok(len) if size == 0 => reply.size(len as u32),
+        Ok(len) => reply.data(&value[..len]),
+        Err(error) => reply.error(code(&error)),
+    }
+}
+
+impl fuser::Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let limits = self.fs.limits();
+        let mut wanted = WANTED.to_vec();
+        if self.fs.uses_writeback_cache() {
+            wanted.push(InitFlags::FUSE_WRITEBACK_CACHE);
+        }
+        for flag in wanted {
+            if config.add_capabilities(flag).is_err() {
+                log::warn!("this kernel does not offer {flag:?}");
+            }
+        }
+        // Within the kernel's bounds by construction; it lowers what it cannot do.
+        let _ = config.set_max_write(limits.max_write_bytes);
+        let _ = config.set_max_background(limits.max_background);
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        reply_entry(reply, self.counted().lookup(parent.0, name));
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, nlookup: u64) {
+        self.counted().forget(ino.0, nlookup);
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        reply_attr(reply, self.counted().getattr(ino.0));
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<fuser::BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let change =
+            Change { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
+        self.counted().setattr(ino.0, change, Box::new(move |result| reply_attr(reply, result)));
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.counted().read_link(ino.0) {
+            Ok(target) => reply.data(target.as_encoded_bytes()),
+            Err(error) => reply.error(code(&error)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        reply_entry(reply, self.counted().mknod(caller(request), parent.0, name, mode, rdev));
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        reply_entry(reply, self.counted().mkdir(caller(request), parent.0, name, mode));
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, self.counted().unlink(parent.0, name));
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, self.counted().rmdir(parent.0, name));
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        link_name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        reply_entry(reply, self.counted().symlink(caller(request), parent.0, link_name, target));
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let renamed = self.counted().rename((parent.0, name), (newparent.0, newname), flags.bits());
+        reply_empty(reply, renamed);
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        reply_entry(reply, self.counted().link(ino.0, newparent.0, newname));
+    }
+
+    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        reply_opened(reply, self.counted().open(ino.0, flags.0), FopenFlags::FOPEN_KEEP_CACHE);
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        match self.counted().create(caller(request), parent.0, name, mode, flags) {
+            Ok((Entry { attr, generation }, handle)) => reply.created(
+                &TTL,
+                &file_attr(&attr),
+                Generation(u64::from(generation)),
+                FileHandle(handle),
+                FopenFlags::FOPEN_KEEP_CACHE,
+            ),
+            Err(error) => reply.error(code(&error)),
+        }
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let answer = move |result: io::Result<Vec<u8>>| match result {
+            Ok(bytes) => reply.data(&bytes),
+            Err(error) => reply.error(code(&error)),
+        };
+        self.counted().read(ino.0, offset, size, Box::new(answer));
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        // A handle is only guessed for writes from the page cache: errors wait for flush then.
+        let from_program = !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let checked = if from_program { self.fs.flush(ino.0, fh.0) } else { Ok(()) };
+        let checked = checked.and_then(|()| {
+            if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+                self.fs.kill_privileges(ino.0)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = checked {
+            return reply.error(code(&error));
+        }
+        let answer = move |result: io::Result<u32>| match result {
+            Ok(written) => reply.written(written),
+            Err(error) => reply.error(code(&error)),
+        };
+        self.counted().write(ino.0, offset, data, Box::new(answer));
+    }
+
+    fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply_empty(reply, self.counted().flush(ino.0, fh.0));
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.counted().release(ino.0, fh.0);
+        reply.ok();
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs.clone();
+        let answer = move |result: io::Result<()>| {
+            // The handle has been told; an error that came before is told now, too.
+            let told = fs.flush(ino.0, fh.0);
+            reply_empty(reply, result.and(told));
+        };
+        self.counted().fsync(ino.0, sync_kind(datasync), Box::new(answer));
+    }
+
+    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply_opened(reply, self.counted().open_directory(ino.0), FopenFlags::empty());
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let read = self.counted().read_directory(ino.0, fh.0, offset, |entry| {
+            let kind = kind_of_entry(entry.kind);
+            !reply.add(INodeNo(entry.ino), entry.next_offset, kind, &entry.name)
+        });
+        match read {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(code(&error)),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let read = self.counted().read_directory(ino.0, fh.0, offset, |entry| {
+            self.add_plus(ino, entry, &mut reply)
+        });
+        match read {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(code(&error)),
+        }
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.counted().release_directory(fh.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let answer = Box::new(move |result| reply_empty(reply, result));
+        self.counted().fsync_directory(ino.0, sync_kind(datasync), answer);
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        match self.counted().statfs() {
+            Ok(s) => reply.statfs(
+                s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namelen, s.frsize,
+            ),
+            Err(error) => reply.error(code(&error)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply_empty(reply, self.counted().set_xattr(ino.0, name, value, flags));
+    }
+
+    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        reply_xattr(reply, size, |value| self.counted().get_xattr(ino.0, name, value));
+    }
+
+    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        reply_xattr(reply, size, |value| self.counted().list_xattr(ino.0, value));
+    }
+
+    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, self.counted().remove_xattr(ino.0, name));
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let answer = Box::new(move |result| reply_empty(reply, result));
+        self.counted().allocate(ino.0, mode, offset, length, answer);
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let answer = move |result: io::Result<i64>| match result {
+            Ok(offset) => reply.offset(offset),
+            Err(error) => reply.error(code(&error)),
+        };
+        self.counted().seek(ino.0, offset, whence, Box::new(answer));
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        ino_in: INodeNo,
+        _fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        _fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let answer = move |result: io::Result<u32>| match result {
+            Ok(copied) => reply.written(copied),
+            Err(error) => reply.error(code(&error)),
+        };
+        let (from, to) = ((ino_in.0, offset_in), (ino_out.0, offset_out));
+        self.counted().copy_range(from, to, len, Box::new(answer));
+    }
+}
+
+impl Adapter {
+    /// Adds an entry with its attributes; `false` when the reply is full. The dot entries are not
+    /// looked up: the kernel does not count them.
+    fn add_plus(
+        &self,
+        dir: INodeNo,
+        entry: &crate::fs::DirectoryEntry,
+        reply: &mut ReplyDirectoryPlus,
+    ) -> bool {
+        let name = entry.name.as_os_str();
+        let looked_up = match name.as_encoded_bytes() {
+            b"." | b".." => self.fs.getattr(dir.0).ok().map(|attr| (attr, 0, false)),
+            _ => self.fs.lookup(dir.0, name).ok().map(|entry| (entry.attr, entry.generation, true)),
+        };
+        // Gone since the directory was read: left out, as a later read would.
+        let Some((attr, generation, counted)) = looked_up else { return true };
+        let generation = Generation(u64::from(generation));
+        let full = reply.add(
+            INodeNo(attr.id),
+            entry.next_offset,
+            name,
+            &TTL,
+            &file_attr(&attr),
+            generation,
+        );
+        if full && counted {
+            self.fs.forget(attr.id, 1);
+        }
+        !full
+    }
+}

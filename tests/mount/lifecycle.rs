@@ -1,0 +1,142 @@
+//! How a mount begins and ends, and what is left afterwards: nothing.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{Mount, PROGRAM, SOON, is_mounted, is_running, records, sh, succeed, text};
+
+/// Goal: after `umount` everything is below, and neither mount nor process is left.
+pub fn umount_leaves_nothing() {
+    let mount = Mount::over(&["--max-age", "1h"]);
+    for stream in 0..5 {
+        fs::write(mount.path().join(format!("OUTPUT{stream}")), records(stream, 5000)).unwrap();
+    }
+    assert!(mount.figure("backlog_bytes") > 0);
+    mount.umount_clean();
+    for stream in 0..5 {
+        let path = mount.path().join(format!("OUTPUT{stream}"));
+        assert_eq!(fs::read(path).unwrap(), records(stream, 5000));
+    }
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + SOON;
+    while !holds() {
+        assert!(Instant::now() < until, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Goal: SIGTERM and SIGINT to the keeper drain and unmount; a file that is still open goes on
+/// until it is closed, and loses nothing.
+pub fn signals_end_the_mount_in_order() {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let mount = Mount::over(&["--max-age", "1h"]);
+        let path = mount.path().join("f");
+        let mut open = File::create(&path).unwrap();
+        open.write_all(&records(1, 1000)).unwrap();
+        // SAFETY: the keeper of this mount.
+        unsafe { libc::kill(mount.keeper_pid(), signal) };
+        wait_until("the name to go", || !is_mounted(mount.path()));
+        open.write_all(&records(2, 1000)).unwrap();
+        drop(open);
+        wait_until("the keeper to end", || !is_running(mount.keeper_pid()));
+        assert_eq!(fs::read(&path).unwrap(), [records(1, 1000), records(2, 1000)].concat());
+    }
+}
+
+/// Goal: somebody who uses umount(8) loses nothing: the daemon drains after it.
+pub fn plain_umount_loses_nothing() {
+    let mount = Mount::over(&["--max-age", "1h"]);
+    fs::write(mount.path().join("f"), records(1, 20_000)).unwrap();
+    // SAFETY: reads the effective user id.
+    let command = if unsafe { libc::geteuid() } == 0 { "umount ." } else { "fusermount3 -u ." };
+    sh(mount.path().parent().unwrap(), &command.replace('.', mount.path().to_str().unwrap()));
+    wait_until("the keeper to end", || !is_running(mount.keeper_pid()));
+    assert_eq!(fs::read(mount.path().join("f")).unwrap(), records(1, 20_000));
+}
+
+/// Goal: `umount` of a mount in use says so, names who uses it, and changes nothing.
+pub fn a_mount_in_use_is_not_unmounted() {
+    let mount = Mount::over(&[]);
+    let mut open = File::create(mount.path().join("f")).unwrap();
+    let output = mount.umount();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("in use") || message.contains("busy"), "{message}");
+    open.write_all(b"still here").unwrap();
+    drop(open);
+    mount.umount_clean();
+    assert_eq!(fs::read(mount.path().join("f")).unwrap(), b"still here");
+}
+
+/// Goal: `ps` shows which process is which, and for which mount.
+pub fn processes_are_told_apart() {
+    let mount = Mount::over(&[]);
+    for (pid, role) in [(mount.keeper_pid(), "keeper"), (mount.worker_pid(), "worker")] {
+        let output = succeed(Command::new("ps").args(["-o", "comm=,args=", "-p", &pid.to_string()]));
+        let line = String::from_utf8_lossy(&output.stdout);
+        let wanted = format!("coalescefs {role} {}", mount.path().display());
+        assert!(line.contains(&wanted), "{line}");
+        assert!(line.starts_with("coalescefs "), "{line}");
+    }
+    mount.umount_clean();
+}
+
+/// Goal: a foreground mount is usable, and Ctrl-C ends it with everything stored.
+pub fn foreground_ends_on_ctrl_c() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let mut child = Command::new(PROGRAM)
+        .args(["mount", "--foreground", "--max-age", "1h"])
+        .arg(&out)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("the mount", || is_mounted(&out));
+    fs::write(out.join("f"), records(1, 1000)).unwrap();
+    // SAFETY: the child is ours and not reaped yet.
+    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    let status = child.wait().unwrap();
+    assert!(status.success(), "{status}");
+    assert!(!is_mounted(&out));
+    assert_eq!(fs::read(out.join("f")).unwrap(), records(1, 1000));
+}
+
+/// Goal: `run` mounts for one command only, in a namespace of its own, and gives its exit code.
+pub fn run_covers_a_directory_for_one_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let script = "cd out; grep -c coalescefs /proc/self/mountinfo >mounts; seq 1 5000 >numbers; exit 7";
+    let output = Command::new(PROGRAM)
+        .args(["run", "--over", "out", "--", "sh", "-c", script])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(7), "{}", text(&output));
+    assert!(!is_mounted(&out));
+    assert_eq!(fs::read_to_string(out.join("numbers")).unwrap().lines().count(), 5000);
+    assert_eq!(fs::read_to_string(out.join("mounts")).unwrap().trim(), "1");
+    let left = succeed(Command::new("ps").args(["-eo", "args"]));
+    let left = String::from_utf8_lossy(&left.stdout).into_owned();
+    assert!(!left.contains(out.to_str().unwrap()), "{left}");
+}
+
+/// Goal: the tests' own promise: a test that panics leaves no mount and no process.
+pub fn a_panicking_test_leaves_nothing() {
+    let (mut keeper, mut path) = (0, std::path::PathBuf::new());
+    let hook = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let mount = Mount::over(&[]);
+        (keeper, path) = (mount.keeper_pid(), mount.path().to_path_buf());
+        let _open = File::create(mount.path().join("f")).unwrap();
+        panic!("this panic is part of a test");
+    }));
+    assert!(hook.is_err());
+    assert!(!is_mounted(&path));
+    wait_until("the keeper to go", || !is_running(keeper));
+    assert!(!path.exists());
+}

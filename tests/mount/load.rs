@@ -1,0 +1,259 @@
+//! What the mount is for: many small writes, few large ones, bounded memory, nobody blocked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::support::{Mount, record, records, sh};
+
+/// Starts a program that nobody changed and that makes one write() of about 10 bytes per record.
+fn start_stream(dir: &Path, stream: usize, count: usize) -> Child {
+    let script = format!(
+        "awk 'BEGIN {{ for (n = 0; n < {count}; n++) printf \"%02d.%06d\\n\", {stream}, n }}' \
+         | grep --line-buffered . >OUTPUT{stream}"
+    );
+    Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(dir)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn finish(mut streams: Vec<Child>) {
+    for stream in &mut streams {
+        assert!(stream.wait().unwrap().success(), "a program saw an error");
+    }
+}
+
+/// Goal: no request reaches the daemon per write(): neither WRITE nor any other (KILLPRIV_V2,
+/// long timeouts). Bound: 100 000 writes of 10 bytes may cost 100 requests of all kinds.
+pub fn no_request_for_each_write() {
+    let mount = Mount::over(&[]);
+    let mut file = File::create(mount.path().join("f")).unwrap();
+    let before = mount.figure("requests");
+    for number in 0..100_000 {
+        file.write_all(record(1, number).as_bytes()).unwrap();
+    }
+    file.sync_data().unwrap();
+    let requests = mount.figure("requests") - before;
+    assert!(requests < 100, "{requests} requests");
+    assert_eq!(mount.figure("bytes_in"), 1_000_000);
+    drop(file);
+    mount.umount_clean();
+}
+
+struct Line {
+    file: u64,
+    offset: u64,
+    len: u64,
+}
+
+fn drain_log(mount: &Mount) -> Vec<Line> {
+    let log = fs::read_to_string(mount.log_path()).unwrap();
+    let field = |line: &str, key: &str| -> Option<u64> {
+        line.split_once(&format!("{key}="))?.1.split(' ').next()?.parse().ok()
+    };
+    log.lines()
+        .filter(|line| line.contains("] write file="))
+        .filter_map(|line| {
+            let offset = field(line, "offset")?;
+            Some(Line { file: field(line, "file")?, offset, len: field(line, "len")? })
+        })
+        .collect()
+}
+
+/// Goal: long streams leave in whole aligned chunks, at least 95% of their bytes, one file at a
+/// time, and files take turns. Method: the lane's record of its writes (its trace log).
+pub fn whole_chunks_in_turn() {
+    const CHUNK: u64 = 256 << 10;
+    let options = ["--chunk", "256K", "--memory", "16M", "--log-level", "coalescefs::drain=trace"];
+    let mount = Mount::over(&options);
+    let streams = 8;
+    let mut files: Vec<File> = (0..streams)
+        .map(|stream| File::create(mount.path().join(format!("OUTPUT{stream}"))).unwrap())
+        .collect();
+    // All at the same rate; 6 MiB each.
+    let block = records(1, 6554);
+    for _ in 0..96 {
+        for file in &mut files {
+            file.write_all(&block).unwrap();
+        }
+    }
+    drop(files);
+    let status = mount.status();
+    mount.umount_clean();
+    let written: u64 = (0..streams)
+        .map(|stream| fs::metadata(mount.path().join(format!("OUTPUT{stream}"))).unwrap().len())
+        .sum();
+    let mut turns: Vec<(u64, u64, u64)> = Vec::new();
+    for line in drain_log(&mount) {
+        match turns.last_mut() {
+            Some((file, from, to)) if *file == line.file && *to == line.offset && *to / CHUNK == *from / CHUNK => {
+                *to += line.len;
+            }
+            _ => turns.push((line.file, line.offset, line.offset + line.len)),
+        }
+    }
+    let whole = |(_, from, to): &&(u64, u64, u64)| from % CHUNK == 0 && to - from == CHUNK;
+    let whole_bytes: u64 = turns.iter().filter(whole).count() as u64 * CHUNK;
+    assert!(whole_bytes * 100 >= written * 95, "{whole_bytes} of {written} in whole chunks");
+    assert!(status["direct_bytes"].as_u64().is_some());
+    // Turns: between two whole chunks of one file most others have had one.
+    let mut last: BTreeMap<u64, usize> = BTreeMap::new();
+    let order: Vec<u64> = turns.iter().filter(whole).map(|(file, _, _)| *file).collect();
+    let mut others = Vec::new();
+    for (at, file) in order.iter().enumerate() {
+        if let Some(before) = last.insert(*file, at) {
+            others.push(order[before + 1..at].iter().collect::<BTreeSet<_>>().len());
+        }
+    }
+    let mean = others.iter().sum::<usize>() as f64 / others.len() as f64;
+    assert!(mean > (streams - 1) as f64 * 0.8, "between two turns of a file {mean} others had one");
+}
+
+/// Goal: a few bytes of an open file that nobody writes any more reach the disk within their age.
+pub fn no_byte_outlives_its_age() {
+    let mount = Mount::beside(&["--max-age", "500ms"]);
+    let mut file = File::create(mount.path().join("f")).unwrap();
+    file.write_all(b"a few bytes").unwrap();
+    // SAFETY: a valid descriptor; hands the page over to the daemon, waits for it.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, 7) };
+    let below = mount.backing().join("f");
+    mount.wait_for("the bytes to be drained", |status| status["backlog_bytes"] == 0);
+    assert_eq!(fs::read(below).unwrap(), b"a few bytes");
+    assert_eq!(mount.figure("streams"), 0);
+    drop(file);
+    mount.umount_clean();
+}
+
+/// Goal: more open files than memory has room for chunks, or even for segments of each, go on.
+pub fn more_open_files_than_chunks() {
+    let mount = Mount::over(&["--memory", "64M", "--chunk", "1M"]);
+    let mut files: Vec<File> = (0..2000)
+        .map(|n| File::create(mount.path().join(format!("f{n}"))).unwrap())
+        .collect();
+    for round in 0..10 {
+        for file in &mut files {
+            file.write_all(&records(round, 1000)).unwrap();
+        }
+    }
+    assert!(mount.figure("held_bytes") <= 64 << 20);
+    drop(files);
+    mount.umount_clean();
+    let all: Vec<u8> = (0..10).flat_map(|round| records(round, 1000)).collect();
+    for n in [0, 999, 1999] {
+        assert!(fs::read(mount.path().join(format!("f{n}"))).unwrap() == all);
+    }
+}
+
+/// Goal: with every writer waiting for room, others are answered. Method: a disk that takes 256 KiB
+/// a second; writers wait before and after the calls, so the calls did not wait for them.
+pub fn others_are_answered_while_writers_wait() {
+    let mount = Mount::over(&["--memory", "8M", "--chunk", "256K", "--drain-rate", "256K"]);
+    fs::write(mount.path().join("small"), "small").unwrap();
+    let streams: Vec<Child> = (0..8)
+        .map(|n| {
+            Command::new("dd")
+                .args(["if=/dev/zero", "bs=64K", "count=64", "status=none"])
+                .arg(format!("of=big{n}"))
+                .current_dir(mount.path())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    mount.wait_for("writers to wait", |status| status["waiting_writes"].as_u64() > Some(0));
+    for _ in 0..10 {
+        assert_eq!(fs::read(mount.path().join("small")).unwrap(), b"small");
+        assert!(fs::read_dir(mount.path()).unwrap().count() > 8);
+        let big = fs::metadata(mount.path().join("big1")).unwrap();
+        assert!(big.len() <= 4 << 20);
+        sh(mount.path(), "ls -l >/dev/null; head -c 1000 big2 | cksum >/dev/null; mkdir x; rmdir x");
+    }
+    let status = mount.status();
+    assert!(status["waiting_writes"].as_u64() > Some(0), "the test was too slow to mean anything");
+    assert!(status["held_bytes"].as_u64() <= Some(8 << 20));
+    for mut stream in streams {
+        stream.kill().unwrap();
+        stream.wait().unwrap();
+    }
+}
+
+fn private_memory_kib(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Goal: bytes held stay within --memory, and memory outside the arena within 64 MiB with 40
+/// streams and 128 MiB with 10 000 open files.
+pub fn memory_stays_bounded() {
+    let mount = Mount::over(&["--memory", "32M", "--chunk", "512K"]);
+    let outside = || private_memory_kib(mount.keeper_pid()) + private_memory_kib(mount.worker_pid());
+    let streams: Vec<Child> =
+        (0..40).map(|stream| start_stream(mount.path(), stream, 100_000)).collect();
+    let mut most = (0, 0);
+    for _ in 0..20 {
+        most = (most.0.max(outside()), most.1.max(mount.figure("held_bytes")));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    finish(streams);
+    most = (most.0.max(outside()), most.1.max(mount.figure("held_bytes")));
+    assert!(most.0 < 64 << 10, "{} KiB outside the arena", most.0);
+    assert!(most.1 <= 32 << 20, "{} bytes held", most.1);
+    // The test's own descriptors are the limit, so several processes hold the files open.
+    let script = "ulimit -n 20000 2>/dev/null || ulimit -n $(ulimit -Hn)
+        exec python3 -c 'import sys
+files = [open(\"many%s.%d\" % (sys.argv[1], n), \"w\") for n in range(2500)]
+for f in files: f.write(\"x\" * 10); f.flush()
+print(\"open\", flush=True); sys.stdin.read()' $0";
+    let mut holders: Vec<Child> = (0..4)
+        .map(|n| {
+            Command::new("bash")
+                .args(["-c", script, &n.to_string()])
+                .current_dir(mount.path())
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    mount.wait_for("10 000 open files", |status| status["open_files"].as_u64() >= Some(10_000));
+    let many = outside();
+    assert!(many < 128 << 10, "{many} KiB outside the arena");
+    for holder in &mut holders {
+        drop(holder.stdin.take());
+        assert!(holder.wait().unwrap().success());
+    }
+    mount.umount_clean();
+}
+
+/// Goal: the worker is killed again and again under forty writing programs; none sees an error,
+/// no byte is lost, the outputs are identical to what was written.
+pub fn the_worker_dies_under_forty_programs() {
+    const RECORDS: usize = 60_000;
+    let mount = Mount::over(&["--memory", "16M", "--chunk", "256K"]);
+    let streams: Vec<Child> =
+        (0..40).map(|stream| start_stream(mount.path(), stream, RECORDS)).collect();
+    let mut killed = 0;
+    for _ in 0..5 {
+        std::thread::sleep(Duration::from_millis(150));
+        let worker = mount.worker_pid();
+        // SAFETY: the worker of this mount.
+        unsafe { libc::kill(worker, libc::SIGKILL) };
+        killed += 1;
+        mount.wait_for("another worker", |status| status["worker_pid"] != worker);
+    }
+    finish(streams);
+    assert_eq!(mount.figure("worker_restarts"), killed);
+    let wrong = |stream: &usize| {
+        fs::read(mount.path().join(format!("OUTPUT{stream}"))).unwrap() != records(*stream, RECORDS)
+    };
+    assert_eq!((0..40).filter(wrong).collect::<Vec<_>>(), [] as [usize; 0], "through the mount");
+    mount.umount_clean();
+    assert_eq!((0..40).filter(wrong).collect::<Vec<_>>(), [] as [usize; 0], "below");
+}

@@ -1,0 +1,71 @@
+//! Tests through a real mount of the built binary, with real programs.
+//!
+//! A harness of its own (libtest-mimic), because a test that needs what the machine lacks must be
+//! counted as ignored, which the built-in one cannot do at run time. Arguments are those of
+//! `cargo test`: a filter, `--test-threads`, `--nocapture`.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod data;
+mod lifecycle;
+mod load;
+mod operations;
+
+use libtest_mimic::{Arguments, Trial};
+
+/// Lists the tests of a module under their names.
+macro_rules! trials {
+    ($skip:expr, $($module:ident :: $test:ident),* $(,)?) => {
+        vec![$(trial($skip, concat!(stringify!($module), "::", stringify!($test)), $module::$test)),*]
+    };
+}
+
+fn trial(skip: &Option<String>, name: &str, test: fn()) -> Trial {
+    let trial = Trial::test(name, move || {
+        test();
+        Ok(())
+    });
+    trial.with_ignored_flag(skip.is_some())
+}
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let skip = support::cannot_mount();
+    let root_skip = skip.clone().or_else(support::cannot_be_root);
+    if let Some(reason) = &root_skip {
+        eprintln!("some or all mount tests are ignored: {reason}");
+    }
+    let mut trials = trials![
+        &skip,
+        data::written_data_is_seen_at_once_by_everybody,
+        data::buffered_data_is_not_below_yet_and_is_after_umount,
+        data::writes_in_any_order_overlapping,
+        data::mmap_and_write_see_each_other,
+        data::truncation_both_ways_while_buffered,
+        data::unlinked_open_files_work,
+        data::fsync_reaches_the_backing_file,
+        data::times_are_those_of_the_program,
+        data::without_the_writeback_cache,
+        operations::calls_answer_as_on_a_plain_directory,
+        operations::a_large_directory_is_listed_whole,
+        operations::ordinary_programs_work,
+        lifecycle::umount_leaves_nothing,
+        lifecycle::signals_end_the_mount_in_order,
+        lifecycle::plain_umount_loses_nothing,
+        lifecycle::a_mount_in_use_is_not_unmounted,
+        lifecycle::processes_are_told_apart,
+        lifecycle::foreground_ends_on_ctrl_c,
+        lifecycle::run_covers_a_directory_for_one_command,
+        lifecycle::a_panicking_test_leaves_nothing,
+        load::no_request_for_each_write,
+        load::whole_chunks_in_turn,
+        load::no_byte_outlives_its_age,
+        load::more_open_files_than_chunks,
+        load::others_are_answered_while_writers_wait,
+        load::memory_stays_bounded,
+        load::the_worker_dies_under_forty_programs,
+    ];
+    trials.extend(trials![&root_skip, operations::new_files_belong_to_the_caller]);
+    libtest_mimic::run(&arguments, trials).exit();
+}

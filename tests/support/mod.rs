@@ -1,0 +1,245 @@
+//! What mount tests share: a mount of the built binary on directories of its own, with nothing
+//! left behind whatever happens.
+//!
+//! Every test makes its own temporary directory, so tests run in parallel. `Drop` unmounts lazily
+//! and kills keeper and worker, also when a test panics.
+
+#![allow(dead_code)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_coalescefs");
+
+/// Longest wait for something that should come soon; a bound against hanging, not a measurement.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// Why mount tests cannot run here, if they cannot.
+pub fn cannot_mount() -> Option<String> {
+    if fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_err() {
+        return Some("/dev/fuse cannot be opened".into());
+    }
+    let has_helper = Command::new("fusermount3")
+        .arg("-V")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    // SAFETY: reads the effective user id.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    (!is_root && !has_helper).then(|| "neither root nor fusermount3".into())
+}
+
+/// Why tests that need root cannot run here, if they cannot.
+pub fn cannot_be_root() -> Option<String> {
+    // SAFETY: reads the effective user id.
+    (unsafe { libc::geteuid() } != 0).then(|| "needs root".into())
+}
+
+/// A mount on a temporary directory.
+pub struct Mount {
+    dir: TempDir,
+    pids: Vec<i32>,
+    backing: PathBuf,
+    mountpoint: PathBuf,
+}
+
+impl Mount {
+    /// Mounts over the backing directory itself.
+    pub fn over(options: &[&str]) -> Mount {
+        Self::make(options, "out", "out")
+    }
+
+    /// Mounts beside the backing directory, so that a test can look below.
+    pub fn beside(options: &[&str]) -> Mount {
+        Self::make(options, "below", "out")
+    }
+
+    fn make(options: &[&str], backing: &str, mountpoint: &str) -> Mount {
+        let dir = tempfile::Builder::new().prefix("coalescefs-test-").tempdir().unwrap();
+        let (backing, mountpoint) = (dir.path().join(backing), dir.path().join(mountpoint));
+        fs::create_dir_all(&backing).unwrap();
+        fs::create_dir_all(&mountpoint).unwrap();
+        let mut mount = Mount { dir, pids: Vec::new(), backing, mountpoint };
+        let log = mount.log_path();
+        let mut command = Command::new(PROGRAM);
+        command.arg("mount").args(options).arg("--log-file").arg(log).arg(&mount.backing);
+        if mount.backing != mount.mountpoint {
+            command.arg(&mount.mountpoint);
+        }
+        succeed(&mut command);
+        let status = mount.status();
+        mount.pids = ["keeper_pid", "worker_pid"].map(|key| pid(&status, key)).to_vec();
+        mount
+    }
+
+    /// Where programs write.
+    pub fn path(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// The directory below.
+    pub fn backing(&self) -> &Path {
+        &self.backing
+    }
+
+    /// A directory on the same filesystem that is not mounted over.
+    pub fn plain(&self) -> PathBuf {
+        let plain = self.dir.path().join("plain");
+        fs::create_dir_all(&plain).unwrap();
+        plain
+    }
+
+    /// The daemon's log.
+    pub fn log_path(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    /// What `status --json` says.
+    pub fn status(&self) -> Value {
+        let output = succeed(Command::new(PROGRAM).args(["status", "--json"]).arg(self.path()));
+        let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+        match value {
+            Value::Array(mut all) => all.remove(0),
+            one => one,
+        }
+    }
+
+    /// One of the numbers of `status`.
+    pub fn figure(&self, name: &str) -> u64 {
+        self.status()[name].as_u64().unwrap_or_else(|| panic!("no figure {name}"))
+    }
+
+    /// The process that serves the mount now.
+    pub fn worker_pid(&self) -> i32 {
+        pid(&self.status(), "worker_pid")
+    }
+
+    /// The process that holds the mount.
+    pub fn keeper_pid(&self) -> i32 {
+        self.pids[0]
+    }
+
+    /// Unmounts as a user would.
+    pub fn umount(&self) -> Output {
+        Command::new(PROGRAM).arg("umount").arg(self.path()).output().unwrap()
+    }
+
+    /// Unmounts, which must succeed and leave nothing.
+    pub fn umount_clean(&self) {
+        let output = self.umount();
+        assert!(output.status.success(), "umount: {}", text(&output));
+        assert!(!is_mounted(self.path()));
+        for pid in &self.pids {
+            assert!(!is_running(*pid), "process {pid} is still there");
+        }
+    }
+
+    /// Waits until a figure of `status` is as wanted.
+    pub fn wait_for(&self, what: &str, mut holds: impl FnMut(&Value) -> bool) -> Value {
+        let until = Instant::now() + SOON;
+        loop {
+            let status = self.status();
+            if holds(&status) {
+                return status;
+            }
+            assert!(Instant::now() < until, "waited in vain for {what}: {status:#}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.log_path()).unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(20).collect();
+            eprintln!("the daemon's log ends with:\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+        }
+        while is_mounted(&self.mountpoint) {
+            let lazily = Command::new("umount").arg("-l").arg(&self.mountpoint).status();
+            if !lazily.is_ok_and(|status| status.success()) {
+                let helper = ["-u", "-z"];
+                let _ = Command::new("fusermount3").args(helper).arg(&self.mountpoint).status();
+                break;
+            }
+        }
+        // The keeper first, so that it does not start another worker; the worker of now may not be
+        // the first one.
+        for pid in descendants(&self.pids) {
+            // SAFETY: a process of ours.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+    }
+}
+
+/// The processes and those started by them that are still there.
+fn descendants(pids: &[i32]) -> Vec<i32> {
+    let mut all: Vec<i32> = pids.iter().copied().filter(|pid| is_running(*pid)).collect();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
+        if parent.and_then(|parent| parent.parse().ok()).is_some_and(|parent: i32| all.contains(&parent)) {
+            all.push(pid);
+        }
+    }
+    all
+}
+
+fn pid(status: &Value, key: &str) -> i32 {
+    i32::try_from(status[key].as_i64().expect("a process id")).unwrap()
+}
+
+/// Whether a process of ours is there and not just waiting to be reaped.
+pub fn is_running(pid: i32) -> bool {
+    let cmdline = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    cmdline.starts_with(b"coalescefs\0")
+}
+
+/// Whether something is mounted at `path`.
+pub fn is_mounted(path: &Path) -> bool {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    table.lines().any(|line| line.split(' ').nth(4) == path.to_str())
+}
+
+/// Runs a command that must succeed.
+pub fn succeed(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", text(&output));
+    output
+}
+
+/// Runs a shell script that must succeed.
+pub fn sh(dir: &Path, script: &str) -> String {
+    let output = succeed(Command::new("bash").args(["-euc", script]).current_dir(dir));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What a command said.
+pub fn text(output: &Output) -> String {
+    format!(
+        "{}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// The `number`th record of a stream: about 10 bytes, different for each.
+pub fn record(stream: usize, number: usize) -> String {
+    format!("{stream:02}.{number:06}\n")
+}
+
+/// A whole stream of records.
+pub fn records(stream: usize, count: usize) -> Vec<u8> {
+    (0..count).flat_map(|number| record(stream, number).into_bytes()).collect()
+}
