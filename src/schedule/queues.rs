@@ -1,0 +1,140 @@
+//! The ordered queues of the scheduler: for each reason to write, the files in the order of
+//! their turns.
+//!
+//! Called by `scheduler` only, which computes where a file has to stand; this module moves it
+//! there. A file's [`Standing`] is the record of all its places, so that it can be taken out of
+//! every queue exactly, and stands in none twice. No time and no policy here.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+use super::FileId;
+
+/// Position in a first-in-first-out order. Never used twice, so it decides between equals.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Stamp(u64);
+
+/// Gives out stamps in rising order.
+#[derive(Debug, Default)]
+pub(super) struct Stamps(u64);
+
+impl Stamps {
+    /// A stamp behind all others.
+    pub(super) fn next(&mut self) -> Stamp {
+        self.0 += 1;
+        Stamp(self.0)
+    }
+}
+
+/// A file's key in each queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Places {
+    /// Somebody waits for it.
+    pub(super) demanded: Option<Stamp>,
+    /// When it is over-age: every file that may get a turn.
+    pub(super) age: (u64, Stamp),
+    /// It has a whole chunk.
+    pub(super) whole: Option<Stamp>,
+    /// It is closed, and when its delay ends.
+    pub(super) closed: Option<(u64, Stamp)>,
+    /// Bytes its turn would write: every file that may get a turn.
+    pub(super) fullest: (Reverse<u64>, Stamp),
+    /// Since its last turn: every file that may get a turn.
+    pub(super) ring: Stamp,
+}
+
+/// Whether and when a file may get a turn.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) enum Standing {
+    /// Not until an event: clean, held or in turn.
+    #[default]
+    Out,
+    /// Not before this time.
+    Delayed(u64),
+    /// Now, in these places.
+    Queued(Places),
+}
+
+impl Standing {
+    fn delayed(self) -> Option<u64> {
+        if let Self::Delayed(at_ms) = self { Some(at_ms) } else { None }
+    }
+
+    fn places(self) -> Option<Places> {
+        if let Self::Queued(places) = self { Some(places) } else { None }
+    }
+}
+
+/// Files in the order of a key.
+#[derive(Debug)]
+pub(super) struct Queue<K>(BTreeSet<(K, FileId)>);
+
+impl<K> Default for Queue<K> {
+    fn default() -> Self {
+        Self(BTreeSet::new())
+    }
+}
+
+impl<K: Copy + Ord> Queue<K> {
+    /// The file whose turn is next, and its key.
+    pub(super) fn first(&self) -> Option<(K, FileId)> {
+        self.0.first().copied()
+    }
+
+    /// The file whose turn is next.
+    pub(super) fn first_file(&self) -> Option<FileId> {
+        self.first().map(|(_, file)| file)
+    }
+
+    /// Moves a file; `None` is "not in this queue".
+    pub(super) fn shift(&mut self, file: FileId, old: Option<K>, new: Option<K>) {
+        if old == new {
+            return;
+        }
+        if let Some(key) = old {
+            self.0.remove(&(key, file));
+        }
+        if let Some(key) = new {
+            self.0.insert((key, file));
+        }
+    }
+}
+
+impl Queue<(u64, Stamp)> {
+    /// Time at which the first file becomes due.
+    pub(super) fn first_due_ms(&self) -> Option<u64> {
+        self.first().map(|((due_ms, _), _)| due_ms)
+    }
+
+    /// The first file, if it is due.
+    pub(super) fn first_file_due(&self, now_ms: u64) -> Option<FileId> {
+        self.first().filter(|((due_ms, _), _)| *due_ms <= now_ms).map(|(_, file)| file)
+    }
+}
+
+/// All queues. A file is in `delayed`, or in those that its places name, or in none.
+#[derive(Debug, Default)]
+pub(super) struct Queues {
+    pub(super) delayed: Queue<u64>,
+    pub(super) demanded: Queue<Stamp>,
+    pub(super) age: Queue<(u64, Stamp)>,
+    pub(super) whole: Queue<Stamp>,
+    pub(super) closed: Queue<(u64, Stamp)>,
+    pub(super) fullest: Queue<(Reverse<u64>, Stamp)>,
+    pub(super) ring: Queue<Stamp>,
+}
+
+impl Queues {
+    /// Moves a file from one standing to another.
+    pub(super) fn shift(&mut self, file: FileId, old: Standing, new: Standing) {
+        self.delayed.shift(file, old.delayed(), new.delayed());
+        let (old, new) = (old.places(), new.places());
+        let (was, is) = (old.as_ref(), new.as_ref());
+        self.demanded.shift(file, was.and_then(|p| p.demanded), is.and_then(|p| p.demanded));
+        self.age.shift(file, was.map(|p| p.age), is.map(|p| p.age));
+        self.whole.shift(file, was.and_then(|p| p.whole), is.and_then(|p| p.whole));
+        self.closed.shift(file, was.and_then(|p| p.closed), is.and_then(|p| p.closed));
+        self.fullest.shift(file, was.map(|p| p.fullest), is.map(|p| p.fullest));
+        self.ring.shift(file, was.map(|p| p.ring), is.map(|p| p.ring));
+    }
+}
