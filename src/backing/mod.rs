@@ -1,1 +1,68 @@
-//! (in work)
+//! The backing directory: system calls, relative to descriptors, as safe functions.
+//!
+//! The root was opened before it was mounted over; everything below is reached from it by one
+//! name at a time, never through a symlink, so no path leaves the directory. Every function is one
+//! system call (or the few that make up for one), retries EINTR, and may wait for the disk unless
+//! it says otherwise. Errors are those of the man page named. No policy, no locks but the
+//! descriptor cache's.
+
+mod attr;
+mod cache;
+mod caller;
+mod data;
+mod dir;
+mod names;
+mod probe;
+mod storage;
+mod xattr;
+
+pub use attr::{Attr, FsStats, SetTime, Time, attr, attr_at, fs_stats, set_mode, set_owner, set_times};
+pub use cache::{DescriptorCache, raise_descriptor_limit, raise_file_size_limit};
+pub use caller::as_caller;
+pub use data::{
+    allocate, copy_range, extents, flush_range, read_at, seek, set_size, sync_all, sync_data,
+    sync_filesystem, try_read_at, write_at,
+};
+pub use dir::{DirEntry, DirReader};
+pub use names::{
+    create_at, link_fd_at, mkdir_at, mknod_at, open_flags, open_path_at, open_root, read_link,
+    rename_at, reopen, rmdir_at, symlink_at, unlink_at,
+};
+pub use probe::{DirectIo, probe_direct};
+pub use storage::{KernelStorage, Storage, SyncKind};
+pub use xattr::{get_xattr, list_xattr, remove_xattr, set_xattr};
+
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+
+/// The errno of an error; `EIO` when it has none.
+pub fn errno(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// A name or path for a system call. `EINVAL` when it holds a NUL byte.
+fn c_string(name: &OsStr) -> io::Result<CString> {
+    CString::new(name.as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// The magic link to an open file, for calls that have no form for O_PATH descriptors.
+fn magic_link(fd: BorrowedFd) -> CString {
+    CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).expect("digits hold no NUL")
+}
+
+/// The result of a system call; repeated while a signal interrupts it.
+fn retry<T: Copy + PartialEq + From<i8>>(mut call: impl FnMut() -> T) -> io::Result<T> {
+    loop {
+        let result = call();
+        if result != T::from(-1) {
+            return Ok(result);
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EINTR) {
+            return Err(error);
+        }
+    }
+}

@@ -1,3 +1,4 @@
 //! Status and commands over a socket.
 
 pub mod protocol;
+pub mod server;

@@ -1,0 +1,54 @@
+//! What the backing filesystem can do.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use super::{reopen, retry};
+
+/// Taken where the filesystem opens a file with O_DIRECT but does not say what it needs.
+const ALIGNMENT_ASSUMED: u32 = 4096;
+
+/// Whether O_DIRECT works for a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DirectIo {
+    /// With these alignments, in bytes, of memory, and of offset and length.
+    Aligned {
+        /// Of addresses.
+        memory: u32,
+        /// Of file offsets and lengths.
+        offset: u32,
+    },
+    /// Not at all.
+    Unsupported,
+}
+
+/// Finds out whether a regular file that is open for reading and writing can be written with
+/// O_DIRECT, and opens it so. statx(2) tells the alignment since Linux 6.1 on some filesystems;
+/// on others 4096 is taken, and a write may still be refused with `EINVAL`.
+pub fn probe_direct(fd: BorrowedFd) -> (DirectIo, Option<OwnedFd>) {
+    let (memory, offset) = match reported_alignment(fd) {
+        Ok(Some((0, _) | (_, 0))) => return (DirectIo::Unsupported, None),
+        Ok(Some(alignments)) => alignments,
+        Ok(None) | Err(_) => (ALIGNMENT_ASSUMED, ALIGNMENT_ASSUMED),
+    };
+    match reopen(fd, libc::O_RDWR | libc::O_DIRECT) {
+        Ok(direct) => (DirectIo::Aligned { memory, offset }, Some(direct)),
+        Err(_) => (DirectIo::Unsupported, None),
+    }
+}
+
+/// `None` when the filesystem does not say; zeros when it says that it cannot.
+fn reported_alignment(fd: BorrowedFd) -> io::Result<Option<(u32, u32)>> {
+    let mut buf = MaybeUninit::<libc::statx>::zeroed();
+    let (at, mask) = (buf.as_mut_ptr(), libc::STATX_DIOALIGN);
+    // SAFETY: writes one statx.
+    let call = || unsafe {
+        libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, mask, at)
+    };
+    retry(call)?;
+    // SAFETY: filled by the call, and zeroed before.
+    let statx = unsafe { buf.assume_init() };
+    let is_reported = statx.stx_mask & libc::STATX_DIOALIGN != 0;
+    Ok(is_reported.then_some((statx.stx_dio_mem_align, statx.stx_dio_offset_align)))
+}
