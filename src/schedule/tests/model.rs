@@ -92,8 +92,8 @@ impl Model {
 
     fn choose(&mut self, now_ms: u64) -> Option<(usize, Reason)> {
         let demanded = self.least(now_ms, |f| f.demanded);
-        let old = self
-            .least(now_ms, |f| Some((f.over_age_ms(), f.served)).filter(|key| key.0 <= now_ms));
+        let old =
+            self.least(now_ms, |f| Some((f.over_age_ms(), f.served)).filter(|key| key.0 <= now_ms));
         let whole = self.least(now_ms, |f| f.whole);
         let others_wait = old.is_some() || whole.is_some();
         if let Some(i) = demanded {

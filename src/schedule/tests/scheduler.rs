@@ -1,6 +1,6 @@
 //! Each rule of the scheduler by itself, in a few calls.
 
-use super::{closed, some, whole};
+use super::{Random, closed, some, whole};
 use crate::schedule::{FileId, Load, Outcome, Policy, Reason, Scheduler, Turn, Urgency};
 
 /// Over-age after 5 000 ms, closed files due after 100 ms.
@@ -188,6 +188,45 @@ fn demands_without_end_do_not_starve_the_rest() {
     let files = take(&mut s, 170, 0, left);
     let turns = |file| files.iter().filter(|f| **f == file).count();
     assert_eq!([turns(1), turns(2), turns(3), turns(4)], [80, 80, 5, 5]);
+}
+
+/// Files that are always demanded, over-age, or have a whole chunk, or several of these, and
+/// never become clean: the time between two turns of any is bounded by its class's share.
+#[test]
+fn every_due_file_gets_its_turn() {
+    for seed in 0..50 {
+        let mut random = Random(seed);
+        let mut s = Scheduler::new(POLICY);
+        let n = 2 + random.below(40);
+        let classes: Vec<u64> = (0..n).map(|_| 1 + random.below(7)).collect();
+        let left = |file: FileId, dirty_bytes| {
+            let class = classes[file.0 as usize];
+            let oldest_ms = if class & 1 > 0 { random_age(file) } else { 100_000 };
+            Load { has_whole_chunk: class & 2 > 0, ..some(dirty_bytes, oldest_ms) }
+        };
+        for file in (0..n).map(FileId) {
+            s.update(file, left(file, 1 + random.below(9)), 0);
+            if classes[file.0 as usize] & 4 > 0 {
+                s.demand(file);
+            }
+        }
+        let due = |file: u64| classes[file as usize] > 0;
+        let mut last = vec![0; n as usize];
+        for number in 0..n * 85 * 3 {
+            let now_ms = 100_000 + number / 7;
+            let turn = s.next_turn(now_ms).unwrap();
+            last[turn.file.0 as usize] = number;
+            s.end_turn(turn.file, left(turn.file, 1 + random.below(9)), Outcome::Written, now_ms);
+            for file in (0..n).filter(|file| due(*file)) {
+                let waited = number - last[file as usize];
+                assert!(waited <= n * 85, "seed {seed}: file {file} waits {waited} turns of {n}");
+            }
+        }
+    }
+}
+
+fn random_age(file: FileId) -> u64 {
+    Random(file.0).below(10_000)
 }
 
 #[test]
