@@ -3,8 +3,10 @@
 //!
 //! The model: a ring of files. A turn writes one chunk of one file and passes on. A file that
 //! gets its turn falls to the bottom while all others go on filling, so that with equal rates
-//! the fill levels form a ramp: the next file to be written is the fullest, the steady state
-//! needs about files x chunk / 2 of memory, and no two files are due at the same moment.
+//! the fill levels form a ramp: the next file to be written is the fullest, no two are due at
+//! the same moment, and the steady state needs files x (chunk + alignment) / 2 of memory, where
+//! alignment is what the ends of chunks are rounded to. So align chunks to a stripe or a
+//! segment, not to their own size: equal writers would all complete a chunk at the same moment.
 //! Rejected: *write the fullest first* as the only rule, because with unequal rates slow files
 //! would wait for ever; *admit a file's next chunk when its last one has left*, because each
 //! writer would then stall for a whole round.

@@ -96,8 +96,8 @@ fn backlogged_files_get_equal_bytes() {
         assert_eq!(a.offer(FileId(file as u64), sizes[file], u64::MAX, 0, file), None);
     };
     // More parked than one call can grant.
-    for file in 0..sizes.len() {
-        (0..(4 << 20) / sizes[file]).for_each(|_| offer(&mut a, file));
+    for (file, bytes) in sizes.iter().enumerate() {
+        (0..(4 << 20) / bytes).for_each(|_| offer(&mut a, file));
     }
     let mut granted = [0u64; 4];
     while granted[0] < 100 << 20 {
