@@ -244,7 +244,8 @@ fn closed_files_wait_for_the_delay_and_go_in_order() {
 
 #[test]
 fn closed_files_with_several_chunks_take_turns() {
-    let mut s = scheduler(&[(1, closed(10, 0)), (2, closed(10, 0))]);
+    let mut s = scheduler(&[(1, closed(10, 0))]);
+    s.update(FileId(2), closed(10, 0), 50);
     assert_eq!(take(&mut s, 4, 500, |_| closed(5, 0)), [1, 2, 1, 2]);
 }
 
