@@ -102,7 +102,9 @@ impl<T> Admission<T> {
     /// Appends the replies that may be sent while `held_bytes` are held: up to the room below
     /// the limit, at least one when there is any room, all when nothing is held. In order within
     /// a file. To be called whenever memory was freed; what a call grants is not remembered, so
-    /// calling it again without need gives the same room out twice.
+    /// calling it again without need gives the same room out twice. While requests wait, keep
+    /// [`Urgency::Pressure`](super::Urgency::Pressure) up: else small and young data is not
+    /// written, nothing is freed, and nobody calls.
     pub fn grant(&mut self, held_bytes: u64, now_ms: u64, out: &mut Vec<Granted<T>>) {
         if held_bytes == 0 {
             return self.drain_all(now_ms, out);

@@ -1,17 +1,17 @@
 //! Pure: whose turn it is on one backing device ([`Scheduler`]), and when a WRITE may be
 //! acknowledged ([`Admission`]).
 //!
-//! The model: a ring of files. A turn writes one chunk of one file and passes on. A file that
-//! gets its turn falls to the bottom while all others go on filling, so that with equal rates
-//! the fill levels form a ramp: the next file to be written is the fullest, the steady state
-//! needs about files x chunk / 2 of memory, and no two files are due at the same moment.
-//! Rejected: *write the fullest first* as the only rule, because with unequal rates slow files
-//! would wait for ever; *admit a file's next chunk when its last one has left*, because each
-//! writer would then stall for a whole round.
+//! A ring of files: a turn writes one chunk of one file and passes on, and that file falls to
+//! the bottom while the others go on filling. With equal rates the fill levels form a ramp: the
+//! next file is the fullest, no two are due at once, and files x (chunk + alignment) / 2 of
+//! memory are enough, alignment being what the ends of chunks are rounded to. So align chunks to
+//! a stripe or segment: aligned to their own size, those of equal writers complete together.
+//! Rejected: *the fullest first* (slow files would wait for ever), and *room for a file's next
+//! chunk when its last one has left* (each writer would stall for a whole round).
 //!
-//! Not done here: I/O, clocks, threads, the choice of the bytes of a turn (`buffer`, `drain`).
-//! Callers hold one lock around both types; nothing here blocks. Times are milliseconds of any
-//! clock that does not go backwards, sizes are bytes. Each decision costs O(log files).
+//! Not here: I/O, clocks, threads, which bytes a turn writes. Callers hold one lock around both;
+//! nothing blocks. Times are milliseconds of a clock that never goes back. A decision costs
+//! O(log files).
 
 mod admission;
 mod queues;

@@ -266,8 +266,7 @@ impl Scheduler {
             removed: true,
             ..turn
         });
-        *entry =
-            Entry { holds: entry.holds, turn, standing: entry.standing, ..Entry::default() };
+        *entry = Entry { holds: entry.holds, turn, standing: entry.standing, ..Entry::default() };
         self.settle(file);
     }
 

@@ -92,22 +92,18 @@ impl Model {
 
     fn choose(&mut self, now_ms: u64) -> Option<(usize, Reason)> {
         let demanded = self.least(now_ms, |f| f.demanded);
-        let old = self
-            .least(now_ms, |f| Some((f.over_age_ms(), f.served)).filter(|key| key.0 <= now_ms));
+        let old =
+            self.least(now_ms, |f| Some((f.over_age_ms(), f.served)).filter(|key| key.0 <= now_ms));
         let whole = self.least(now_ms, |f| f.whole);
         let others_wait = old.is_some() || whole.is_some();
-        if let Some(i) = demanded {
-            if !others_wait || self.demanded_in_a_row < 16 {
-                self.demanded_in_a_row = if others_wait { self.demanded_in_a_row + 1 } else { 0 };
-                return Some((i, Reason::Demanded));
-            }
+        if let Some(i) = demanded.filter(|_| !others_wait || self.demanded_in_a_row < 16) {
+            self.demanded_in_a_row = if others_wait { self.demanded_in_a_row + 1 } else { 0 };
+            return Some((i, Reason::Demanded));
         }
         self.demanded_in_a_row = 0;
-        if let Some(i) = old {
-            if whole.is_none() || self.old_in_a_row < 4 {
-                self.old_in_a_row = if whole.is_some() { self.old_in_a_row + 1 } else { 0 };
-                return Some((i, Reason::Age));
-            }
+        if let Some(i) = old.filter(|_| whole.is_none() || self.old_in_a_row < 4) {
+            self.old_in_a_row = if whole.is_some() { self.old_in_a_row + 1 } else { 0 };
+            return Some((i, Reason::Age));
         }
         self.old_in_a_row = 0;
         if let Some(i) = whole {

@@ -1,6 +1,6 @@
 //! Each rule of the scheduler by itself, in a few calls.
 
-use super::{closed, some, whole};
+use super::{Random, closed, some, whole};
 use crate::schedule::{FileId, Load, Outcome, Policy, Reason, Scheduler, Turn, Urgency};
 
 /// Over-age after 5 000 ms, closed files due after 100 ms.
@@ -190,6 +190,45 @@ fn demands_without_end_do_not_starve_the_rest() {
     assert_eq!([turns(1), turns(2), turns(3), turns(4)], [80, 80, 5, 5]);
 }
 
+/// Files that are always demanded, over-age, or have a whole chunk, or several of these, and
+/// never become clean: the time between two turns of any is bounded by its class's share.
+#[test]
+fn every_due_file_gets_its_turn() {
+    for seed in 0..50 {
+        let mut random = Random(seed);
+        let mut s = Scheduler::new(POLICY);
+        let n = 2 + random.below(40);
+        let classes: Vec<u64> = (0..n).map(|_| 1 + random.below(7)).collect();
+        let left = |file: FileId, dirty_bytes| {
+            let class = classes[file.0 as usize];
+            let oldest_ms = if class & 1 > 0 { random_age(file) } else { 100_000 };
+            Load { has_whole_chunk: class & 2 > 0, ..some(dirty_bytes, oldest_ms) }
+        };
+        for file in (0..n).map(FileId) {
+            s.update(file, left(file, 1 + random.below(9)), 0);
+            if classes[file.0 as usize] & 4 > 0 {
+                s.demand(file);
+            }
+        }
+        let due = |file: u64| classes[file as usize] > 0;
+        let mut last = vec![0; n as usize];
+        for number in 0..n * 85 * 3 {
+            let now_ms = 100_000 + number / 7;
+            let turn = s.next_turn(now_ms).unwrap();
+            last[turn.file.0 as usize] = number;
+            s.end_turn(turn.file, left(turn.file, 1 + random.below(9)), Outcome::Written, now_ms);
+            for file in (0..n).filter(|file| due(*file)) {
+                let waited = number - last[file as usize];
+                assert!(waited <= n * 85, "seed {seed}: file {file} waits {waited} turns of {n}");
+            }
+        }
+    }
+}
+
+fn random_age(file: FileId) -> u64 {
+    Random(file.0).below(10_000)
+}
+
 #[test]
 fn closed_files_wait_for_the_delay_and_go_in_order() {
     let mut s = scheduler(&[(1, some(10, 0)), (2, some(10, 0))]);
@@ -205,7 +244,8 @@ fn closed_files_wait_for_the_delay_and_go_in_order() {
 
 #[test]
 fn closed_files_with_several_chunks_take_turns() {
-    let mut s = scheduler(&[(1, closed(10, 0)), (2, closed(10, 0))]);
+    let mut s = scheduler(&[(1, closed(10, 0))]);
+    s.update(FileId(2), closed(10, 0), 50);
     assert_eq!(take(&mut s, 4, 500, |_| closed(5, 0)), [1, 2, 1, 2]);
 }
 
