@@ -62,6 +62,7 @@ const LAST_TRIES: Duration = Duration::from_secs(30);
 
 /// Serves the mount until it ends; returns the process's exit code.
 pub fn run(context: WorkerContext) -> i32 {
+    die_of_panics();
     match serve(&context) {
         Ok(code) => code,
         Err(error) => {
@@ -69,6 +70,16 @@ pub fn run(context: WorkerContext) -> i32 {
             EXIT_FAILED
         }
     }
+}
+
+/// A panic is a bug in one place; going on with half the threads would be another in all. The next
+/// worker finds the data whole.
+fn die_of_panics() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 fn serve(context: &WorkerContext) -> io::Result<i32> {

@@ -15,9 +15,9 @@
 //! | `pool` | threads that may wait for the disk |
 //!
 //! No function here waits for the disk to take data, or for memory: what must wait takes a
-//! [`Reply`] and parks it. Locks, in the order in which they may be taken: node map, a file's
-//! state, then any one of lane queue, slot pool, admission. Only names and attributes are looked
-//! up in the backing directory on the calling thread.
+//! [`Reply`] and parks it. Locks, in the order in which they may be taken: writes that found no
+//! room, a file's state, then any one of node map, lane queue, slot pool, admission. Only names and
+//! attributes are looked up in the backing directory on the calling thread.
 
 mod attrs;
 mod data;

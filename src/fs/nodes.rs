@@ -223,12 +223,16 @@ impl Filesystem {
 
     /// Lets go of a node that the kernel does not know any more and that holds nothing.
     pub(super) fn drop_if_unused(&self, node: &Arc<Node>) {
+        // Looked at before the map is locked: a file's lock comes first. It stays true, since only
+        // the kernel could add bytes, and it would have to look the node up first.
+        if node.id() == ROOT_ID || node.data_if_any().is_some_and(|data| !data.lock().is_settled())
+        {
+            return;
+        }
         let table = self.arena.nodes();
         let mut map = self.nodes.write();
         let is_current = map.get(&node.id()).is_some_and(|known| Arc::ptr_eq(known, node));
-        let in_use = table.lookups(node.slot) > 0 || table.open(node.slot) > 0;
-        let holds = node.data_if_any().is_some_and(|data| !data.lock().is_settled());
-        if !is_current || in_use || holds || node.id() == ROOT_ID {
+        if !is_current || table.lookups(node.slot) > 0 || table.open(node.slot) > 0 {
             return;
         }
         map.remove(&node.id());

@@ -1,0 +1,240 @@
+//! Lanes and the writer against stand-ins for storage and filesystem.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use super::*;
+use crate::arena::{Arena, SlotPool};
+use crate::backing::{KernelStorage, Storage, SyncKind};
+use crate::buffer::Slot;
+use crate::clock::boottime_ms;
+use crate::config::MountConfig;
+use crate::schedule::Policy;
+
+/// What a stand-in does with one write.
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    Pass,
+    Short(usize),
+    Fail(i32),
+}
+
+/// Passes writes on to the kernel, recording them, except where told otherwise.
+#[derive(Default)]
+struct ScriptedStorage {
+    answers: Mutex<VecDeque<Answer>>,
+    writes: Mutex<Vec<(u64, usize)>>,
+}
+
+impl Storage for ScriptedStorage {
+    fn write_at(&self, file: BorrowedFd, bytes: &[IoSlice], offset: u64) -> io::Result<usize> {
+        let answer = self.answers.lock().unwrap().pop_front().unwrap_or(Answer::Pass);
+        let len = match answer {
+            Answer::Fail(errno) => return Err(io::Error::from_raw_os_error(errno)),
+            Answer::Pass => KernelStorage.write_at(file, bytes, offset)?,
+            Answer::Short(len) => {
+                let all: Vec<u8> = bytes.iter().flat_map(|slice| slice.to_vec()).collect();
+                KernelStorage.write_at(file, &[IoSlice::new(&all[..len.min(all.len())])], offset)?
+            }
+        };
+        self.writes.lock().unwrap().push((offset, len));
+        Ok(len)
+    }
+
+    fn sync(&self, file: BorrowedFd, kind: SyncKind) -> io::Result<()> {
+        KernelStorage.sync(file, kind)
+    }
+
+    fn flush_range(&self, file: BorrowedFd, offset: u64, len: u64) -> io::Result<()> {
+        KernelStorage.flush_range(file, offset, len)
+    }
+}
+
+fn arena() -> Arena {
+    Arena::create(&MountConfig {
+        backing: "/".into(),
+        mountpoint: "/".into(),
+        memory_bytes: 16 << 20,
+        chunk_bytes: 1 << 20,
+        max_age_ms: 30_000,
+        lanes: 1,
+        writeback_cache: true,
+        drain_rate: None,
+        allow_other: false,
+    })
+    .unwrap()
+}
+
+fn byte_at(offset: u64) -> u8 {
+    (offset % 251) as u8
+}
+
+/// A run of `len` bytes from `offset` on, in fresh slots, of a temporary file.
+fn run(arena: &Arena, offset: u64, len: u64) -> (tempfile::NamedTempFile, Run) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let fd = file.as_file().as_fd().try_clone_to_owned().unwrap();
+    let (pool, _) = SlotPool::rebuild(arena);
+    let segment = u64::from(arena.segment_bytes());
+    let mut pieces = Vec::new();
+    let mut at = offset;
+    while at < offset + len {
+        let slot: Slot = pool.try_take(1).unwrap()[0];
+        let start = at % segment;
+        let piece_len = (segment - start).min(offset + len - at);
+        let bytes: Vec<u8> = (at..at + piece_len).map(byte_at).collect();
+        arena.copy_in(slot, start as u32, &bytes);
+        pieces.push(Piece { slot, at: start as u32, offset: at, len: piece_len as u32 });
+        at += piece_len;
+    }
+    let data_file = Arc::new(DataFile::new(fd, Access::ReadWrite));
+    (file, Run { file: FileId(1), offset, len, pieces, data_file })
+}
+
+fn check(file: &tempfile::NamedTempFile, offset: u64, len: u64) {
+    let bytes = std::fs::read(file.path()).unwrap();
+    assert_eq!(bytes.len() as u64, offset + len);
+    assert!(bytes[..offset as usize].iter().all(|byte| *byte == 0));
+    assert!((offset..offset + len).all(|at| bytes[at as usize] == byte_at(at)));
+}
+
+/// Goal: runs of any place and length arrive whole, large ones in as few calls as possible.
+#[test]
+fn runs_arrive_whole() {
+    let arena = arena();
+    for (offset, len) in [(0, 10), (5, 4096), (0, 1 << 20), (777, 2_000_000), (4096, 300_001)] {
+        let storage = ScriptedStorage::default();
+        let (file, run) = run(&arena, offset, len);
+        let written = write_run(&storage, &arena, &run).unwrap();
+        check(&file, offset, len);
+        assert!(written.calls <= 3, "{offset}+{len}: {} calls", written.calls);
+        assert!(written.direct_bytes <= len);
+    }
+}
+
+/// Goal: short writes and interruptions at every call are gone on with, and the run arrives whole.
+#[test]
+fn short_writes_and_interruptions_are_continued() {
+    let arena = arena();
+    for nth in 0..6 {
+        for answer in [Answer::Short(1), Answer::Short(4097), Answer::Fail(libc::EINTR), Answer::Fail(libc::EAGAIN)] {
+            let storage = ScriptedStorage::default();
+            let mut answers: VecDeque<Answer> = vec![Answer::Short(70_000); nth].into();
+            answers.push_back(answer);
+            *storage.answers.lock().unwrap() = answers;
+            let (file, run) = run(&arena, 1000, 700_000);
+            write_run(&storage, &arena, &run).unwrap();
+            check(&file, 1000, 700_000);
+        }
+    }
+}
+
+/// Goal: a direct write that the filesystem refuses goes through the page cache.
+#[test]
+fn refused_direct_writes_fall_back() {
+    let arena = arena();
+    let storage = ScriptedStorage::default();
+    *storage.answers.lock().unwrap() = [Answer::Fail(libc::EINVAL)].into();
+    let (file, run) = run(&arena, 0, 1 << 20);
+    if run.data_file.direct().is_none() {
+        eprintln!("no O_DIRECT here: nothing to fall back from");
+        return;
+    }
+    let written = write_run(&storage, &arena, &run).unwrap();
+    check(&file, 0, 1 << 20);
+    assert_eq!(written.direct_bytes, 0);
+    assert!(run.data_file.direct().is_none());
+}
+
+/// Goal: every other error comes back with its errno.
+#[test]
+fn errors_are_reported() {
+    let arena = arena();
+    for errno in [libc::EIO, libc::ENOSPC, libc::EDQUOT, libc::EROFS, libc::ESTALE] {
+        let storage = ScriptedStorage::default();
+        *storage.answers.lock().unwrap() = [Answer::Fail(errno)].into();
+        let (_file, run) = run(&arena, 0, 5000);
+        let error = write_run(&storage, &arena, &run).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(errno));
+    }
+}
+
+/// A filesystem with one file and one run at a time.
+struct OneRun {
+    run: Mutex<Option<Run>>,
+    range: Range<u64>,
+    retry_ms: u64,
+    events: mpsc::Sender<String>,
+}
+
+impl Source for OneRun {
+    fn turn_range(&self, _: FileId, _: Reason) -> Option<Range<u64>> {
+        Some(self.range.clone())
+    }
+
+    fn take_run(&self, _: FileId, range: Range<u64>, _: u64) -> io::Result<Option<Run>> {
+        let mut run = self.run.lock().unwrap();
+        if run.as_ref().is_some_and(|run| range.contains(&run.offset)) {
+            return Ok(run.take());
+        }
+        Ok(None)
+    }
+
+    fn stored(&self, run: Run, _: Written) {
+        self.events.send(format!("stored {}", run.len)).unwrap();
+    }
+
+    fn failed(&self, _: FileId, run: Option<Run>, error: io::Error) -> u64 {
+        *self.run.lock().unwrap() = run;
+        self.events.send(format!("failed {}", error.raw_os_error().unwrap())).unwrap();
+        boottime_ms() + self.retry_ms
+    }
+
+    fn turn_ended(&self, _: FileId, _: Reason, bytes: u64) -> Load {
+        self.events.send(format!("ended {bytes}")).unwrap();
+        let left = self.run.lock().unwrap().as_ref().map_or(0, |run| run.len);
+        let oldest_ms = (left > 0).then_some(0);
+        Load { dirty_bytes: left, has_whole_chunk: left > 0, oldest_ms, open: true }
+    }
+}
+
+/// Goal: a lane writes a whole chunk when it is told of one; an error is reported, the bytes are
+/// kept, and the next try stores them.
+#[test]
+fn a_lane_writes_fails_and_tries_again() {
+    let arena = arena();
+    let (file, run) = run(&arena, 0, 500_000);
+    let (events, heard) = mpsc::channel();
+    let source: Arc<dyn Source> = Arc::new(OneRun {
+        run: Mutex::new(Some(run)),
+        range: 0..1 << 20,
+        retry_ms: 30,
+        events,
+    });
+    let scripted = Arc::new(ScriptedStorage::default());
+    *scripted.answers.lock().unwrap() = [Answer::Fail(libc::EIO)].into();
+    let storage: Arc<dyn Storage> = scripted;
+    let queue = Arc::new(LaneQueue::new(Policy { max_age_ms: 30_000, closed_delay_ms: 10 }));
+    let throttle = Arc::new(Throttle::new(None));
+    spawn_lanes(1, &queue, &source, &storage, &throttle, arena).unwrap();
+    let load =
+        Load { dirty_bytes: 500_000, has_whole_chunk: true, oldest_ms: Some(boottime_ms()), open: true };
+    queue.with(|scheduler| scheduler.update(FileId(1), load, boottime_ms()));
+    let hear = || heard.recv_timeout(Duration::from_secs(30)).unwrap();
+    assert_eq!(hear(), "failed 5");
+    assert_eq!(hear(), "ended 0");
+    assert_eq!(hear(), "stored 500000");
+    assert_eq!(hear(), "ended 500000");
+    check(&file, 0, 500_000);
+}
+
+/// Goal: the rate limit spaces runs, and without one nothing waits.
+#[test]
+fn the_throttle_cuts_runs() {
+    assert_eq!(Throttle::new(None).run_bytes_max(4 << 20), 4 << 20);
+    assert_eq!(Throttle::new(Some(1 << 20)).run_bytes_max(4 << 20), (1 << 20) / 10);
+    assert_eq!(Throttle::new(Some(1)).run_bytes_max(4 << 20), 1);
+    Throttle::new(None).wait_turn(u64::MAX);
+}
