@@ -1,6 +1,69 @@
-//! Command line.
+//! Command line: raw arguments (`args`), resolved options (`resolve`), one file a command.
+//!
+//! | file | what |
+//! |---|---|
+//! | `args` | what clap parses; no side effects but looking at the machine for `--help` |
+//! | `units` | sizes and durations, in and out |
+//! | `resolve` | from arguments to a checked [`crate::config::MountConfig`] |
+//! | `places` | BACKING and MOUNTPOINT: what is wrong with them |
+//! | `exit` | errors and exit codes, all of them |
+//! | `children` | waiting for a child and passing signals on |
+//! | `drained` | unmounting with progress |
+//! | `holders` | who keeps a mount busy |
+//! | `commands` | mount, run, umount, status, demo |
+
+mod args;
+mod children;
+pub mod commands;
+mod drained;
+pub mod exit;
+mod holders;
+mod places;
+mod resolve;
+mod units;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Arguments, Command};
+use exit::{CliError, Exit};
 
 /// Runs the command line and gives the exit code.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return exit::of_parser(&error),
+    };
+    let level = resolve::log_level(arguments.log.log_level);
+    start_log(&level);
+    exit::of_result(run(arguments, level))
+}
+
+fn run(arguments: Arguments, log_level: String) -> Result<Exit, CliError> {
+    let log = resolve::Log::new(log_level, arguments.log.log_file)?;
+    match arguments.command {
+        Command::Mount(args) => commands::mount::run(&args, log),
+        Command::Run(args) => commands::run::run(&args, log),
+        Command::Umount(args) => commands::umount::run(&args).map(|()| Exit::Ok),
+        Command::Status(args) => commands::status::run(&args).map(|()| Exit::Ok),
+        Command::Demo(args) => commands::demo::run(&args).map(|()| Exit::Ok),
+        Command::Keeper(_) => Ok(Exit::Keeper(crate::keeper::run())),
+    }
+}
+
+fn start_log(level: &str) {
+    env_logger::Builder::new().parse_filters(level).init();
+}
+
+/// Writes to standard output. A reader that went away, as `head` does, is no error.
+fn print(text: &str) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(CliError::Failed(format!("standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
 }

@@ -3,7 +3,7 @@
 //! Used by the server in the worker and the client in `cli`. Sizes are bytes, ages and
 //! durations milliseconds.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -109,7 +109,8 @@ pub struct Status {
 /// State of one file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FileStatus {
-    /// Path below the mountpoint, where it is known.
+    /// Path below the mountpoint, where it is known. Bytes that are not UTF-8 travel as U+FFFD.
+    #[serde(serialize_with = "lossy_path")]
     pub path: PathBuf,
     /// Acknowledged and not yet in the backing file.
     pub backlog_bytes: u64,
@@ -119,4 +120,9 @@ pub struct FileStatus {
     pub open: bool,
     /// The last error of writing it, in words; empty when there is none.
     pub error: Option<String>,
+}
+
+/// JSON has only text, and one odd file name must not make all of an answer fail.
+fn lossy_path<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }

@@ -1,1 +1,224 @@
-//! (in work)
+//! The process that outlives the worker: mounts, starts and restarts the worker, unmounts.
+//!
+//! One thread, few allocations, and **never a system call on its own mount**: it would wait for the
+//! worker, and the worker may be dead. It owns everything that must survive a worker: `/dev/fuse`,
+//! the arena, the backing directory, the control socket. Keeper and worker share one descriptor
+//! table (`process`), so what a worker opened survives it too; therefore the keeper opens nothing
+//! while a worker starts, which closes what it does not know.
+//!
+//! | file | what |
+//! |---|---|
+//! | `launch` | the command line's side: starts a keeper and hears how it went |
+//! | `mod` | the keeper's start: everything up to the first worker |
+//! | `supervise` | the loop: signals, deaths, unmounting |
+//! | `process` | making the worker process |
+//! | `backoff` | how long to wait before the next worker |
+//! | `sys` | the few system calls std does not have |
+
+mod backoff;
+mod launch;
+mod process;
+mod supervise;
+pub mod sys;
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub use launch::{Launch, Lifetime, Running, StartError, start};
+use launch::{Order, Report, StderrAfterStart};
+use supervise::Supervisor;
+
+use crate::arena::{Arena, UnmountMode};
+use crate::clock;
+use crate::config::MountConfig;
+use crate::control::address;
+use crate::mount::attach::{self, Attached, Method};
+use crate::mount::mountinfo::{Device, MountTable};
+use crate::worker;
+
+/// How long a new mount waits for the daemon of the last one to store its last bytes.
+const PREDECESSOR_TIMEOUT: Duration = Duration::from_secs(3);
+/// Between two looks at whether it is gone.
+const PREDECESSOR_PAUSE: Duration = Duration::from_millis(20);
+
+/// Where the mount is and how it was made: what is needed to unmount it.
+#[derive(Clone, Debug)]
+struct Place {
+    mountpoint: PathBuf,
+    device: Device,
+    method: Method,
+}
+
+/// What the keeper holds for all its workers. Descriptors stay open until the process ends.
+#[derive(Debug)]
+struct Held {
+    config: Arc<MountConfig>,
+    arena: Arena,
+    place: Place,
+    fuse_fd: OwnedFd,
+    backing_fd: OwnedFd,
+    listener: UnixListener,
+    /// Taken as long as this process or a worker lives: see [`lock_backing`].
+    lock: UnixListener,
+    wake_worker: OwnedFd,
+    wake_keeper: OwnedFd,
+    signals: OwnedFd,
+}
+
+/// The life of a keeper process: reads its order from standard input, reports on standard output.
+/// Returns the process's exit code.
+pub fn run() -> i32 {
+    sys::close_descriptors_from(3);
+    let (order, report) = match take_order() {
+        Ok(taken) => taken,
+        Err(error) => {
+            eprintln!("coalescefs: the keeper is started by 'coalescefs mount': {error}");
+            return worker::EXIT_FAILED;
+        }
+    };
+    match begin(&order) {
+        Ok(held) => Supervisor::new(held, report, order.stderr_file).run(),
+        Err(message) => {
+            send_report(report, &Report::Failed { message });
+            worker::EXIT_FAILED
+        }
+    }
+}
+
+/// What came over standard input, opened and taken apart.
+struct Taken {
+    config: MountConfig,
+    /// Takes the place of standard error once the mount is served; `None` leaves it.
+    stderr_file: Option<File>,
+}
+
+fn take_order() -> io::Result<(Taken, File)> {
+    let mut text = Vec::new();
+    io::stdin().read_to_end(&mut text)?;
+    let order: Order = serde_json::from_slice(&text)?;
+    let report = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    sys::replace_descriptor(null.as_fd(), 0)?;
+    sys::replace_descriptor(null.as_fd(), 1)?;
+    let stderr_file = match order.stderr {
+        StderrAfterStart::Keep => None,
+        StderrAfterStart::Discard => Some(null),
+        StderrAfterStart::Append(path) => {
+            Some(File::options().append(true).create(true).mode(0o600).open(path)?)
+        }
+    };
+    Ok((Taken { config: order.config, stderr_file }, report))
+}
+
+fn send_report(mut to: File, report: &Report) -> bool {
+    let mut line = serde_json::to_vec(report).expect("a report is plain data");
+    line.push(b'\n');
+    to.write_all(&line).is_ok()
+}
+
+/// Everything up to the first worker. `Err` has one line for the user; nothing is mounted then.
+fn begin(order: &Taken) -> Result<Held, String> {
+    let config = &order.config;
+    become_daemon();
+    let in_words = |what: &str, error: io::Error| format!("{what}: {error}");
+    let backing_fd = open_directory(&config.backing)
+        .map_err(|error| in_words(&config.backing.display().to_string(), error))?;
+    let lock = lock_backing(&backing_fd, &config.backing)?;
+    let arena = Arena::create(config).map_err(|error| in_words("cannot make the arena", error))?;
+    let wake_worker = sys::eventfd().map_err(|error| in_words("eventfd", error))?;
+    let wake_keeper = sys::eventfd().map_err(|error| in_words("eventfd", error))?;
+    // Blocked before there is anything to undo, so that from here on a signal is an orderly end.
+    let signals =
+        sys::block_into_signalfd(&[libc::SIGTERM, libc::SIGINT, libc::SIGCHLD])
+            .map_err(|error| in_words("signalfd", error))?;
+
+    let Attached { fuse_fd, method } =
+        attach::attach(config, backing_fd.as_fd()).map_err(|error| error.to_string())?;
+    let place = find_place(config, method)?;
+    let listener = match address::listen(place.device) {
+        Ok(listener) => listener,
+        Err(error) => {
+            supervise::unmount_and_wait(&place, UnmountMode::Lazy);
+            return Err(in_words("cannot listen for 'coalescefs umount'", error));
+        }
+    };
+    arena.control().set_mounted_at_ms(clock::boottime_ms());
+    Ok(Held {
+        config: Arc::new(config.clone()),
+        arena,
+        place,
+        fuse_fd,
+        backing_fd,
+        listener,
+        lock,
+        wake_worker,
+        wake_keeper,
+        signals,
+    })
+}
+
+/// What a daemon must not inherit from whoever started it. None of it may fail the start.
+fn become_daemon() {
+    process::set_name();
+    // The directory we were started in must not be busy because of us.
+    let _ = std::env::set_current_dir("/");
+    // SAFETY: umask cannot fail; modes arrive with the caller's umask applied. SIGHUP and SIGXFSZ
+    // must not end us: there is no terminal, and a file size limit is the writer's matter.
+    unsafe {
+        libc::umask(0);
+        libc::signal(libc::SIGHUP, libc::SIG_IGN);
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+    // The last one to be killed for memory: what is not on disk yet would be lost. Its own memory
+    // is bounded by --memory. Not permitted to ordinary users.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
+}
+
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = libc::O_DIRECTORY | libc::O_CLOEXEC;
+    Ok(File::options().read(true).custom_flags(flags).open(path)?.into())
+}
+
+/// Makes sure that no other daemon writes to the same backing directory: each would think it has
+/// it alone, and show stale data. The lock is an abstract unix address, because it goes with the
+/// last process that holds it and leaves the directory itself untouched (a flock on it would meet
+/// those of programs). A daemon that is still storing its last bytes is waited for, some seconds.
+fn lock_backing(backing: &OwnedFd, path: &Path) -> Result<UnixListener, String> {
+    let in_words = |error: io::Error| format!("{}: {error}", path.display());
+    let directory = backing.try_clone().map(File::from).map_err(in_words)?;
+    let meta = directory.metadata().map_err(in_words)?;
+    let name = format!("coalescefs-backing-{:x}-{:x}", meta.dev(), meta.ino());
+    let address = SocketAddr::from_abstract_name(name).map_err(in_words)?;
+    let give_up = Instant::now() + PREDECESSOR_TIMEOUT;
+    loop {
+        match UnixListener::bind_addr(&address) {
+            Ok(lock) => return Ok(lock),
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Err(in_words(error)),
+            Err(_) if Instant::now() < give_up => std::thread::sleep(PREDECESSOR_PAUSE),
+            Err(_) => {
+                return Err(format!(
+                    "{} is in use by another coalescefs: it is mounted elsewhere, or its last \
+                     bytes are still being stored ('ps -C coalescefs' shows it)",
+                    path.display()
+                ));
+            }
+        }
+    }
+}
+
+/// The device number of the mount just made, from the table and not from the mount.
+fn find_place(config: &MountConfig, method: Method) -> Result<Place, String> {
+    let mountpoint = config.mountpoint.clone();
+    let table = MountTable::read().map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
+    match table.top_at(&mountpoint) {
+        Some(mount) if mount.is_ours() => Ok(Place { mountpoint, device: mount.device, method }),
+        _ => Err(format!("{} was mounted and is not in the mount table", mountpoint.display())),
+    }
+}

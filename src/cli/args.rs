@@ -1,0 +1,174 @@
+//! What clap parses: the arguments as they were given, nothing resolved.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use log::LevelFilter;
+
+use super::commands::demo::DemoArgs;
+use super::{resolve, units};
+use crate::mount::machine;
+
+/// Turns many trickles of tiny writes into one large sequential write after another.
+#[derive(Debug, Parser)]
+#[command(
+    name = "coalescefs",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 75 data is not on disk; 'run' has \
+                  the command's own.\nSizes: K, M, G, T are powers of 1024: 20M = 20MiB. \
+                  Durations: 500ms, 30s, 2min."
+)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Where to say what.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// What to log: off, error, warn, info, debug or trace [default: RUST_LOG, else warn]
+    #[arg(long, global = true, value_name = "LEVEL", help_heading = "Log")]
+    pub log_level: Option<LevelFilter>,
+    /// Append the log of the mount to this file [default: none in the background, else stderr]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "COALESCEFS_LOG_FILE",
+        hide_env_values = true,
+        help_heading = "Log"
+    )]
+    pub log_file: Option<PathBuf>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Mount over a directory; goes to the background once it works
+    Mount(MountArgs),
+    /// Run a command that sees directories through private mounts, then put everything on disk
+    Run(RunArgs),
+    /// Put everything on disk and unmount
+    Umount(UmountArgs),
+    /// Show how much waits to be written, and how fast it goes
+    Status(StatusArgs),
+    /// Show what it does for 40 programs that write into FIFOs' outputs
+    Demo(DemoArgs),
+    /// The process that holds a mount; started by the others
+    #[command(hide = true)]
+    Keeper(KeeperArgs),
+}
+
+/// `mount`.
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    /// Directory whose files are written
+    pub backing: PathBuf,
+    /// Where to mount [default: over BACKING itself]
+    pub mountpoint: Option<PathBuf>,
+    /// Stay in the foreground until the mount ends; SIGINT or SIGTERM ends it in order
+    #[arg(long)]
+    pub foreground: bool,
+    /// How to buffer.
+    #[command(flatten)]
+    pub options: MountOptions,
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Directory to mount over, for the command only; may be given several times
+    #[arg(long, required = true, value_name = "DIR")]
+    pub over: Vec<PathBuf>,
+    /// How to buffer.
+    #[command(flatten)]
+    pub options: MountOptions,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// `umount`.
+#[derive(Debug, Args)]
+pub struct UmountArgs {
+    /// Where it is mounted
+    pub mountpoint: PathBuf,
+}
+
+/// `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Where it is mounted [default: all coalescefs mounts]
+    pub mountpoint: Option<PathBuf>,
+    /// As JSON: an object, or an array when no MOUNTPOINT is given; sizes in bytes, times in ms
+    #[arg(long)]
+    pub json: bool,
+    /// Also the files that hold data or have an error
+    #[arg(long)]
+    pub files: bool,
+}
+
+/// `keeper`.
+#[derive(Debug, Args)]
+pub struct KeeperArgs {
+    /// For `ps` to show; the order comes over standard input
+    pub mountpoint: PathBuf,
+}
+
+/// How to buffer: the same for `mount` and `run`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct MountOptions {
+    /// Most bytes held in memory
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, help = memory_help())]
+    pub memory: Option<u64>,
+    /// Bytes of one file written in one turn
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, help = chunk_help())]
+    pub chunk: Option<u64>,
+    /// No byte waits longer than this once the disk can take it
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration,
+          default_value = "30s")]
+    pub max_age: Duration,
+    /// Files written at the same time; more than 1 only pays off on several disks or flash
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub lanes: u32,
+    /// Most bytes per second written to the disk, to leave some for others [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_rate)]
+    pub drain_rate: Option<u64>,
+    /// Let every write() come to the daemon at once: much slower for tiny writes
+    #[arg(long)]
+    pub no_writeback_cache: bool,
+    /// Let other users use the mount [default: yes for root, no for others]
+    #[arg(long, overrides_with = "no_allow_other")]
+    pub allow_other: bool,
+    /// Keep other users, root included, out of the mount
+    #[arg(long, overrides_with = "allow_other")]
+    pub no_allow_other: bool,
+}
+
+fn memory_help() -> String {
+    let here = units::size(resolve::default_memory_bytes(machine::ram_bytes()));
+    format!(
+        "Most bytes held in memory, at least 4M [default: an eighth of RAM, at least 64M, at most \
+         16G; here {here}]"
+    )
+}
+
+fn chunk_help() -> String {
+    let memory_bytes = resolve::default_memory_bytes(machine::ram_bytes());
+    let here = units::size(resolve::default_chunk_bytes(memory_bytes));
+    format!(
+        "Bytes of one file written in one turn: a multiple of 4K, rounded up to a multiple of the \
+         segment size (4K to 64K, by --memory) [default: a 64th of --memory, at least 256K, at \
+         most 20M; here {here}]"
+    )
+}

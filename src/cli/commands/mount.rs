@@ -1,0 +1,63 @@
+//! `coalescefs mount`: a mount that outlives the command, or stays in the foreground.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::cli::args::MountArgs;
+use crate::cli::children::Watch;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::{places, resolve};
+use crate::keeper::{self, Launch, Lifetime, Running, sys};
+use crate::mount::attach;
+use crate::mount::mountinfo::Device;
+
+/// Mounts; returns once the mount answers, or in the foreground once it has ended.
+pub fn run(args: &MountArgs, log: resolve::Log) -> Result<Exit, CliError> {
+    let places = places::resolve(&args.backing, args.mountpoint.as_deref())?;
+    let around = resolve::Surroundings::here();
+    let config =
+        resolve::mount_config(&args.options, places.backing, places.mountpoint, around)?;
+    attach::plan_method().map_err(|error| CliError::Failed(error.to_string()))?;
+    let lifetime = if args.foreground { Lifetime::WithStarter } else { Lifetime::OnItsOwn };
+    let running = keeper::start(Launch {
+        config: &config,
+        lifetime,
+        log_file: log.file,
+        log_level: log.level,
+        namespace: None,
+    });
+    let mut running = running.map_err(|error| CliError::Failed(error.to_string()))?;
+    check_answers(&config.mountpoint, &mut running)?;
+    match lifetime {
+        Lifetime::OnItsOwn => Ok(Exit::Ok),
+        Lifetime::WithStarter => stay(running),
+    }
+}
+
+/// Waits for the keeper; a signal to this process ends the mount in order.
+fn stay(mut running: Running) -> Result<Exit, CliError> {
+    const PASSED_ON: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+    let status = Watch::begin(&PASSED_ON)
+        .and_then(|watch| watch.wait(&mut running.process, &PASSED_ON))
+        .map_err(|error| CliError::Failed(format!("waiting for the keeper: {error}")))?;
+    match status.code() {
+        Some(code) => Ok(Exit::Keeper(code)),
+        None => Err(CliError::NotStored(format!(
+            "the keeper ended unexpectedly ({status}): what was not on disk yet may be lost"
+        ))),
+    }
+}
+
+/// The mount must answer this process too, not only the keeper's worker say so. On `Err` it has
+/// been ended again.
+pub(super) fn check_answers(mountpoint: &Path, running: &mut Running) -> Result<(), CliError> {
+    let why = match mountpoint.metadata() {
+        Ok(meta) if Device::from_st_dev(meta.dev()) == running.device => return Ok(()),
+        Ok(_) => "another filesystem is there".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    sys::kill(running.process.id() as libc::pid_t, libc::SIGTERM);
+    // It ends in its own time; how is of no interest any more.
+    let _ = running.process.wait();
+    Err(CliError::Failed(format!("{} was mounted but does not answer: {why}", mountpoint.display())))
+}

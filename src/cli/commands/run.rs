@@ -1,0 +1,200 @@
+//! `coalescefs run`: private mounts for one command; no root needed where user namespaces are
+//! allowed.
+//!
+//! The mounts are seen by the command and what it starts only. They end when the command has ended,
+//! or in order when this process is killed (`Lifetime::WithStarter`).
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use super::mount::check_answers;
+use super::umount::busy;
+use crate::cli::args::RunArgs;
+use crate::cli::children::Watch;
+use crate::cli::drained::{self, End};
+use crate::cli::exit::{CliError, Exit, complain};
+use crate::cli::{places, resolve};
+use crate::config::MountConfig;
+use crate::control::client::Client;
+use crate::keeper::{self, Launch, Lifetime, Running, sys};
+use crate::mount::attach;
+use crate::mount::namespace::{self, Entered};
+use crate::worker::EXIT_NOT_STORED;
+
+/// Between two attempts to unmount what left-over processes of the command still use.
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
+
+/// One mount of the command.
+struct Over {
+    mountpoint: PathBuf,
+    running: Running,
+}
+
+/// Runs the command; returns its status once everything it wrote is on disk.
+pub fn run(args: &RunArgs, log: resolve::Log) -> Result<Exit, CliError> {
+    let configs = resolve_all(args)?;
+    attach::check_device().map_err(|error| CliError::Failed(error.to_string()))?;
+    let entered = namespace::enter_private().map_err(|error| {
+        CliError::Failed(format!(
+            "cannot make a private mount namespace: {error}; without root, user namespaces must \
+             be allowed (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, \
+             kernel.apparmor_restrict_unprivileged_userns)"
+        ))
+    })?;
+    let mut overs = Vec::new();
+    for config in &configs {
+        match start(config, &log, entered) {
+            Ok(over) => overs.push(over),
+            Err(error) => {
+                end_quietly(overs);
+                return Err(error);
+            }
+        }
+    }
+    if let Err(error) = enter_again() {
+        end_quietly(overs);
+        return Err(error);
+    }
+    let status = run_command(&args.command);
+    // Also when the command could not be started, or the wait for it failed.
+    end_all(overs)?;
+    status.map(Exit::Command)
+}
+
+fn resolve_all(args: &RunArgs) -> Result<Vec<MountConfig>, CliError> {
+    let around = resolve::Surroundings::here();
+    let mut configs: Vec<MountConfig> = Vec::new();
+    for dir in &args.over {
+        let places = places::resolve(dir, None)?;
+        let overlapping = configs.iter().find(|other| {
+            places.backing.starts_with(&other.backing) || other.backing.starts_with(&places.backing)
+        });
+        if let Some(other) = overlapping {
+            let (one, two) = (places.backing.display(), other.backing.display());
+            return Err(CliError::Usage(format!("--over {one} and --over {two} overlap")));
+        }
+        configs.push(resolve::mount_config(
+            &args.options,
+            places.backing,
+            places.mountpoint,
+            around,
+        )?);
+    }
+    Ok(configs)
+}
+
+fn start(config: &MountConfig, log: &resolve::Log, entered: Entered) -> Result<Over, CliError> {
+    let running = keeper::start(Launch {
+        config,
+        lifetime: Lifetime::WithStarter,
+        log_file: log.file.clone(),
+        log_level: log.level.clone(),
+        namespace: Some(entered),
+    });
+    let mut running = running.map_err(|error| CliError::Failed(error.to_string()))?;
+    check_answers(&config.mountpoint, &mut running)?;
+    Ok(Over { mountpoint: config.mountpoint.clone(), running })
+}
+
+/// The current directory may lie in one of the directories, and is then still the one below the
+/// mount.
+fn enter_again() -> Result<(), CliError> {
+    std::env::current_dir()
+        .and_then(std::env::set_current_dir)
+        .map_err(|error| CliError::Failed(format!("the current directory: {error}")))
+}
+
+/// As a shell does it: same process group and terminal; what the keyboard sends reaches the command
+/// itself, what is sent to this process is passed on.
+fn run_command(command: &[OsString]) -> Result<ExitStatus, CliError> {
+    let (name, arguments) = command.split_first().expect("clap requires a command");
+    let failed = |error| CliError::Command { command: name.clone(), error };
+    let watch =
+        Watch::begin(&[libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP]).map_err(failed)?;
+    let mask = watch.mask_before();
+    let mut process = Command::new(name);
+    process.args(arguments);
+    let restore = move || {
+        mask.set_as_mask();
+        Ok(())
+    };
+    // SAFETY: only a system call between fork and exec.
+    unsafe { process.pre_exec(restore) };
+    let mut child = process.spawn().map_err(failed)?;
+    watch.wait(&mut child, &[libc::SIGTERM, libc::SIGHUP]).map_err(failed)
+}
+
+/// Ends mounts nobody has written to.
+fn end_quietly(overs: Vec<Over>) {
+    leave_mounts();
+    for mut over in overs {
+        sys::kill(over.running.process.id() as libc::pid_t, libc::SIGTERM);
+        // The error that brought us here is the one to report.
+        let _ = over.running.process.wait();
+    }
+}
+
+/// This process must not keep a mount busy.
+fn leave_mounts() {
+    // `/` exists and is searchable wherever a process runs.
+    let _ = std::env::set_current_dir("/");
+}
+
+/// Ends all mounts, in any case; `Err` has what went wrong, data not stored before anything else.
+fn end_all(overs: Vec<Over>) -> Result<(), CliError> {
+    leave_mounts();
+    let mut worst = Ok(());
+    for over in overs {
+        if let Err(error) = end(over) {
+            match (&worst, &error) {
+                (Ok(()), _) => worst = Err(error),
+                (Err(CliError::Failed(first)), CliError::NotStored(_)) => {
+                    complain(first);
+                    worst = Err(error);
+                }
+                _ => complain(&error.to_string()),
+            }
+        }
+    }
+    worst
+}
+
+fn end(mut over: Over) -> Result<(), CliError> {
+    let drained = drain(&over.mountpoint);
+    // Whatever was said, it ends now: in order, and trying once more what could not be stored.
+    sys::kill(over.running.process.id() as libc::pid_t, libc::SIGTERM);
+    let ended = over.running.process.wait();
+    match (drained, ended.map(|status| status.code())) {
+        (Ok(()), Ok(Some(0))) => Ok(()),
+        (Err(CliError::NotStored(list)), _) => Err(CliError::NotStored(list)),
+        (_, Ok(Some(EXIT_NOT_STORED))) => Err(not_stored(&over.mountpoint)),
+        // The daemon ended well, whatever went wrong on the way there.
+        (Err(_), Ok(Some(0))) => Ok(()),
+        (Err(error), _) => Err(CliError::NotStored(error.to_string())),
+        (Ok(()), _) => Err(not_stored(&over.mountpoint)),
+    }
+}
+
+fn not_stored(mountpoint: &Path) -> CliError {
+    CliError::NotStored(format!("{}: not everything could be stored", mountpoint.display()))
+}
+
+/// Drains and unmounts; waits for processes the command left behind, as they may still write.
+fn drain(mountpoint: &Path) -> Result<(), CliError> {
+    let failed = |error: crate::control::client::ClientError| CliError::Failed(error.to_string());
+    let mut told = false;
+    loop {
+        let mut client = Client::connect(mountpoint).map_err(failed)?;
+        if drained::unmount(&mut client)? == End::Gone {
+            return Ok(());
+        }
+        if !told {
+            told = true;
+            complain(&format!("{}; waiting for that", busy(&client)));
+        }
+        std::thread::sleep(BUSY_PAUSE);
+    }
+}

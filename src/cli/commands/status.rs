@@ -1,0 +1,181 @@
+//! `coalescefs status`: what the daemons say about their mounts.
+
+use std::fmt::Write;
+
+use comfy_table::Table;
+use serde_json::{Value, json};
+
+use crate::cli::args::StatusArgs;
+use crate::cli::exit::CliError;
+use crate::cli::{print, units};
+use crate::control::client::{Client, ClientError, find_mount};
+use crate::control::protocol::{FileStatus, Status};
+use crate::mount::mountinfo::{Mount, MountTable};
+
+/// What one daemon said, or why it said nothing.
+struct Reply {
+    mount: Mount,
+    said: Result<(Status, Option<Vec<FileStatus>>), ClientError>,
+}
+
+/// Prints the state of one mount or of all. `Err` when one of them does not answer; the others are
+/// printed all the same.
+pub fn run(args: &StatusArgs) -> Result<(), CliError> {
+    let mounts = match &args.mountpoint {
+        Some(path) => vec![find_mount(path).map_err(|e| CliError::Failed(e.to_string()))?],
+        None => all_mounts()?,
+    };
+    let replies: Vec<Reply> = mounts.into_iter().map(|mount| ask(mount, args.files)).collect();
+    let answered = replies.iter().filter(|reply| reply.said.is_ok());
+    print(&if args.json {
+        let mut values: Vec<Value> = replies.iter().map(in_json).collect();
+        let value = match (&args.mountpoint, values.pop()) {
+            (Some(_), Some(only)) => only,
+            (_, last) => values.into_iter().chain(last).collect(),
+        };
+        format!("{value:#}\n")
+    } else if replies.is_empty() {
+        "no coalescefs mounts\n".to_owned()
+    } else {
+        answered.map(in_words).collect::<Vec<_>>().join("\n")
+    })?;
+    let errors: Vec<String> =
+        replies.iter().filter_map(|reply| Some(reply.said.as_ref().err()?.to_string())).collect();
+    if errors.is_empty() { Ok(()) } else { Err(CliError::Failed(errors.join("; "))) }
+}
+
+fn all_mounts() -> Result<Vec<Mount>, CliError> {
+    let table = MountTable::read()
+        .map_err(|error| CliError::Failed(format!("/proc/self/mountinfo: {error}")))?;
+    Ok(table.ours().cloned().collect())
+}
+
+fn ask(mount: Mount, files: bool) -> Reply {
+    let said = Client::connect_to(mount.clone()).and_then(|mut client| {
+        let files = if files { Some(client.files()?) } else { None };
+        Ok((client.status().clone(), files))
+    });
+    Reply { mount, said }
+}
+
+fn in_json(reply: &Reply) -> Value {
+    match &reply.said {
+        Ok((status, files)) => {
+            let mut value = json!(status);
+            if let Some(files) = files {
+                value["files"] = json!(files);
+            }
+            value
+        }
+        Err(error) => json!({
+            "config": { "mountpoint": reply.mount.mount_point.to_string_lossy() },
+            "error": error.to_string(),
+        }),
+    }
+}
+
+fn in_words(reply: &Reply) -> String {
+    let Ok((status, files)) = &reply.said else { return String::new() };
+    let mut text = String::new();
+    for (key, value) in lines(status) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{key:>14}: {value}");
+    }
+    if let Some(files) = files.as_ref().filter(|files| !files.is_empty()) {
+        let _ = writeln!(text, "{}", file_table(files));
+    }
+    text
+}
+
+fn lines(status: &Status) -> Vec<(&'static str, String)> {
+    let size = units::size;
+    let config = &status.config;
+    let share = |part: u64| format!("{:.0}%", percentage(part, status.bytes_out));
+    let mut lines = vec![
+        ("mountpoint", config.mountpoint.display().to_string()),
+        ("backing", config.backing.display().to_string()),
+        ("uptime", units::duration_ms(status.uptime_ms)),
+        (
+            "processes",
+            format!(
+                "keeper {}, worker {} (restarted {} times)",
+                status.keeper_pid, status.worker_pid, status.worker_restarts
+            ),
+        ),
+        (
+            "backlog",
+            format!(
+                "{} in {} files, oldest {}",
+                size(status.backlog_bytes),
+                status.streams,
+                status.oldest_age_ms.map_or_else(|| "none".to_owned(), units::duration_ms)
+            ),
+        ),
+        (
+            "memory",
+            format!("{} of {} held", size(status.held_bytes), size(status.memory_bytes)),
+        ),
+        (
+            "options",
+            format!(
+                "chunk {}, max age {}, lanes {}, writeback cache {}",
+                size(config.chunk_bytes),
+                units::duration_ms(config.max_age_ms),
+                config.lanes,
+                if config.writeback_cache { "on" } else { "off" }
+            ),
+        ),
+        ("open files", status.open_files.to_string()),
+        (
+            "received",
+            format!("{} in {} requests", size(status.bytes_in), status.write_requests),
+        ),
+        (
+            "written",
+            format!(
+                "{} in {} turns of {} ({} calls; {} in whole chunks, {} direct)",
+                size(status.bytes_out),
+                status.drain_turns,
+                size(status.mean_turn_bytes),
+                status.drain_writes,
+                share(status.whole_chunk_bytes),
+                share(status.direct_bytes)
+            ),
+        ),
+        (
+            "waiting",
+            format!(
+                "{} writes, longest ever {}",
+                status.waiting_writes,
+                units::duration_ms(status.longest_wait_ms)
+            ),
+        ),
+        ("kernel limits", status.bdi.clone()),
+    ];
+    for file in &status.errors {
+        let why = file.error.as_deref().unwrap_or("unknown error");
+        let what = format!("{}: {}: {why}", file.path.display(), size(file.backlog_bytes));
+        lines.push(("not stored", what));
+    }
+    lines
+}
+
+fn percentage(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }
+}
+
+fn file_table(files: &[FileStatus]) -> Table {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(["backlog", "oldest", "open", "file", "error"]);
+    for file in files {
+        table.add_row([
+            units::size(file.backlog_bytes),
+            file.oldest_age_ms.map_or_else(String::new, units::duration_ms),
+            if file.open { "yes" } else { "no" }.to_owned(),
+            file.path.display().to_string(),
+            file.error.clone().unwrap_or_default(),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,165 @@
+//! Ending a mount as `umount` and `run` do: asks the daemon to drain and unmount, shows how far it
+//! is, and returns when the daemon has really gone.
+
+use std::io::IsTerminal;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::exit::{CliError, complain};
+use super::units;
+use crate::control::client::{Client, UmountEnd};
+use crate::control::protocol::FileStatus;
+use crate::keeper::sys;
+use crate::mount::mountinfo::MountTable;
+
+/// A daemon that has said it is done only has to exit; the kernel gives back its memory.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two looks at the mount table.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
+/// Less than this is not worth a bar or a line.
+const QUIET: Duration = Duration::from_millis(250);
+/// Between two lines where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(1);
+/// Files listed when they could not be stored.
+const FILES_LISTED: usize = 20;
+
+/// How an attempt to end a mount ended, when it was no error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Everything is on disk; mount and daemon are gone.
+    Gone,
+    /// It is in use and stays.
+    Busy,
+}
+
+/// Drains and unmounts. `Err(NotStored)` lists the files that could not be written; the mount then
+/// stays.
+pub fn unmount(client: &mut Client) -> Result<End, CliError> {
+    let mountpoint = client.mount().mount_point.clone();
+    // `Err` when it is of another process namespace: then only the mount can be watched.
+    let keeper = sys::pidfd(client.status().keeper_pid).ok();
+    let mut progress = Progress::new(&mountpoint);
+    let end = client.umount(|backlog_bytes| progress.show(backlog_bytes));
+    progress.finish();
+    match end.map_err(|error| CliError::Failed(error.to_string()))? {
+        UmountEnd::Done => wait_until_gone(client, keeper).map(|()| End::Gone),
+        UmountEnd::Busy => Ok(End::Busy),
+        UmountEnd::NotStored(files) => Err(not_stored(&mountpoint, &files)),
+        UmountEnd::Failed(message) => {
+            Err(CliError::Failed(format!("{}: {message}", mountpoint.display())))
+        }
+    }
+}
+
+fn wait_until_gone(client: &Client, keeper: Option<OwnedFd>) -> Result<(), CliError> {
+    let mount = client.mount();
+    let give_up = Instant::now() + EXIT_TIMEOUT;
+    if let Some(keeper) = keeper {
+        sys::poll([Some(keeper.as_fd())], Some(EXIT_TIMEOUT));
+    }
+    while Instant::now() < give_up {
+        let table = MountTable::read()
+            .map_err(|error| CliError::Failed(format!("/proc/self/mountinfo: {error}")))?;
+        if !table.has(mount.device, &mount.mount_point) {
+            return Ok(());
+        }
+        std::thread::sleep(LOOK_PAUSE);
+    }
+    let path = mount.mount_point.display();
+    Err(CliError::Failed(format!("{path}: everything is on disk, but the daemon does not end")))
+}
+
+/// The error for data that could not be written: a line each for the first files.
+pub fn not_stored(mountpoint: &Path, files: &[FileStatus]) -> CliError {
+    let mut text = format!(
+        "{}: {} could not be written; the data is still in memory, make room or mend the disk and \
+         try again",
+        mountpoint.display(),
+        if files.len() == 1 { "a file".to_owned() } else { format!("{} files", files.len()) },
+    );
+    for file in files.iter().take(FILES_LISTED) {
+        let why = file.error.as_deref().unwrap_or("unknown error");
+        text.push_str(&format!(
+            "\n  {}: {}: {why}",
+            file.path.display(),
+            units::size(file.backlog_bytes)
+        ));
+    }
+    if files.len() > FILES_LISTED {
+        text.push_str(&format!("\n  and {} more", files.len() - FILES_LISTED));
+    }
+    CliError::NotStored(text)
+}
+
+/// How far draining is: a bar on a terminal, else a line a second.
+struct Progress {
+    label: String,
+    begun: Instant,
+    total_bytes: u64,
+    bar: Option<ProgressBar>,
+    last_line: Instant,
+}
+
+impl Progress {
+    fn new(mountpoint: &Path) -> Progress {
+        let now = Instant::now();
+        let label = mountpoint.display().to_string();
+        Progress { label, begun: now, total_bytes: 0, bar: None, last_line: now }
+    }
+
+    fn show(&mut self, backlog_bytes: u64) {
+        // More may come in while it goes out.
+        self.total_bytes = self.total_bytes.max(backlog_bytes);
+        if self.begun.elapsed() < QUIET {
+            return;
+        }
+        let done = self.total_bytes - backlog_bytes;
+        if std::io::stderr().is_terminal() {
+            let bar = self.bar.get_or_insert_with(|| new_bar(&self.label));
+            bar.set_length(self.total_bytes);
+            bar.set_position(done);
+        } else if self.last_line.elapsed() >= LINE_EVERY {
+            self.last_line = Instant::now();
+            let (done, total) = (units::size(done), units::size(self.total_bytes));
+            complain(&format!("{}: {done} of {total} on disk", self.label));
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn new_bar(label: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(
+        "{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left",
+    )
+    .expect("a constant template");
+    ProgressBar::no_length().with_style(style).with_prefix(label.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_lost_files_is_bounded() {
+        let file = FileStatus {
+            path: "a".into(),
+            backlog_bytes: 1 << 20,
+            oldest_age_ms: None,
+            open: false,
+            error: Some("No space left on device".into()),
+        };
+        let text = not_stored(Path::new("/m"), std::slice::from_ref(&file)).to_string();
+        assert!(text.contains("a file") && text.contains("a: 1 MiB: No space left on device"));
+        let text = not_stored(Path::new("/m"), &vec![file; 25]).to_string();
+        assert_eq!(text.lines().count(), 1 + FILES_LISTED + 1);
+        assert!(text.ends_with("and 5 more"));
+    }
+}

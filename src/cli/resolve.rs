@@ -1,0 +1,234 @@
+//! From raw arguments to resolved options. Everything is checked here or in `places`, before
+//! anything is changed.
+
+use std::path::{Path, PathBuf};
+
+use log::LevelFilter;
+
+use super::args::MountOptions;
+use super::exit::CliError;
+use super::units;
+use crate::config::{MIN_MEMORY_BYTES, MountConfig};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+/// Smallest and largest default of `--memory`: enough for some dozen streams, and no more than
+/// helps: the drain is then already as sequential as it gets.
+const DEFAULT_MEMORY: (u64, u64) = (64 * MIB, 16 << 30);
+/// Smallest and largest default of `--chunk`: positioning a disk head costs about 1 MiB, so 20 MiB
+/// make it a few percent; below 256 KiB a turn is not worth it.
+const DEFAULT_CHUNK: (u64, u64) = (256 * KIB, 20 * MIB);
+/// Memory is divided into at least this many chunks: with fewer, one file's turn holds most of it.
+const CHUNKS_MIN: u64 = 4;
+/// Pages are never split.
+const PAGE_BYTES: u64 = 4 * KIB;
+/// Largest segment: defaults are multiples of it, whatever the segment size turns out to be.
+const SEGMENT_MAX_BYTES: u64 = 64 * KIB;
+
+/// An eighth of RAM, within bounds.
+pub fn default_memory_bytes(ram_bytes: u64) -> u64 {
+    (ram_bytes / 8).clamp(DEFAULT_MEMORY.0, DEFAULT_MEMORY.1) / SEGMENT_MAX_BYTES
+        * SEGMENT_MAX_BYTES
+}
+
+/// A 64th of `--memory`, within bounds.
+pub fn default_chunk_bytes(memory_bytes: u64) -> u64 {
+    (memory_bytes / 64).clamp(DEFAULT_CHUNK.0, DEFAULT_CHUNK.1) / SEGMENT_MAX_BYTES
+        * SEGMENT_MAX_BYTES
+}
+
+/// What the resolution depends on besides the arguments.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings {
+    /// The machine's memory.
+    pub ram_bytes: u64,
+    /// Whether the effective user is root.
+    pub is_root: bool,
+}
+
+impl Surroundings {
+    /// Of this process.
+    pub fn here() -> Surroundings {
+        // SAFETY: no arguments, cannot fail.
+        let is_root = unsafe { libc::geteuid() } == 0;
+        Surroundings { ram_bytes: crate::mount::machine::ram_bytes(), is_root }
+    }
+}
+
+/// Resolves the options for a mount of `backing` at `mountpoint`, both canonical. `Err` is wrong
+/// usage, with the nearest value that works.
+pub fn mount_config(
+    options: &MountOptions,
+    backing: PathBuf,
+    mountpoint: PathBuf,
+    around: Surroundings,
+) -> Result<MountConfig, CliError> {
+    let memory_bytes = memory_bytes(options, around)?;
+    let mut config = MountConfig {
+        backing,
+        mountpoint,
+        memory_bytes,
+        chunk_bytes: options.chunk.unwrap_or(default_chunk_bytes(memory_bytes)),
+        max_age_ms: u64::try_from(options.max_age.as_millis()).unwrap_or(u64::MAX),
+        lanes: options.lanes,
+        writeback_cache: !options.no_writeback_cache,
+        drain_rate: options.drain_rate,
+        allow_other: options.allow_other || (around.is_root && !options.no_allow_other),
+    };
+    config.chunk_bytes = checked_chunk_bytes(&config)?;
+    Ok(config)
+}
+
+fn memory_bytes(options: &MountOptions, around: Surroundings) -> Result<u64, CliError> {
+    let Some(memory) = options.memory else { return Ok(default_memory_bytes(around.ram_bytes)) };
+    let given = units::size(memory);
+    if memory < MIN_MEMORY_BYTES {
+        let least = units::size(MIN_MEMORY_BYTES);
+        return Err(CliError::Usage(format!("--memory {given} is too little: at least {least}")));
+    }
+    if memory > around.ram_bytes {
+        let ram = units::size(around.ram_bytes);
+        return Err(CliError::Usage(format!(
+            "--memory {given} is more than this machine has ({ram}): give less, half at most is \
+             sensible"
+        )));
+    }
+    // Whole pages: what is beyond could hold no segment.
+    Ok(memory / PAGE_BYTES * PAGE_BYTES)
+}
+
+fn checked_chunk_bytes(config: &MountConfig) -> Result<u64, CliError> {
+    let chunk = config.chunk_bytes;
+    if chunk == 0 || chunk % PAGE_BYTES != 0 {
+        return Err(CliError::Usage(format!(
+            "--chunk {chunk} is not a multiple of {PAGE_BYTES}: try {}",
+            chunk.saturating_add(1).checked_next_multiple_of(PAGE_BYTES).unwrap_or(PAGE_BYTES)
+        )));
+    }
+    let rounded = chunk.checked_next_multiple_of(u64::from(config.segment_bytes()));
+    match rounded {
+        Some(rounded) if rounded <= config.memory_bytes / CHUNKS_MIN => Ok(rounded),
+        _ => Err(CliError::Usage(format!(
+            "--memory {} is less than {CHUNKS_MIN} chunks of {}: at least --memory {}, or --chunk \
+             {}",
+            units::size(config.memory_bytes),
+            units::size(chunk),
+            units::size(rounded.unwrap_or(chunk).saturating_mul(CHUNKS_MIN)),
+            units::size(config.memory_bytes / CHUNKS_MIN / SEGMENT_MAX_BYTES * SEGMENT_MAX_BYTES),
+        ))),
+    }
+}
+
+/// Where a mount logs.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// In the form of RUST_LOG.
+    pub level: String,
+    /// Absolute: a daemon has another current directory.
+    pub file: Option<PathBuf>,
+}
+
+impl Log {
+    /// Resolves `--log-file`, whose directory must exist.
+    pub fn new(level: String, file: Option<PathBuf>) -> Result<Log, CliError> {
+        let file = file.map(|file| absolute(&file)).transpose()?;
+        Ok(Log { level, file })
+    }
+}
+
+fn absolute(file: &Path) -> Result<PathBuf, CliError> {
+    let absolute = std::path::absolute(file)
+        .map_err(|error| CliError::Usage(format!("--log-file {}: {error}", file.display())))?;
+    match absolute.parent() {
+        Some(dir) if dir.is_dir() && !absolute.is_dir() => Ok(absolute),
+        _ => Err(CliError::Usage(format!(
+            "--log-file {}: not a file in an existing directory",
+            file.display()
+        ))),
+    }
+}
+
+/// `--log-level`, else RUST_LOG, else warnings.
+pub fn log_level(given: Option<LevelFilter>) -> String {
+    given
+        .map(|level| level.to_string())
+        .or_else(|| std::env::var("RUST_LOG").ok().filter(|level| !level.is_empty()))
+        .unwrap_or_else(|| "warn".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const AROUND: Surroundings = Surroundings { ram_bytes: 8 << 30, is_root: true };
+
+    fn options() -> MountOptions {
+        MountOptions { max_age: Duration::from_secs(30), lanes: 1, ..MountOptions::default() }
+    }
+
+    fn resolve(options: &MountOptions) -> Result<MountConfig, CliError> {
+        mount_config(options, "/b".into(), "/b".into(), AROUND)
+    }
+
+    #[test]
+    fn defaults() {
+        let config = resolve(&options()).unwrap();
+        assert_eq!(config.memory_bytes, 1 << 30);
+        assert_eq!(config.chunk_bytes, 16 * MIB);
+        assert_eq!(config.max_age_ms, 30_000);
+        assert!(config.writeback_cache && config.allow_other);
+        assert_eq!(default_memory_bytes(100 * MIB), 64 * MIB);
+        assert_eq!(default_memory_bytes(1 << 40), 16 << 30);
+        assert_eq!(default_chunk_bytes(16 << 30), 20 * MIB);
+        assert_eq!(default_chunk_bytes(MIN_MEMORY_BYTES), 256 * KIB);
+    }
+
+    /// Goal: every accepted combination satisfies what `MountConfig` promises.
+    #[test]
+    fn chunks_are_whole_segments_and_fit_four_times() {
+        let mut accepted = 0;
+        for memory in [4 * MIB, 5_000_000, 16 * MIB, 64 * MIB, 100 * MIB, 1 << 30] {
+            for chunk in [None, Some(4 * KIB), Some(68 * KIB), Some(MIB), Some(20 * MIB)] {
+                let options = MountOptions { memory: Some(memory), chunk, ..options() };
+                let Ok(config) = resolve(&options) else { continue };
+                accepted += 1;
+                assert_eq!(config.chunk_bytes % u64::from(config.segment_bytes()), 0);
+                assert!(config.chunk_bytes >= chunk.unwrap_or(256 * KIB));
+                assert!(config.chunk_bytes * 4 <= config.memory_bytes);
+                assert!(config.memory_bytes <= memory);
+            }
+        }
+        assert_eq!(accepted, 26);
+    }
+
+    #[test]
+    fn who_may_use_the_mount() {
+        let user = Surroundings { is_root: false, ..AROUND };
+        let other = |options: &MountOptions, around| {
+            mount_config(options, "/b".into(), "/b".into(), around).unwrap().allow_other
+        };
+        assert!(!other(&options(), user));
+        assert!(other(&MountOptions { allow_other: true, ..options() }, user));
+        assert!(!other(&MountOptions { no_allow_other: true, ..options() }, AROUND));
+    }
+
+    #[test]
+    fn wrong_values_name_one_that_works() {
+        let cases = [
+            (Some(MIB), None, "at least 4 MiB"),
+            (Some(16 << 30), None, "more than this machine has (8 GiB)"),
+            (Some(8 * MIB), Some(4 * MIB), "at least --memory 16 MiB, or --chunk 2 MiB"),
+            (None, Some(5000), "try 8192"),
+            (None, Some(0), "try 4096"),
+            (None, Some(u64::MAX - 4095), "less than 4 chunks"),
+            (None, Some(u64::MAX), "not a multiple"),
+        ];
+        for (memory, chunk, words) in cases {
+            let error = resolve(&MountOptions { memory, chunk, ..options() }).unwrap_err();
+            assert!(matches!(error, CliError::Usage(_)));
+            assert!(error.to_string().contains(words), "{error} does not say '{words}'");
+            assert!(!error.to_string().contains('\n'));
+        }
+    }
+}

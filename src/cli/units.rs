@@ -1,0 +1,76 @@
+//! Sizes and durations as people write and read them. `K`, `M`, `G` are powers of 1024, with or
+//! without `B` or `iB`.
+
+use std::time::Duration;
+
+use indicatif::HumanBytes;
+use parse_size::Config;
+
+/// Bytes from `20M`, `20MiB`, `1.5 GiB` or `4096`. `Err` has a hint for the user.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let parsed = Config::new().with_binary().parse_size(text);
+    parsed.map_err(|_| "a size is a number with K, M, G or T, as in 20M or 1GiB".to_owned())
+}
+
+/// As [`parse_size`], but not zero: for rates.
+pub fn parse_rate(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        0 => Err("nothing would ever be written; leave it out for no limit".to_owned()),
+        rate => Ok(rate),
+    }
+}
+
+/// A duration from `30s`, `500ms` or `2min`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "a duration is a number with ms, s, min or h, as in 30s".to_owned())
+}
+
+/// Bytes for people: exact where it is short (`20 MiB`), else with two digits (`1.95 GiB`).
+pub fn size(bytes: u64) -> String {
+    HumanBytes(bytes).to_string().replace(".00 ", " ")
+}
+
+/// Milliseconds for people: `1m 5s`, `350ms`; above a second, without milliseconds.
+pub fn duration_ms(ms: u64) -> String {
+    let rounded = if ms < 1000 { ms } else { ms / 1000 * 1000 };
+    humantime::format_duration(Duration::from_millis(rounded)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_binary() {
+        for (text, bytes) in [
+            ("20M", 20 << 20),
+            ("20MB", 20 << 20),
+            ("20MiB", 20 << 20),
+            ("1GiB", 1 << 30),
+            ("1.5G", 3 << 29),
+            ("4096", 4096),
+            ("64k", 64 << 10),
+            ("0", 0),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "M", "20X", "-1", "1e99", "lots"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+        assert!(parse_rate("0").is_err());
+        assert_eq!(parse_rate("10M"), Ok(10 << 20));
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(parse_duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert!(parse_duration("soon").is_err());
+        assert!(parse_duration("30").is_err(), "a bare number could be anything");
+        assert_eq!(duration_ms(350), "350ms");
+        assert_eq!(duration_ms(65_350), "1m 5s");
+        assert_eq!(size(20 << 20), "20 MiB");
+        assert_eq!(size(3 << 29), "1.50 GiB");
+    }
+}

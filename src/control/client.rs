@@ -1,0 +1,268 @@
+//! The command line's end of the control socket.
+//!
+//! Finds the daemon of a mount from the mount table, never by looking at the mount itself: it may
+//! hang. Believes only servers that run as root, as the user who made the mount, or as the caller:
+//! anybody may bind an abstract address.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::protocol::{Answer, FileStatus, Request, Status};
+use super::{address, peer};
+use crate::mount::mountinfo::{Mount, MountTable};
+use crate::mount::resolve_name;
+
+/// A daemon answers status from memory; a worker that died is back within milliseconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Progress comes several times a second; a worker that is silent for this long is stuck.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a daemon is looked for again after the connection broke in the middle.
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two tries.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why a daemon could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nothing is mounted there.
+    #[error("{} is not a mountpoint", .0.display())]
+    NotMounted(PathBuf),
+    /// Something else is mounted there.
+    #[error("{} is not a coalescefs mount but one of type {fs_type}", path.display())]
+    NotOurs {
+        /// Where.
+        path: PathBuf,
+        /// What.
+        fs_type: String,
+    },
+    /// The mount is there and nobody serves it.
+    #[error(
+        "the daemon of {path} is gone: 'umount -l {path}' (or 'fusermount3 -uz {path}') clears \
+         the mount",
+        path = .0.display()
+    )]
+    Dead(PathBuf),
+    /// Somebody listens who has no right to.
+    #[error("what answers for {} does not belong to its owner: not trusted", .0.display())]
+    NotTrusted(PathBuf),
+    /// The daemon does not answer this user, or not this request.
+    #[error("{}: {message}", path.display())]
+    Refused {
+        /// Which mount.
+        path: PathBuf,
+        /// The daemon's words.
+        message: String,
+    },
+    /// The connection broke, or the answer makes no sense.
+    #[error("cannot talk to the daemon of {}: {error}", path.display())]
+    Broken {
+        /// Which mount.
+        path: PathBuf,
+        /// What happened.
+        error: io::Error,
+    },
+    /// The path cannot be resolved.
+    #[error("{}: {error}", path.display())]
+    Path {
+        /// As given.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// How [`Client::umount`] ended.
+#[derive(Debug)]
+pub enum UmountEnd {
+    /// Everything is on disk, the mount is gone.
+    Done,
+    /// In use; everything so far is in the backing files.
+    Busy,
+    /// These could not be stored.
+    NotStored(Vec<FileStatus>),
+    /// Anything else, in the daemon's words.
+    Failed(String),
+}
+
+/// A connection to the daemon of one mount.
+#[derive(Debug)]
+pub struct Client {
+    mount: Mount,
+    stream: BufReader<UnixStream>,
+    status: Status,
+}
+
+/// The top-most mount at `path`, which must be one of ours. A final symbolic link is followed only
+/// when the link itself is no mountpoint.
+pub fn find_mount(path: &Path) -> Result<Mount, ClientError> {
+    let cannot = |error| ClientError::Path { path: path.to_owned(), error };
+    let table = MountTable::read().map_err(cannot)?;
+    let name = resolve_name(path).map_err(cannot)?;
+    let mount = match table.top_at(&name) {
+        Some(mount) => mount,
+        None => {
+            let target = name.canonicalize().map_err(cannot)?;
+            table.top_at(&target).ok_or(ClientError::NotMounted(name))?
+        }
+    };
+    if !mount.is_ours() {
+        let fs_type = crate::mount::mountinfo::type_name(&mount.fs_type);
+        return Err(ClientError::NotOurs { path: mount.mount_point.clone(), fs_type });
+    }
+    Ok(mount.clone())
+}
+
+impl Client {
+    /// Connects to the daemon of the mount at `path`. May wait some seconds for it to answer.
+    pub fn connect(path: &Path) -> Result<Client, ClientError> {
+        Client::connect_to(find_mount(path)?)
+    }
+
+    /// As [`Client::connect`], for a mount found in the table.
+    pub fn connect_to(mount: Mount) -> Result<Client, ClientError> {
+        let path = || mount.mount_point.clone();
+        let mut why_not = ClientError::Dead(path());
+        for attempt in 0..address::ATTEMPTS {
+            let stream = match UnixStream::connect_addr(&address::of_mount(mount.device, attempt)) {
+                Ok(stream) => stream,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
+                Err(error) => return Err(ClientError::Broken { path: path(), error }),
+            };
+            if !is_trusted(&mount, &stream) {
+                why_not = ClientError::NotTrusted(path());
+                continue;
+            }
+            let mut stream = BufReader::new(stream);
+            match first_status(&mut stream, &path()) {
+                // Else a daemon whose mount is gone and whose device number was given again.
+                Ok(status) if status.config.backing.as_os_str() == mount.source => {
+                    return Ok(Client { mount, stream, status: *status });
+                }
+                Ok(_) => {}
+                Err(error) => why_not = error,
+            }
+        }
+        Err(why_not)
+    }
+
+    /// The mount this client talks about.
+    pub fn mount(&self) -> &Mount {
+        &self.mount
+    }
+
+    /// State of the mount when the connection was made.
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// The files that hold data or have an error.
+    pub fn files(&mut self) -> Result<Vec<FileStatus>, ClientError> {
+        match ask(&mut self.stream, &Request::Files) {
+            Ok(Answer::Files { files }) => Ok(files),
+            other => Err(unexpected(other, &self.mount.mount_point)),
+        }
+    }
+
+    /// Drains and unmounts; waits until that has ended in one way or the other, and calls
+    /// `progress` with the bytes left several times a second. When the worker dies on the way, its
+    /// successor is asked again.
+    pub fn umount(&mut self, mut progress: impl FnMut(u64)) -> Result<UmountEnd, ClientError> {
+        loop {
+            match self.try_umount(&mut progress) {
+                Err(ClientError::Broken { error, path }) => {
+                    log::info!("{}: {error}; asking again", path.display());
+                    self.reconnect(ClientError::Broken { error, path })?;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn try_umount(&mut self, progress: &mut impl FnMut(u64)) -> Result<UmountEnd, ClientError> {
+        let path = &self.mount.mount_point;
+        let broken = |error| ClientError::Broken { path: path.clone(), error };
+        self.stream.get_ref().set_read_timeout(Some(PROGRESS_TIMEOUT)).map_err(broken)?;
+        let mut answer = ask(&mut self.stream, &Request::Umount);
+        loop {
+            match answer {
+                Ok(Answer::Progress { backlog_bytes }) => progress(backlog_bytes),
+                Ok(Answer::Done) => return Ok(UmountEnd::Done),
+                Ok(Answer::Busy) => return Ok(UmountEnd::Busy),
+                Ok(Answer::NotStored { files }) => return Ok(UmountEnd::NotStored(files)),
+                Ok(Answer::Failed { message }) => return Ok(UmountEnd::Failed(message)),
+                other => return Err(unexpected(other, path)),
+            }
+            answer = read_answer(&mut self.stream);
+        }
+    }
+
+    /// Connects to the next worker of the same daemon; gives up with `why` when the daemon is gone.
+    fn reconnect(&mut self, why: ClientError) -> Result<(), ClientError> {
+        let give_up = Instant::now() + RECONNECT_TIMEOUT;
+        while Instant::now() < give_up && self.daemon_lives() {
+            match Client::connect_to(self.mount.clone()) {
+                Ok(client) if client.status.keeper_pid == self.status.keeper_pid => {
+                    *self = client;
+                    return Ok(());
+                }
+                _ => std::thread::sleep(RECONNECT_PAUSE),
+            }
+        }
+        Err(why)
+    }
+
+    /// The mount is there, or it is gone and its last bytes are being stored.
+    fn daemon_lives(&self) -> bool {
+        let mounted = MountTable::read()
+            .is_ok_and(|table| table.has(self.mount.device, &self.mount.mount_point));
+        mounted || Path::new(&format!("/proc/{}/fd", self.status.keeper_pid)).exists()
+    }
+}
+
+fn is_trusted(mount: &Mount, stream: &UnixStream) -> bool {
+    peer::uid(stream)
+        .is_ok_and(|uid| uid == 0 || Some(uid) == mount.user_id() || uid == peer::own_uid())
+}
+
+fn first_status(
+    stream: &mut BufReader<UnixStream>,
+    path: &Path,
+) -> Result<Box<Status>, ClientError> {
+    let broken = |error| ClientError::Broken { path: path.to_owned(), error };
+    stream.get_ref().set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(broken)?;
+    stream.get_ref().set_write_timeout(Some(ANSWER_TIMEOUT)).map_err(broken)?;
+    match ask(stream, &Request::Status) {
+        Ok(Answer::Status(status)) => Ok(status),
+        other => Err(unexpected(other, path)),
+    }
+}
+
+fn unexpected(answer: io::Result<Answer>, path: &Path) -> ClientError {
+    let path = path.to_owned();
+    match answer {
+        Ok(Answer::Failed { message }) => ClientError::Refused { path, message },
+        Ok(_) => ClientError::Refused { path, message: "answer not understood".to_owned() },
+        Err(error) => ClientError::Broken { path, error },
+    }
+}
+
+fn ask(stream: &mut BufReader<UnixStream>, request: &Request) -> io::Result<Answer> {
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    match stream.get_mut().write_all(&line) {
+        // A server that refuses us has said so and closed: what it said is there to be read.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        result => result?,
+    }
+    read_answer(stream)
+}
+
+fn read_answer(stream: &mut BufReader<UnixStream>) -> io::Result<Answer> {
+    let mut line = Vec::new();
+    if stream.read_until(b'\n', &mut line)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(serde_json::from_slice(&line)?)
+}

@@ -1,0 +1,282 @@
+//! The keeper's loop: signals, deaths of workers, requests to unmount.
+//!
+//! Waits in one poll(2) for the signalfd, the worker's eventfd and, until the start is reported,
+//! for the process that wants the report. Nothing in it may block: unmounting, which waits for the
+//! disk through the worker, is done by a child.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::time::{Duration, Instant};
+
+use super::backoff::Backoff;
+use super::launch::Report;
+use super::sys::{self, Ended};
+use super::{Held, Place, process, send_report};
+use crate::arena::{Phase, UnmountMode};
+use crate::mount::mountinfo::MountTable;
+use crate::mount::{bdi, unmount};
+use crate::worker::{self, WorkerContext};
+
+/// How long the end of the keeper waits for a last unmount: with nothing left to write, it is
+/// a matter of milliseconds.
+const LAST_UNMOUNT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The state of the loop.
+pub(super) struct Supervisor {
+    held: Held,
+    started: Instant,
+    worker: Option<libc::pid_t>,
+    /// The child that unmounts.
+    unmounter: Option<libc::pid_t>,
+    backoff: Backoff,
+    /// When a worker is started again.
+    next_start: Option<Instant>,
+    /// Whether a signal asked for the end: every worker is told, as each takes the request once.
+    finishing: bool,
+    /// Whether a worker ever answered requests: then a death is answered with a new one.
+    served: bool,
+    /// Until the mount is served: who wants to know.
+    report: Option<File>,
+    stderr_file: Option<File>,
+}
+
+impl Supervisor {
+    pub(super) fn new(held: Held, report: File, stderr_file: Option<File>) -> Supervisor {
+        Supervisor {
+            held,
+            started: Instant::now(),
+            worker: None,
+            unmounter: None,
+            backoff: Backoff::default(),
+            next_start: None,
+            finishing: false,
+            served: false,
+            report: Some(report),
+            stderr_file,
+        }
+    }
+
+    /// Runs until the mount has ended; returns the keeper's exit code, and leaves no mount behind.
+    pub(super) fn run(mut self) -> i32 {
+        self.start_worker();
+        let code = loop {
+            self.wait();
+            self.look_at_phase();
+            self.look_for_unmount_request();
+            if let Some(code) = self.take_signals() {
+                break code;
+            }
+            if self.next_start.is_some_and(|at| at <= Instant::now()) {
+                self.start_worker();
+            }
+        };
+        let place = &self.held.place;
+        if MountTable::read().is_ok_and(|table| table.has(place.device, &place.mountpoint)) {
+            unmount_and_wait(place, UnmountMode::Lazy);
+        }
+        code
+    }
+
+    fn wait(&mut self) {
+        let timeout =
+            self.next_start.map(|at| at.saturating_duration_since(Instant::now()));
+        let [_, woken, starter_gone] = sys::poll(
+            [
+                Some(self.held.signals.as_fd()),
+                Some(self.held.wake_keeper.as_fd()),
+                self.report.as_ref().map(|report| report.as_fd()),
+            ],
+            timeout,
+        );
+        if woken {
+            sys::clear(self.held.wake_keeper.as_fd());
+        }
+        if starter_gone {
+            // Nobody heard that the mount came to be, so it must not be.
+            self.report = None;
+            self.finish();
+        }
+    }
+
+    fn finish(&mut self) {
+        self.finishing = true;
+        self.held.arena.control().request_finish();
+        sys::ring(self.held.wake_worker.as_fd());
+    }
+
+    /// The first time requests are answered: the start has succeeded.
+    fn look_at_phase(&mut self) {
+        if self.served || self.held.arena.control().phase() == Phase::Starting {
+            return;
+        }
+        self.served = true;
+        let device = self.held.place.device;
+        let errno = bdi::tune(device, self.held.config.memory_bytes);
+        self.held.arena.control().set_bdi_errno(errno as u32);
+        if errno != 0 {
+            let error = std::io::Error::from_raw_os_error(errno);
+            log::info!("the kernel's dirty limits of {device} stay as they are: {error}");
+        }
+        // In the table shared with the worker, so that its log goes there as well.
+        if let Some(file) = self.stderr_file.take()
+            && let Err(error) = sys::replace_descriptor(file.as_fd(), 2)
+        {
+            log::warn!("the log stays where it was: {error}");
+        }
+        if let Some(report) = self.report.take()
+            && !send_report(report, &Report::Ready { device })
+        {
+            self.finish();
+        }
+    }
+
+    fn look_for_unmount_request(&mut self) {
+        if self.unmounter.is_some() {
+            // Taken when the one before is answered.
+            return;
+        }
+        let Some(mode) = self.held.arena.control().take_unmount_request() else { return };
+        let place = self.held.place.clone();
+        let task = || unmount::unmount(&place.mountpoint, place.device, mode, place.method);
+        match process::spawn_task(task) {
+            Ok(pid) => self.unmounter = Some(pid),
+            Err(error) => self.answer_unmount(error.raw_os_error().unwrap_or(libc::EAGAIN)),
+        }
+    }
+
+    fn answer_unmount(&self, errno: i32) {
+        self.held.arena.control().answer_unmount(errno);
+        sys::ring(self.held.wake_worker.as_fd());
+    }
+
+    /// `Some` with the exit code when the mount has ended.
+    fn take_signals(&mut self) -> Option<i32> {
+        while let Some(signal) = sys::take_signal(self.held.signals.as_fd()) {
+            if signal != libc::SIGCHLD {
+                self.finish();
+            }
+        }
+        // Always: several deaths may be one SIGCHLD.
+        while let Some((pid, ended)) = sys::take_ended_child() {
+            if self.unmounter == Some(pid) {
+                self.unmounter = None;
+                self.unmount_ended(ended);
+            } else if self.worker == Some(pid) {
+                self.worker = None;
+                if let Some(code) = self.worker_ended(ended) {
+                    return Some(code);
+                }
+            }
+        }
+        None
+    }
+
+    fn unmount_ended(&mut self, ended: Ended) {
+        let exit_code = match ended {
+            Ended::Exited(code) => Some(code),
+            Ended::Killed(_) => None,
+        };
+        let place = &self.held.place;
+        let errno =
+            unmount::interpret_end(exit_code, place.method, &place.mountpoint, place.device);
+        self.answer_unmount(errno);
+        self.look_for_unmount_request();
+    }
+
+    fn worker_ended(&mut self, ended: Ended) -> Option<i32> {
+        match ended {
+            Ended::Exited(code @ (worker::EXIT_CLEAN | worker::EXIT_NOT_STORED)) if self.served => {
+                return Some(code);
+            }
+            _ if self.served => self.restart_worker(ended),
+            _ => return Some(self.start_failed(ended)),
+        }
+        None
+    }
+
+    /// The first worker ended before it answered requests: another one would do the same. It has
+    /// said why on standard error, which is the starter's.
+    fn start_failed(&mut self, ended: Ended) -> i32 {
+        if let Some(report) = self.report.take() {
+            let mountpoint = self.held.place.mountpoint.display();
+            let message = format!("cannot serve {mountpoint}: the worker {ended}");
+            send_report(report, &Report::Failed { message });
+        }
+        worker::EXIT_FAILED
+    }
+
+    fn restart_worker(&mut self, ended: Ended) {
+        let restarts = self.held.arena.control().count_restart();
+        let wait = self.backoff.wait_after_death(self.started.elapsed());
+        log::warn!(
+            "{}: the worker {ended}; start number {restarts} of a new one, in {} ms",
+            self.held.place.mountpoint.display(),
+            wait.as_millis()
+        );
+        if wait.is_zero() {
+            self.start_worker();
+        } else {
+            self.next_start = Some(Instant::now() + wait);
+        }
+    }
+
+    fn start_worker(&mut self) {
+        self.next_start = None;
+        let control = self.held.arena.control();
+        let own_pid = std::process::id() as libc::pid_t;
+        control.set_pids(own_pid, 0);
+        if self.finishing {
+            control.request_finish();
+            sys::ring(self.held.wake_worker.as_fd());
+        }
+        let context = self.worker_context();
+        match process::spawn(|| worker::run(context)) {
+            Ok(pid) => {
+                control.set_pids(own_pid, pid);
+                self.worker = Some(pid);
+            }
+            Err(error) => {
+                log::error!("cannot start a worker: {error}");
+                let wait = self.backoff.wait_after_death(self.started.elapsed());
+                // Never at once: what is missing, memory or processes, takes time to come back.
+                self.next_start = Some(Instant::now() + wait.max(Duration::from_millis(100)));
+            }
+        }
+    }
+
+    fn worker_context(&self) -> WorkerContext {
+        let held = &self.held;
+        let mut keeper_fds: Vec<RawFd> = vec![held.signals.as_raw_fd(), held.lock.as_raw_fd()];
+        keeper_fds.extend(self.report.iter().map(AsRawFd::as_raw_fd));
+        keeper_fds.extend(self.stderr_file.iter().map(AsRawFd::as_raw_fd));
+        WorkerContext {
+            config: held.config.clone(),
+            arena: held.arena,
+            fuse_fd: held.fuse_fd.as_raw_fd(),
+            backing_fd: held.backing_fd.as_raw_fd(),
+            listener_fd: held.listener.as_raw_fd(),
+            wake_worker_fd: held.wake_worker.as_raw_fd(),
+            wake_keeper_fd: held.wake_keeper.as_raw_fd(),
+            keeper_fds,
+            restarts: held.arena.control().worker_restarts(),
+        }
+    }
+}
+
+/// Unmounts in a child and waits for it, some seconds at most. For the end of the keeper; SIGCHLD
+/// must be blocked or ignored by default.
+pub(super) fn unmount_and_wait(place: &Place, mode: UnmountMode) {
+    let task = || unmount::unmount(&place.mountpoint, place.device, mode, place.method);
+    let child = match process::spawn_task(task) {
+        Ok(child) => child,
+        Err(error) => {
+            log::error!("cannot unmount {}: {error}", place.mountpoint.display());
+            return;
+        }
+    };
+    let Ok(pidfd) = sys::pidfd(child) else { return };
+    if sys::poll([Some(pidfd.as_fd())], Some(LAST_UNMOUNT_TIMEOUT)) == [false] {
+        // Our exit closes /dev/fuse, which ends its wait.
+        log::warn!("unmounting {} takes long", place.mountpoint.display());
+    }
+}

@@ -1,0 +1,159 @@
+//! The few system calls that std does not have, made safe. Used by `keeper` and `cli`.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use crate::mount::check;
+
+fn own(fd: libc::c_int) -> io::Result<OwnedFd> {
+    let fd = check(fd)?;
+    // SAFETY: the caller's system call just made it, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A counter of zero, not blocking, close-on-exec: eventfd(2).
+pub fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    own(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })
+}
+
+/// Adds one to an eventfd. Cannot fail: it never gets full.
+pub fn ring(eventfd: BorrowedFd<'_>) {
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: eight bytes to a valid descriptor.
+    unsafe { libc::write(eventfd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+}
+
+/// Sets an eventfd back to zero.
+pub fn clear(eventfd: BorrowedFd<'_>) {
+    let mut count = [0u8; 8];
+    // SAFETY: room for the eight bytes of a valid descriptor that does not block.
+    unsafe { libc::read(eventfd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+}
+
+/// A set of signals.
+#[derive(Clone, Copy)]
+pub struct Signals(libc::sigset_t);
+
+impl Signals {
+    /// These and no others.
+    pub fn of(signals: &[libc::c_int]) -> Signals {
+        // SAFETY: sigemptyset initialises the whole set; the signal numbers are libc's.
+        unsafe {
+            let mut set = std::mem::zeroed();
+            libc::sigemptyset(&mut set);
+            for signal in signals {
+                libc::sigaddset(&mut set, *signal);
+            }
+            Signals(set)
+        }
+    }
+
+    /// Blocks exactly these, and gives back what was blocked before. Only makes a system call, so
+    /// it may run between fork and exec.
+    pub fn set_as_mask(&self) -> Signals {
+        let mut before = Signals::of(&[]);
+        // SAFETY: two valid sets.
+        unsafe { libc::sigprocmask(libc::SIG_SETMASK, &self.0, &mut before.0) };
+        before
+    }
+}
+
+/// Blocks these signals and makes a descriptor that gives them, not blocking: signalfd(2).
+pub fn block_into_signalfd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
+    let set = Signals::of(signals);
+    set.set_as_mask();
+    // SAFETY: a valid set.
+    own(unsafe { libc::signalfd(-1, &set.0, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })
+}
+
+/// The next signal of a signalfd, if there is one.
+pub fn take_signal(signalfd: BorrowedFd<'_>) -> Option<libc::c_int> {
+    // SAFETY: an all-zero structure of integers is valid.
+    let mut info: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
+    let bytes = size_of_val(&info);
+    // SAFETY: room for one structure.
+    let read = unsafe { libc::read(signalfd.as_raw_fd(), (&raw mut info).cast(), bytes) };
+    (read == bytes as isize).then_some(info.ssi_signo as libc::c_int)
+}
+
+/// Waits until one of the descriptors is readable, or broken at its other end; `None` waits without
+/// end. Says which are.
+pub fn poll<const N: usize>(
+    fds: [Option<BorrowedFd<'_>>; N],
+    timeout: Option<Duration>,
+) -> [bool; N] {
+    // poll(2) passes over negative descriptors.
+    let mut list = fds.map(|fd| libc::pollfd {
+        fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    // Rounded up, so that a wait for a moment does not end just before it, again and again.
+    let timeout_ms = timeout.map_or(-1, |timeout| {
+        i32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
+    });
+    // SAFETY: a valid list and its length. An interruption shows no descriptor as ready.
+    unsafe { libc::poll(list.as_mut_ptr(), N as libc::nfds_t, timeout_ms) };
+    list.map(|entry| entry.revents != 0)
+}
+
+/// Lets the descriptor `number` be a duplicate of `fd`, open over exec: dup2(2).
+pub fn replace_descriptor(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+    // SAFETY: a valid descriptor; `number` is a standard one, of which nobody is the owner.
+    check(unsafe { libc::dup2(fd.as_raw_fd(), number) }).map(drop)
+}
+
+/// Closes everything from `first` on: what was open by accident in the program that started us.
+pub fn close_descriptors_from(first: libc::c_uint) {
+    // SAFETY: called before this process opened anything of its own, or in a child about to end.
+    unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// exit(3) with this code.
+    Exited(i32),
+    /// Killed by this signal.
+    Killed(i32),
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ended::Exited(code) => write!(f, "ended with code {code}"),
+            Ended::Killed(signal) => write!(f, "was killed by signal {signal}"),
+        }
+    }
+}
+
+/// The next child that ended, without waiting; `None` when there is none.
+pub fn take_ended_child() -> Option<(libc::pid_t, Ended)> {
+    let mut status = 0;
+    // SAFETY: one integer to write to.
+    let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+    if pid <= 0 {
+        return None;
+    }
+    let ended = if libc::WIFSIGNALED(status) {
+        Ended::Killed(libc::WTERMSIG(status))
+    } else {
+        Ended::Exited(libc::WEXITSTATUS(status))
+    };
+    Some((pid, ended))
+}
+
+/// Sends a signal. A process that is gone already is no error.
+pub fn kill(pid: libc::pid_t, signal: libc::c_int) {
+    // SAFETY: no pointers.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// A descriptor that becomes readable when the process ends: pidfd_open(2). `Err(ESRCH)` when it is
+/// gone.
+pub fn pidfd(pid: libc::pid_t) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as libc::c_int)
+}

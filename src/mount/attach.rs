@@ -1,0 +1,163 @@
+//! Mounting: opens `/dev/fuse`, ties it to a mountpoint, and gives the descriptor back.
+//!
+//! mount(2) is tried whenever CAP_SYS_ADMIN is there (root, or inside a user namespace), else the
+//! setuid helper `fusermount3`. Called once, by the keeper, before anything answers requests; the
+//! kernel's INIT request waits in the descriptor until a worker reads it.
+
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::{FS_TYPE, MountError, c_path, check, fusermount, privilege};
+use crate::config::MountConfig;
+
+const DEVICE: &str = "/dev/fuse";
+
+/// How a mount is made, and so how it is unmounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// mount(2) and umount2(2).
+    Syscall,
+    /// The setuid helper.
+    Fusermount,
+}
+
+/// A new mount that nobody serves yet.
+#[derive(Debug)]
+pub struct Attached {
+    /// `/dev/fuse`.
+    pub fuse_fd: OwnedFd,
+    /// How it was made.
+    pub method: Method,
+}
+
+/// Finds out how this process could mount, without mounting: opens `/dev/fuse` once to see that it
+/// may. `Err` says what is missing.
+pub fn plan_method() -> Result<Method, MountError> {
+    if !Path::new(DEVICE).exists() {
+        return Err(MountError::NoDevice);
+    }
+    if !privilege::has_sys_admin() {
+        return fusermount::find().map(|_| Method::Fusermount).ok_or(MountError::NoFusermount);
+    }
+    match open_device() {
+        Ok(_) => Ok(Method::Syscall),
+        Err(MountError::DeviceNotPermitted) if fusermount::find().is_some() => {
+            Ok(Method::Fusermount)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// As [`plan_method`], for a process that will have CAP_SYS_ADMIN in a new user namespace: there
+/// only mount(2) is of use, and `/dev/fuse` must be open to the user.
+pub fn check_device() -> Result<(), MountError> {
+    open_device().map(drop)
+}
+
+/// Mounts over `config.mountpoint`; `backing` is the backing directory, whose mount flags the new
+/// mount takes over. May wait for the helper, never for the mount itself.
+pub fn attach(config: &MountConfig, backing: BorrowedFd<'_>) -> Result<Attached, MountError> {
+    let method = plan_method()?;
+    let flags = mount_flags(backing);
+    if method == Method::Syscall {
+        match attach_by_syscall(config, flags) {
+            Err(MountError::Refused { error, .. })
+                if error.raw_os_error() == Some(libc::EPERM) && fusermount::find().is_some() => {}
+            other => return other,
+        }
+    }
+    let fuse_fd = fusermount::mount(config, &fusermount_options(config, flags))?;
+    Ok(Attached { fuse_fd, method: Method::Fusermount })
+}
+
+fn open_device() -> Result<File, MountError> {
+    let device =
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(DEVICE);
+    device.map_err(|error| match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => MountError::DeviceNotPermitted,
+        _ => MountError::NoDevice,
+    })
+}
+
+fn attach_by_syscall(config: &MountConfig, flags: libc::c_ulong) -> Result<Attached, MountError> {
+    let device = open_device()?;
+    let mounted = mount_device(config, &device, flags);
+    mounted.map_err(|error| MountError::Refused { mountpoint: config.mountpoint.clone(), error })?;
+    Ok(Attached { fuse_fd: device.into(), method: Method::Syscall })
+}
+
+fn mount_device(config: &MountConfig, device: &File, flags: libc::c_ulong) -> io::Result<()> {
+    // SAFETY: no arguments, cannot fail.
+    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    let mut options = format!(
+        "fd={},rootmode=40000,user_id={uid},group_id={gid},default_permissions",
+        device.as_raw_fd()
+    );
+    if config.allow_other {
+        options.push_str(",allow_other");
+    }
+    let source = c_path(&config.backing)?;
+    let target = c_path(&config.mountpoint)?;
+    let fs_type = CString::new(FS_TYPE).expect("a constant without zero bytes");
+    let options = CString::new(options).expect("numbers and constants without zero bytes");
+    // SAFETY: four valid C strings that outlive the call.
+    check(unsafe {
+        libc::mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            fs_type.as_ptr(),
+            flags,
+            options.as_ptr().cast(),
+        )
+    })?;
+    Ok(())
+}
+
+/// The backing filesystem's own flags, so that what is forbidden there is forbidden here; for
+/// ordinary users also what every user mount has.
+fn mount_flags(backing: BorrowedFd<'_>) -> libc::c_ulong {
+    const TAKEN_OVER: [(libc::c_ulong, libc::c_ulong); 5] = [
+        (libc::ST_RDONLY, libc::MS_RDONLY),
+        (libc::ST_NOSUID, libc::MS_NOSUID),
+        (libc::ST_NODEV, libc::MS_NODEV),
+        (libc::ST_NOEXEC, libc::MS_NOEXEC),
+        (libc::ST_NOATIME, libc::MS_NOATIME),
+    ];
+    // SAFETY: an all-zero statvfs is a valid value to be written over.
+    let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: valid descriptor and structure. Should it fail, no flag is taken over.
+    unsafe { libc::fstatvfs(backing.as_raw_fd(), &mut stat) };
+    let mut flags = TAKEN_OVER
+        .iter()
+        .filter(|(on_backing, _)| stat.f_flag & on_backing != 0)
+        .fold(0, |flags, (_, here)| flags | here);
+    // SAFETY: no arguments, cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        flags |= libc::MS_NOSUID | libc::MS_NODEV;
+    }
+    flags
+}
+
+/// The helper adds descriptor, owner, nosuid and nodev itself.
+fn fusermount_options(config: &MountConfig, flags: libc::c_ulong) -> Vec<String> {
+    let mut options = vec![
+        "default_permissions".to_owned(),
+        format!("subtype={}", super::SUBTYPE),
+        format!("fsname={}", fusermount::escape(&config.backing.to_string_lossy())),
+    ];
+    if config.allow_other {
+        options.push("allow_other".to_owned());
+    }
+    for (flag, name) in
+        [(libc::MS_RDONLY, "ro"), (libc::MS_NOEXEC, "noexec"), (libc::MS_NOATIME, "noatime")]
+    {
+        if flags & flag != 0 {
+            options.push(name.to_owned());
+        }
+    }
+    options
+}

@@ -1,0 +1,52 @@
+//! A private mount namespace for `coalescefs run`: what is mounted in it is seen only by the
+//! command, and goes when the last process in it ends.
+
+use std::io;
+
+use super::{check, privilege};
+
+/// How the namespace was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entered {
+    /// By CAP_SYS_ADMIN: only the mounts are private.
+    AsRoot,
+    /// With a user namespace in which the caller keeps his ids.
+    InUserNamespace,
+}
+
+/// How [`enter_private`] would do it.
+pub fn plan() -> Entered {
+    if privilege::has_sys_admin() { Entered::AsRoot } else { Entered::InUserNamespace }
+}
+
+/// Moves this process into a new mount namespace from which no mount leaks out. It must have one
+/// thread. `Err` is the errno of unshare(2), of writing the id maps or of mount(2); EPERM or EACCES
+/// where user namespaces are restricted. The process is then in a state fit only for exiting.
+pub fn enter_private() -> io::Result<Entered> {
+    let entered = plan();
+    // SAFETY: no arguments, cannot fail.
+    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    let flags = match entered {
+        Entered::AsRoot => libc::CLONE_NEWNS,
+        Entered::InUserNamespace => libc::CLONE_NEWNS | libc::CLONE_NEWUSER,
+    };
+    // SAFETY: changes the namespaces of this process only.
+    check(unsafe { libc::unshare(flags) })?;
+    if entered == Entered::InUserNamespace {
+        // Without this the kernel does not let a user write gid_map: user_namespaces(7).
+        std::fs::write("/proc/self/setgroups", "deny")?;
+        std::fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
+        std::fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))?;
+    }
+    // SAFETY: changes the propagation of mounts; null where the call ignores the argument.
+    check(unsafe {
+        libc::mount(
+            std::ptr::null(),
+            c"/".as_ptr(),
+            std::ptr::null(),
+            libc::MS_REC | libc::MS_PRIVATE,
+            std::ptr::null(),
+        )
+    })?;
+    Ok(entered)
+}
