@@ -236,7 +236,8 @@ impl Source for Control {
 
     fn umount(&self, progress: &mut dyn FnMut(Answer) -> bool) {
         let (answers, told) = unbounded();
-        let sent = self.ask.lock().expect("no panics under this lock").send(Asked::Umount { answers });
+        let sent =
+            self.ask.lock().expect("no panics under this lock").send(Asked::Umount { answers });
         if sent.is_err() {
             return;
         }

@@ -217,11 +217,7 @@ impl Arena {
         assert!(slot.0 < self.segments, "slot {} of {}", slot.0, self.segments);
         // SAFETY: in bounds by the assertion; the table consists of atomics only.
         unsafe {
-            self.base
-                .add(HEADER_BYTES * 2)
-                .cast::<SegmentEntry>()
-                .add(slot.0 as usize)
-                .as_ref()
+            self.base.add(HEADER_BYTES * 2).cast::<SegmentEntry>().add(slot.0 as usize).as_ref()
         }
     }
 
@@ -244,8 +240,7 @@ impl Arena {
         assert!(slot.0 < self.segments, "slot {} of {}", slot.0, self.segments);
         let end = at.checked_add(len).expect("segment offsets fit 32 bits");
         assert!(end <= self.segment_bytes, "{at}+{len} in a segment of {}", self.segment_bytes);
-        let offset =
-            self.data_offset + slot.0 as usize * self.segment_bytes as usize + at as usize;
+        let offset = self.data_offset + slot.0 as usize * self.segment_bytes as usize + at as usize;
         // SAFETY: within the mapping by the two assertions.
         unsafe { self.base.as_ptr().add(offset) }
     }

@@ -139,9 +139,7 @@ impl NodeTable {
     fn entry(&self, slot: NodeSlot) -> &NodeEntry {
         assert!(slot.0 < self.header().capacity.load(Ordering::Acquire), "node slot {}", slot.0);
         // SAFETY: below the capacity, so within the file and the mapping; atomics only.
-        unsafe {
-            self.base.add(ENTRIES_OFFSET).cast::<NodeEntry>().add(slot.0 as usize).as_ref()
-        }
+        unsafe { self.base.add(ENTRIES_OFFSET).cast::<NodeEntry>().add(slot.0 as usize).as_ref() }
     }
 
     /// Slots ever used.

@@ -138,9 +138,8 @@ pub fn set_owner(fd: BorrowedFd, uid: Option<u32>, gid: Option<u32>) -> io::Resu
     let keep = u32::MAX;
     let (uid, gid) = (uid.unwrap_or(keep), gid.unwrap_or(keep));
     // SAFETY: valid C string.
-    let call = || unsafe {
-        libc::fchownat(fd.as_raw_fd(), c"".as_ptr(), uid, gid, libc::AT_EMPTY_PATH)
-    };
+    let call =
+        || unsafe { libc::fchownat(fd.as_raw_fd(), c"".as_ptr(), uid, gid, libc::AT_EMPTY_PATH) };
     retry(call).map(drop)
 }
 

@@ -20,9 +20,8 @@ pub fn read_at(fd: BorrowedFd, bytes: &mut [u8], offset: u64) -> io::Result<usiz
         let rest = &mut bytes[done..];
         let at = (offset + done as u64) as libc::off_t;
         // SAFETY: writes at most the rest's length.
-        let call = || unsafe {
-            libc::pread(fd.as_raw_fd(), rest.as_mut_ptr().cast(), rest.len(), at)
-        };
+        let call =
+            || unsafe { libc::pread(fd.as_raw_fd(), rest.as_mut_ptr().cast(), rest.len(), at) };
         match retry(call)? {
             0 => break,
             count => done += count as usize,
@@ -84,9 +83,8 @@ pub fn copy_range(
     let (mut from_at, mut to_at) = (from_offset as libc::loff_t, to_offset as libc::loff_t);
     let (from, to) = (from.as_raw_fd(), to.as_raw_fd());
     // SAFETY: valid descriptors and offsets of ours.
-    let call = || unsafe {
-        libc::copy_file_range(from, &raw mut from_at, to, &raw mut to_at, len, flags)
-    };
+    let call =
+        || unsafe { libc::copy_file_range(from, &raw mut from_at, to, &raw mut to_at, len, flags) };
     Ok(retry(call)? as usize)
 }
 

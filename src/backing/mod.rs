@@ -16,7 +16,9 @@ mod probe;
 mod storage;
 mod xattr;
 
-pub use attr::{Attr, FsStats, SetTime, Time, attr, attr_at, fs_stats, set_mode, set_owner, set_times};
+pub use attr::{
+    Attr, FsStats, SetTime, Time, attr, attr_at, fs_stats, set_mode, set_owner, set_times,
+};
 pub use cache::{DescriptorCache, raise_descriptor_limit, raise_file_size_limit};
 pub use caller::as_caller;
 pub use data::{
@@ -31,7 +33,6 @@ pub use names::{
 pub use probe::{DirectIo, probe_direct};
 pub use storage::{KernelStorage, Storage, SyncKind};
 pub use xattr::{get_xattr, list_xattr, remove_xattr, set_xattr};
-
 
 use std::ffi::{CString, OsStr};
 use std::io;

@@ -107,9 +107,8 @@ pub fn link_fd_at(fd: BorrowedFd, dir: BorrowedFd, name: &OsStr) -> io::Result<(
     let name = c_string(name)?;
     let link = |from: libc::c_int, path: &std::ffi::CStr, flags| {
         // SAFETY: valid C strings.
-        let call = || unsafe {
-            libc::linkat(from, path.as_ptr(), dir.as_raw_fd(), name.as_ptr(), flags)
-        };
+        let call =
+            || unsafe { libc::linkat(from, path.as_ptr(), dir.as_raw_fd(), name.as_ptr(), flags) };
         retry(call).map(drop)
     };
     match link(fd.as_raw_fd(), c"", libc::AT_EMPTY_PATH) {

@@ -43,9 +43,8 @@ fn reported_alignment(fd: BorrowedFd) -> io::Result<Option<(u32, u32)>> {
     let mut buf = MaybeUninit::<libc::statx>::zeroed();
     let (at, mask) = (buf.as_mut_ptr(), libc::STATX_DIOALIGN);
     // SAFETY: writes one statx.
-    let call = || unsafe {
-        libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, mask, at)
-    };
+    let call =
+        || unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, mask, at) };
     retry(call)?;
     // SAFETY: filled by the call, and zeroed before.
     let statx = unsafe { buf.assume_init() };

@@ -277,9 +277,9 @@ impl FileBuffer {
         }
         let segment = u64::from(self.geometry.segment_bytes);
         self.segments.range(offset / segment..).any(|(index, entries)| {
-            entries.iter().any(|entry| {
-                !entry.is_fresh() && index * segment + u64::from(entry.end) > offset
-            })
+            entries
+                .iter()
+                .any(|entry| !entry.is_fresh() && index * segment + u64::from(entry.end) > offset)
         })
     }
 

@@ -62,9 +62,8 @@ impl DataFile {
     /// A second descriptor of a file that is already open for reading and writing; `None` when
     /// `fd` is not.
     pub fn from_open(fd: BorrowedFd) -> Option<DataFile> {
-        let is_read_write = backing::open_flags(fd).is_ok_and(|flags| {
-            flags & (libc::O_ACCMODE | libc::O_PATH) == libc::O_RDWR
-        });
+        let is_read_write = backing::open_flags(fd)
+            .is_ok_and(|flags| flags & (libc::O_ACCMODE | libc::O_PATH) == libc::O_RDWR);
         let fd = is_read_write.then(|| fd.try_clone_to_owned().ok()).flatten()?;
         Some(DataFile::new(fd, Access::ReadWrite))
     }

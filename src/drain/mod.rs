@@ -48,8 +48,7 @@ pub trait Source: Send + Sync {
 
     /// Takes the first run of dirty bytes within `range`, about `max_bytes` at most.
     /// `Err` when the backing file cannot be opened.
-    fn take_run(&self, file: FileId, range: Range<u64>, max_bytes: u64)
-    -> io::Result<Option<Run>>;
+    fn take_run(&self, file: FileId, range: Range<u64>, max_bytes: u64) -> io::Result<Option<Run>>;
 
     /// The run is in the backing file.
     fn stored(&self, run: Run, written: Written);

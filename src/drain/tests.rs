@@ -119,7 +119,12 @@ fn runs_arrive_whole() {
 fn short_writes_and_interruptions_are_continued() {
     let arena = arena();
     for nth in 0..6 {
-        for answer in [Answer::Short(1), Answer::Short(4097), Answer::Fail(libc::EINTR), Answer::Fail(libc::EAGAIN)] {
+        for answer in [
+            Answer::Short(1),
+            Answer::Short(4097),
+            Answer::Fail(libc::EINTR),
+            Answer::Fail(libc::EAGAIN),
+        ] {
             let storage = ScriptedStorage::default();
             let mut answers: VecDeque<Answer> = vec![Answer::Short(70_000); nth].into();
             answers.push_back(answer);
@@ -207,20 +212,20 @@ fn a_lane_writes_fails_and_tries_again() {
     let arena = arena();
     let (file, run) = run(&arena, 0, 500_000);
     let (events, heard) = mpsc::channel();
-    let source: Arc<dyn Source> = Arc::new(OneRun {
-        run: Mutex::new(Some(run)),
-        range: 0..1 << 20,
-        retry_ms: 30,
-        events,
-    });
+    let source: Arc<dyn Source> =
+        Arc::new(OneRun { run: Mutex::new(Some(run)), range: 0..1 << 20, retry_ms: 30, events });
     let scripted = Arc::new(ScriptedStorage::default());
     *scripted.answers.lock().unwrap() = [Answer::Fail(libc::EIO)].into();
     let storage: Arc<dyn Storage> = scripted;
     let queue = Arc::new(LaneQueue::new(Policy { max_age_ms: 30_000, closed_delay_ms: 10 }));
     let throttle = Arc::new(Throttle::new(None));
     spawn_lanes(1, &queue, &source, &storage, &throttle, arena).unwrap();
-    let load =
-        Load { dirty_bytes: 500_000, has_whole_chunk: true, oldest_ms: Some(boottime_ms()), open: true };
+    let load = Load {
+        dirty_bytes: 500_000,
+        has_whole_chunk: true,
+        oldest_ms: Some(boottime_ms()),
+        open: true,
+    };
     queue.with(|scheduler| scheduler.update(FileId(1), load, boottime_ms()));
     let hear = || heard.recv_timeout(Duration::from_secs(30)).unwrap();
     assert_eq!(hear(), "failed 5");

@@ -28,11 +28,8 @@ pub struct Written {
 /// Writes `run`. Waits for the disk. `Err` is the first error of pwritev(2); `EIO` when the
 /// backing file takes no bytes without saying why.
 pub fn write_run(storage: &dyn Storage, arena: &Arena, run: &Run) -> io::Result<Written> {
-    let slices: Vec<&[u8]> = run
-        .pieces
-        .iter()
-        .map(|piece| arena.in_flight(piece.slot, piece.at, piece.len))
-        .collect();
+    let slices: Vec<&[u8]> =
+        run.pieces.iter().map(|piece| arena.in_flight(piece.slot, piece.at, piece.len)).collect();
     let mut written = Written::default();
     let end = run.offset + run.len;
     let (direct_from, direct_to) = direct_part(&run.data_file, run.offset, end);

@@ -110,8 +110,7 @@ impl Filesystem {
         let paths = (descriptors / 4).clamp(64, 1 << 16) as usize;
         // A data file has up to two descriptors: buffered and direct.
         let files = (descriptors / 3).clamp(64, 1 << 18) as usize;
-        let policy =
-            Policy { max_age_ms: config.max_age_ms, closed_delay_ms: CLOSED_DELAY_MS };
+        let policy = Policy { max_age_ms: config.max_age_ms, closed_delay_ms: CLOSED_DELAY_MS };
         let filesystem = Arc::new_cyclic(|me| Filesystem {
             me: me.clone(),
             geometry: Geometry {
@@ -201,4 +200,3 @@ impl Filesystem {
 fn errno(code: i32) -> io::Error {
     io::Error::from_raw_os_error(code)
 }
-

@@ -158,7 +158,12 @@ impl Filesystem {
     }
 
     /// The known node at a name that is about to go away, pinned.
-    fn find(&self, dir: &OwnedFd, parent: u64, name: &OsStr) -> io::Result<Option<(Arc<Node>, Attr)>> {
+    fn find(
+        &self,
+        dir: &OwnedFd,
+        parent: u64,
+        name: &OsStr,
+    ) -> io::Result<Option<(Arc<Node>, Attr)>> {
         let attr = backing::attr_at(dir.as_fd(), name)?;
         let Some(node) = self.known(&attr) else { return Ok(None) };
         if self.arena.nodes().place(node.slot) == (parent, name.to_os_string()) {
@@ -181,12 +186,7 @@ impl Filesystem {
     }
 
     /// RENAME with the flags of renameat2(2).
-    pub fn rename(
-        &self,
-        from: (u64, &OsStr),
-        to: (u64, &OsStr),
-        flags: u32,
-    ) -> io::Result<()> {
+    pub fn rename(&self, from: (u64, &OsStr), to: (u64, &OsStr), flags: u32) -> io::Result<()> {
         let ((from_parent, from_name), (to_parent, to_name)) = (from, to);
         let from_dir = self.directory(from_parent)?;
         let to_dir = self.directory(to_parent)?;
@@ -207,9 +207,9 @@ impl Filesystem {
             target.as_ref().filter(|_| exchange).map(|(node, _)| (node, from_parent, from_name)),
         ];
         let table = self.arena.nodes();
-        let intents = moves
-            .each_ref()
-            .map(|a_move| a_move.and_then(|(node, parent, name)| table.begin_move(node.id(), parent, name)));
+        let intents = moves.each_ref().map(|a_move| {
+            a_move.and_then(|(node, parent, name)| table.begin_move(node.id(), parent, name))
+        });
         let renamed =
             backing::rename_at(from_dir.as_fd(), from_name, to_dir.as_fd(), to_name, flags);
         // Two names of one file: rename(2) does nothing, and both stay.

@@ -165,12 +165,7 @@ impl Filesystem {
     }
 
     /// The node for a backing file found under `parent` and `name`, counted as looked up once.
-    pub(super) fn remember(
-        &self,
-        attr: &Attr,
-        parent: u64,
-        name: &OsStr,
-    ) -> io::Result<Arc<Node>> {
+    pub(super) fn remember(&self, attr: &Attr, parent: u64, name: &OsStr) -> io::Result<Arc<Node>> {
         let id = self.nodes.id_of(attr);
         let table = self.arena.nodes();
         let mut map = self.nodes.write();

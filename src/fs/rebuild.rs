@@ -59,9 +59,8 @@ impl Filesystem {
         let Some(raw) = self.arena.nodes().kept_fd(node.slot) else { return };
         // SAFETY: only looked at; a closed or foreign descriptor fails the check below.
         let borrowed = unsafe { BorrowedFd::borrow_raw(raw) };
-        let is_ours = backing::attr(borrowed).is_ok_and(|attr| {
-            attr.dev == node.identity.dev && attr.ino == node.identity.ino
-        });
+        let is_ours = backing::attr(borrowed)
+            .is_ok_and(|attr| attr.dev == node.identity.dev && attr.ino == node.identity.ino);
         if is_ours {
             // SAFETY: the former worker owned it and is dead; nobody else owns it now.
             self.pin_by(node, unsafe { OwnedFd::from_raw_fd(raw) });
@@ -74,9 +73,7 @@ impl Filesystem {
     fn settle_move(&self, id: u64, parent: u64, name: OsString) {
         let Ok(node) = self.node(id) else { return };
         let there = self.directory(parent).and_then(|dir| backing::attr_at(dir.as_fd(), &name));
-        if there.is_ok_and(|attr| {
-            attr.dev == node.identity.dev && attr.ino == node.identity.ino
-        }) {
+        if there.is_ok_and(|attr| attr.dev == node.identity.dev && attr.ino == node.identity.ino) {
             self.arena.nodes().set_place(node.slot, parent, &name);
         }
     }
@@ -102,9 +99,11 @@ pub fn close_stray_descriptors(arena: &crate::arena::Arena, keep: &[RawFd]) -> i
     let table = arena.nodes();
     let mut known: std::collections::BTreeSet<RawFd> = keep.iter().copied().collect();
     known.extend(arena.descriptors());
-    known.extend((0..table.high_water()).map(NodeSlot).filter_map(|slot| {
-        table.identity(slot).and_then(|_| table.kept_fd(slot))
-    }));
+    known.extend(
+        (0..table.high_water())
+            .map(NodeSlot)
+            .filter_map(|slot| table.identity(slot).and_then(|_| table.kept_fd(slot))),
+    );
     let mut open = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd")? {
         if let Some(fd) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {

@@ -55,7 +55,12 @@ impl Limits {
         let max_background = (reserve_bytes / request_bytes).clamp(2, 64) as u16;
         let limit_bytes = held_max - u64::from(max_background) * request_bytes;
         let high_water_bytes = (limit_bytes / 4 * 3).max(config.chunk_bytes.min(limit_bytes / 2));
-        Limits { max_write_bytes: max_write_bytes as u32, max_background, limit_bytes, high_water_bytes }
+        Limits {
+            max_write_bytes: max_write_bytes as u32,
+            max_background,
+            limit_bytes,
+            high_water_bytes,
+        }
     }
 }
 

@@ -24,12 +24,7 @@ impl Source for Filesystem {
         Some(chunk * chunk_bytes..(chunk + 1).saturating_mul(chunk_bytes))
     }
 
-    fn take_run(
-        &self,
-        file: FileId,
-        range: Range<u64>,
-        max_bytes: u64,
-    ) -> io::Result<Option<Run>> {
+    fn take_run(&self, file: FileId, range: Range<u64>, max_bytes: u64) -> io::Result<Option<Run>> {
         let Ok(node) = self.node(file.0) else { return Ok(None) };
         let Some(data) = node.data_if_any() else { return Ok(None) };
         // Opened before the lock is taken: it may wait for the disk.

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use fuser::{
     CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo,
     InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::backing::{SetTime, SyncKind, Time, errno};
@@ -418,9 +418,9 @@ impl fuser::Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let read = self.counted().read_directory(ino.0, fh.0, offset, |entry| {
-            self.add_plus(ino, entry, &mut reply)
-        });
+        let read = self
+            .counted()
+            .read_directory(ino.0, fh.0, offset, |entry| self.add_plus(ino, entry, &mut reply));
         match read {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(code(&error)),

@@ -86,7 +86,8 @@ fn open_device() -> Result<File, MountError> {
 fn attach_by_syscall(config: &MountConfig, flags: libc::c_ulong) -> Result<Attached, MountError> {
     let device = open_device()?;
     let mounted = mount_device(config, &device, flags);
-    mounted.map_err(|error| MountError::Refused { mountpoint: config.mountpoint.clone(), error })?;
+    mounted
+        .map_err(|error| MountError::Refused { mountpoint: config.mountpoint.clone(), error })?;
     Ok(Attached { fuse_fd: device.into(), method: Method::Syscall })
 }
 

@@ -92,7 +92,8 @@ pub fn writes_in_any_order_overlapping() {
     let mut model: Vec<u8> = Vec::new();
     for step in 0..3000u64 {
         let at = random(3 << 20) as usize;
-        let len = 1 + random(if random(10) == 0 { 300_000 } else { 300 }) as usize;
+        let longest = if random(10) == 0 { 300_000 } else { 300 };
+        let len = 1 + random(longest) as usize;
         let byte = (step % 251) as u8 + 1;
         if model.len() < at + len {
             model.resize(at + len, 0);
@@ -172,8 +173,7 @@ pub fn truncation_both_ways_while_buffered() {
 pub fn unlinked_open_files_work() {
     let mount = Mount::over(&HOLD);
     let path = mount.path().join("f");
-    let mut file =
-        OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
+    let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
     file.write_all(&records(1, 10_000)).unwrap();
     write_back(&file);
     fs::remove_file(&path).unwrap();
@@ -200,6 +200,7 @@ pub fn fsync_reaches_the_backing_file() {
     let writes = mount.figure("drain_writes");
     file.sync_all().unwrap();
     assert_eq!(mount.figure("drain_writes"), writes);
+    drop(file);
     mount.umount_clean();
 }
 

@@ -76,7 +76,8 @@ pub fn a_mount_in_use_is_not_unmounted() {
 pub fn processes_are_told_apart() {
     let mount = Mount::over(&[]);
     for (pid, role) in [(mount.keeper_pid(), "keeper"), (mount.worker_pid(), "worker")] {
-        let output = succeed(Command::new("ps").args(["-o", "comm=,args=", "-p", &pid.to_string()]));
+        let output =
+            succeed(Command::new("ps").args(["-o", "comm=,args=", "-p", &pid.to_string()]));
         let line = String::from_utf8_lossy(&output.stdout);
         let wanted = format!("coalescefs {role} {}", mount.path().display());
         assert!(line.contains(&wanted), "{line}");
@@ -111,7 +112,7 @@ pub fn run_covers_a_directory_for_one_command() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     fs::create_dir(&out).unwrap();
-    let script = "cd out; grep -c coalescefs /proc/self/mountinfo >mounts; seq 1 5000 >numbers; exit 7";
+    let script = "cd out; grep -c \" $PWD .*fuse.coalescefs\" /proc/self/mountinfo >mounts; seq 1 5000 >numbers; exit 7";
     let output = Command::new(PROGRAM)
         .args(["run", "--over", "out", "--", "sh", "-c", script])
         .current_dir(dir.path())

@@ -16,12 +16,7 @@ fn start_stream(dir: &Path, stream: usize, count: usize) -> Child {
         "awk 'BEGIN {{ for (n = 0; n < {count}; n++) printf \"%02d.%06d\\n\", {stream}, n }}' \
          | grep --line-buffered . >OUTPUT{stream}"
     );
-    Command::new("sh")
-        .args(["-c", &script])
-        .current_dir(dir)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap()
+    Command::new("sh").args(["-c", &script]).current_dir(dir).stdout(Stdio::null()).spawn().unwrap()
 }
 
 fn finish(mut streams: Vec<Child>) {
@@ -71,8 +66,8 @@ fn drain_log(mount: &Mount) -> Vec<Line> {
 /// time, and files take turns. Method: the lane's record of its writes (its trace log).
 pub fn whole_chunks_in_turn() {
     const CHUNK: u64 = 256 << 10;
-    let options = ["--chunk", "256K", "--memory", "16M", "--log-level", "coalescefs::drain=trace"];
-    let mount = Mount::over(&options);
+    let options = ["--chunk", "256K", "--memory", "16M"];
+    let mount = Mount::over_with_log(&options, "coalescefs::drain=trace");
     let streams = 8;
     let mut files: Vec<File> = (0..streams)
         .map(|stream| File::create(mount.path().join(format!("OUTPUT{stream}"))).unwrap())
@@ -93,7 +88,9 @@ pub fn whole_chunks_in_turn() {
     let mut turns: Vec<(u64, u64, u64)> = Vec::new();
     for line in drain_log(&mount) {
         match turns.last_mut() {
-            Some((file, from, to)) if *file == line.file && *to == line.offset && *to / CHUNK == *from / CHUNK => {
+            Some((file, from, to))
+                if *file == line.file && *to == line.offset && *to / CHUNK == *from / CHUNK =>
+            {
                 *to += line.len;
             }
             _ => turns.push((line.file, line.offset, line.offset + line.len)),
@@ -134,9 +131,8 @@ pub fn no_byte_outlives_its_age() {
 /// Goal: more open files than memory has room for chunks, or even for segments of each, go on.
 pub fn more_open_files_than_chunks() {
     let mount = Mount::over(&["--memory", "64M", "--chunk", "1M"]);
-    let mut files: Vec<File> = (0..2000)
-        .map(|n| File::create(mount.path().join(format!("f{n}"))).unwrap())
-        .collect();
+    let mut files: Vec<File> =
+        (0..2000).map(|n| File::create(mount.path().join(format!("f{n}"))).unwrap()).collect();
     for round in 0..10 {
         for file in &mut files {
             file.write_all(&records(round, 1000)).unwrap();
@@ -172,7 +168,10 @@ pub fn others_are_answered_while_writers_wait() {
         assert!(fs::read_dir(mount.path()).unwrap().count() > 8);
         let big = fs::metadata(mount.path().join("big1")).unwrap();
         assert!(big.len() <= 4 << 20);
-        sh(mount.path(), "ls -l >/dev/null; head -c 1000 big2 | cksum >/dev/null; mkdir x; rmdir x");
+        sh(
+            mount.path(),
+            "ls -l >/dev/null; head -c 1000 big2 | cksum >/dev/null; mkdir x; rmdir x",
+        );
     }
     let status = mount.status();
     assert!(status["waiting_writes"].as_u64() > Some(0), "the test was too slow to mean anything");
@@ -193,7 +192,8 @@ fn private_memory_kib(pid: i32) -> u64 {
 /// streams and 128 MiB with 10 000 open files.
 pub fn memory_stays_bounded() {
     let mount = Mount::over(&["--memory", "32M", "--chunk", "512K"]);
-    let outside = || private_memory_kib(mount.keeper_pid()) + private_memory_kib(mount.worker_pid());
+    let outside =
+        || private_memory_kib(mount.keeper_pid()) + private_memory_kib(mount.worker_pid());
     let streams: Vec<Child> =
         (0..40).map(|stream| start_stream(mount.path(), stream, 100_000)).collect();
     let mut most = (0, 0);

@@ -86,7 +86,10 @@ pub fn ordinary_programs_work() {
     let plain = sh(&mount.plain(), script);
     assert_eq!(sh(mount.path(), script), plain);
     mount.umount_clean();
-    assert_eq!(sh(mount.path(), "md5sum numbers sorted | cut -c1-32"), plain.split_once('\n').unwrap().1);
+    assert_eq!(
+        sh(mount.path(), "md5sum numbers sorted | cut -c1-32"),
+        plain.split_once('\n').unwrap().1
+    );
 }
 
 /// Goal: files that another user makes through the mount are his, not the daemon's.

@@ -53,15 +53,20 @@ pub struct Mount {
 impl Mount {
     /// Mounts over the backing directory itself.
     pub fn over(options: &[&str]) -> Mount {
-        Self::make(options, "out", "out")
+        Self::make(options, "warn", "out", "out")
+    }
+
+    /// As [`Mount::over`], with what the daemon is to log, as `RUST_LOG` has it.
+    pub fn over_with_log(options: &[&str], log: &str) -> Mount {
+        Self::make(options, log, "out", "out")
     }
 
     /// Mounts beside the backing directory, so that a test can look below.
     pub fn beside(options: &[&str]) -> Mount {
-        Self::make(options, "below", "out")
+        Self::make(options, "warn", "below", "out")
     }
 
-    fn make(options: &[&str], backing: &str, mountpoint: &str) -> Mount {
+    fn make(options: &[&str], log_filter: &str, backing: &str, mountpoint: &str) -> Mount {
         let dir = tempfile::Builder::new().prefix("coalescefs-test-").tempdir().unwrap();
         let (backing, mountpoint) = (dir.path().join(backing), dir.path().join(mountpoint));
         fs::create_dir_all(&backing).unwrap();
@@ -69,6 +74,7 @@ impl Mount {
         let mut mount = Mount { dir, pids: Vec::new(), backing, mountpoint };
         let log = mount.log_path();
         let mut command = Command::new(PROGRAM);
+        command.env("RUST_LOG", log_filter);
         command.arg("mount").args(options).arg("--log-file").arg(log).arg(&mount.backing);
         if mount.backing != mount.mountpoint {
             command.arg(&mount.mountpoint);
@@ -160,7 +166,10 @@ impl Drop for Mount {
         if std::thread::panicking() {
             let log = fs::read_to_string(self.log_path()).unwrap_or_default();
             let tail: Vec<&str> = log.lines().rev().take(20).collect();
-            eprintln!("the daemon's log ends with:\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+            eprintln!(
+                "the daemon's log ends with:\n{}",
+                tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+            );
         }
         while is_mounted(&self.mountpoint) {
             let lazily = Command::new("umount").arg("-l").arg(&self.mountpoint).status();
@@ -188,7 +197,10 @@ fn descendants(pids: &[i32]) -> Vec<i32> {
         };
         let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
         let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
-        if parent.and_then(|parent| parent.parse().ok()).is_some_and(|parent: i32| all.contains(&parent)) {
+        if parent
+            .and_then(|parent| parent.parse().ok())
+            .is_some_and(|parent: i32| all.contains(&parent))
+        {
             all.push(pid);
         }
     }

@@ -112,8 +112,8 @@ fn enter_again() -> Result<(), CliError> {
 fn run_command(command: &[OsString]) -> Result<ExitStatus, CliError> {
     let (name, arguments) = command.split_first().expect("clap requires a command");
     let failed = |error| CliError::Command { command: name.clone(), error };
-    let watch =
-        Watch::begin(&[libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP]).map_err(failed)?;
+    let watch = Watch::begin(&[libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP])
+        .map_err(failed)?;
     let mask = watch.mask_before();
     let mut process = Command::new(name);
     process.args(arguments);
