@@ -43,6 +43,7 @@ fn status() -> Status {
         mean_turn_bytes: 0,
         whole_chunk_bytes: 0,
         direct_bytes: 0,
+        requests: 0,
         waiting_writes: 0,
         longest_wait_ms: 0,
         bdi: String::new(),

@@ -297,7 +297,7 @@ impl Pair {
     fn check_totals(&self) {
         let dirty = || self.model.files.iter().filter(|f| f.load.dirty_bytes > 0);
         assert_eq!(self.scheduler.streams(), dirty().count());
-        assert_eq!(self.scheduler.dirty_bytes(), dirty().map(|f| f.load.dirty_bytes).sum());
+        assert_eq!(self.scheduler.dirty_bytes(), dirty().map(|f| f.load.dirty_bytes).sum::<u64>());
         assert_eq!(
             self.scheduler.oldest_ms(),
             dirty().map(|f| f.load.oldest_ms.expect("a dirty file has an age")).min()
