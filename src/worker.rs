@@ -395,6 +395,7 @@ impl Ending<'_> {
             server::wait_for_clients();
             return EXIT_NOT_STORED;
         }
+        self.tell(&Answer::Status(Box::new(self.filesystem.status())));
         self.tell(&Answer::Done);
         server::wait_for_clients();
         EXIT_CLEAN

@@ -102,6 +102,9 @@ pub struct RunArgs {
 pub struct UmountArgs {
     /// Where it is mounted
     pub mountpoint: PathBuf,
+    /// Print the mount's last state as JSON, as `status --json` does
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `status`.

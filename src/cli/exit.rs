@@ -10,6 +10,8 @@
 
 use std::process::ExitCode;
 
+use super::commands::demo::DemoError;
+
 /// Failed.
 const FAILED: u8 = 1;
 /// Wrong usage, as clap has it.
@@ -44,6 +46,9 @@ pub enum CliError {
     /// Acknowledged data is not in the backing files.
     #[error("{0}")]
     NotStored(String),
+    /// The demo did not come to its end.
+    #[error("demo: {0}")]
+    Demo(#[from] DemoError),
     /// The command of `run` could not be started.
     #[error("{}: {error}", command.to_string_lossy())]
     Command {
@@ -60,6 +65,7 @@ impl CliError {
             CliError::Usage(_) => USAGE,
             CliError::Failed(_) => FAILED,
             CliError::NotStored(_) => NOT_STORED,
+            CliError::Demo(error) => error.exit_code(),
             CliError::Command { error, .. } => match error.kind() {
                 std::io::ErrorKind::NotFound => NOT_FOUND,
                 _ => NOT_EXECUTABLE,

@@ -48,7 +48,7 @@ fn run(arguments: Arguments, log_level: String) -> Result<Exit, CliError> {
         Command::Run(args) => commands::run::run(&args, log),
         Command::Umount(args) => commands::umount::run(&args).map(|()| Exit::Ok),
         Command::Status(args) => commands::status::run(&args).map(|()| Exit::Ok),
-        Command::Demo(args) => commands::demo::run(&args).map(|()| Exit::Ok),
+        Command::Demo(args) => Ok(commands::demo::run(&args).map(|()| Exit::Ok)?),
         Command::Keeper(_) => Ok(Exit::Keeper(crate::keeper::run())),
     }
 }

@@ -152,7 +152,7 @@ impl Client {
         &self.mount
     }
 
-    /// State of the mount when the connection was made.
+    /// State of the mount when the connection was made; after [`Client::umount`] its last state.
     pub fn status(&self) -> &Status {
         &self.status
     }
@@ -181,18 +181,19 @@ impl Client {
     }
 
     fn try_umount(&mut self, progress: &mut impl FnMut(u64)) -> Result<UmountEnd, ClientError> {
-        let path = &self.mount.mount_point;
+        let path = self.mount.mount_point.clone();
         let broken = |error| ClientError::Broken { path: path.clone(), error };
         self.stream.get_ref().set_read_timeout(Some(PROGRESS_TIMEOUT)).map_err(broken)?;
         let mut answer = ask(&mut self.stream, &Request::Umount);
         loop {
             match answer {
                 Ok(Answer::Progress { backlog_bytes }) => progress(backlog_bytes),
+                Ok(Answer::Status(status)) => self.status = *status,
                 Ok(Answer::Done) => return Ok(UmountEnd::Done),
                 Ok(Answer::Busy) => return Ok(UmountEnd::Busy),
                 Ok(Answer::NotStored { files }) => return Ok(UmountEnd::NotStored(files)),
                 Ok(Answer::Failed { message }) => return Ok(UmountEnd::Failed(message)),
-                other => return Err(unexpected(other, path)),
+                other => return Err(unexpected(other, &path)),
             }
             answer = read_answer(&mut self.stream);
         }

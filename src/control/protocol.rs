@@ -25,7 +25,7 @@ pub enum Request {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "answer")]
 pub enum Answer {
-    /// To [`Request::Status`].
+    /// To [`Request::Status`]; also the last state of a mount, before [`Answer::Done`].
     Status(Box<Status>),
     /// To [`Request::Files`].
     Files {

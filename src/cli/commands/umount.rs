@@ -4,6 +4,7 @@ use crate::cli::args::UmountArgs;
 use crate::cli::drained::{self, End};
 use crate::cli::exit::CliError;
 use crate::cli::holders;
+use crate::cli::print;
 use crate::control::client::Client;
 
 /// Drains and unmounts. A mount in use stays, with everything written so far on disk.
@@ -11,6 +12,7 @@ pub fn run(args: &UmountArgs) -> Result<(), CliError> {
     let mut client =
         Client::connect(&args.mountpoint).map_err(|error| CliError::Failed(error.to_string()))?;
     match drained::unmount(&mut client)? {
+        End::Gone if args.json => print(&format!("{:#}\n", serde_json::json!(client.status()))),
         End::Gone => Ok(()),
         End::Busy => Err(CliError::Failed(busy(&client))),
     }
