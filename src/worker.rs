@@ -349,6 +349,13 @@ impl Ending<'_> {
         }
     }
 
+    /// Lets the listeners go, who have been told how it ended, and waits until the last of it is
+    /// sent.
+    fn dismiss(&mut self) {
+        self.listeners.clear();
+        server::wait_for_clients();
+    }
+
     fn tell_progress(&self) -> u64 {
         let backlog_bytes = self.filesystem.backlog_bytes();
         self.tell(&Answer::Progress { backlog_bytes });
@@ -376,7 +383,7 @@ impl Ending<'_> {
     }
 
     /// The mount is gone: stores what is left and ends the process.
-    fn end(&self) -> i32 {
+    fn end(&mut self) -> i32 {
         self.context.arena.control().set_phase(Phase::Ending);
         self.filesystem.finish();
         let give_up = Instant::now() + LAST_TRIES;
@@ -392,16 +399,16 @@ impl Ending<'_> {
         if let Err(error) = backing::sync_filesystem(backing) {
             log::error!("cannot sync {}: {error}", self.context.config.backing.display());
             self.tell(&Answer::Failed { message: format!("sync failed: {error}") });
-            server::wait_for_clients();
+            self.dismiss();
             return EXIT_NOT_STORED;
         }
         self.tell(&Answer::Status(Box::new(self.filesystem.status())));
         self.tell(&Answer::Done);
-        server::wait_for_clients();
+        self.dismiss();
         EXIT_CLEAN
     }
 
-    fn not_stored(&self) -> i32 {
+    fn not_stored(&mut self) -> i32 {
         let files = self.filesystem.failing_files();
         for file in &files {
             let error = file.error.as_deref().unwrap_or("unknown error");
@@ -409,7 +416,7 @@ impl Ending<'_> {
             log::error!("lost: {bytes} bytes of {path}: {error}");
         }
         self.tell(&Answer::NotStored { files });
-        server::wait_for_clients();
+        self.dismiss();
         EXIT_NOT_STORED
     }
 }
