@@ -59,7 +59,8 @@ fn holds(pid: i32, mount: &Mount) -> bool {
 fn has_open(proc: &Path, mount_id: u32) -> bool {
     let wanted = format!("mnt_id:\t{mount_id}");
     let infos = fs::read_dir(proc.join("fdinfo")).into_iter().flatten().filter_map(Result::ok);
-    infos.filter_map(|entry| fs::read_to_string(entry.path()).ok())
+    infos
+        .filter_map(|entry| fs::read_to_string(entry.path()).ok())
         .any(|info| info.lines().any(|line| line == wanted))
 }
 
@@ -87,7 +88,10 @@ mod tests {
         assert!(holds(own_pid, &mount));
         assert!(has_open(&PathBuf::from(format!("/proc/{own_pid}")), mount.id));
         let nowhere = Mount { id: u32::MAX, mount_point: "/nowhere".into(), ..mount };
-        let nowhere = Mount { device: crate::mount::mountinfo::Device { major: 0, minor: 0xffff }, ..nowhere };
+        let nowhere = Mount {
+            device: crate::mount::mountinfo::Device { major: 0, minor: 0xffff },
+            ..nowhere
+        };
         assert!(!holds(own_pid, &nowhere));
         assert_eq!(describe(&nowhere, &[]), None);
     }

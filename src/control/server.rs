@@ -78,9 +78,8 @@ pub fn serve(listener_fd: RawFd, source: Arc<dyn Source>) {
 /// Waits until the answers begun are sent, some seconds at most. For the end of the process.
 pub fn wait_for_clients() {
     // The result only says whether the time was up.
-    let _ = LOAD_CHANGED.wait_timeout_while(load(), LAST_ANSWERS_TIMEOUT, |load| {
-        load.answering > 0
-    });
+    let _ =
+        LOAD_CHANGED.wait_timeout_while(load(), LAST_ANSWERS_TIMEOUT, |load| load.answering > 0);
 }
 
 fn wait_for_free_connection() {

@@ -132,10 +132,7 @@ fn an_endless_line_ends_the_connection() {
     let mut line = Vec::new();
     // Closed; a reset when the server had not read everything.
     assert!(matches!(stream.read_until(b'\n', &mut line), Ok(0) | Err(_)));
-    assert!(matches!(
-        ask(&mut connect(&address), "{\"request\":\"status\"}\n"),
-        Answer::Status(_)
-    ));
+    assert!(matches!(ask(&mut connect(&address), "{\"request\":\"status\"}\n"), Answer::Status(_)));
 }
 
 #[test]

@@ -135,9 +135,8 @@ fn begin(order: &Taken) -> Result<Held, String> {
     let wake_worker = sys::eventfd().map_err(|error| in_words("eventfd", error))?;
     let wake_keeper = sys::eventfd().map_err(|error| in_words("eventfd", error))?;
     // Blocked before there is anything to undo, so that from here on a signal is an orderly end.
-    let signals =
-        sys::block_into_signalfd(&[libc::SIGTERM, libc::SIGINT, libc::SIGCHLD])
-            .map_err(|error| in_words("signalfd", error))?;
+    let signals = sys::block_into_signalfd(&[libc::SIGTERM, libc::SIGINT, libc::SIGCHLD])
+        .map_err(|error| in_words("signalfd", error))?;
 
     let Attached { fuse_fd, method } =
         attach::attach(config, backing_fd.as_fd()).map_err(|error| error.to_string())?;

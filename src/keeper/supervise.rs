@@ -78,8 +78,7 @@ impl Supervisor {
     }
 
     fn wait(&mut self) {
-        let timeout =
-            self.next_start.map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = self.next_start.map(|at| at.saturating_duration_since(Instant::now()));
         let [_, woken, starter_gone] = sys::poll(
             [
                 Some(self.held.signals.as_fd()),

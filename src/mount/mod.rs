@@ -71,10 +71,7 @@ mod tests {
         std::os::unix::fs::symlink("nowhere", root.join("real/dangling")).unwrap();
 
         assert_eq!(resolve_name(&root.join("link")).unwrap(), root.join("link"));
-        assert_eq!(
-            resolve_name(&root.join("link/dangling")).unwrap(),
-            root.join("real/dangling")
-        );
+        assert_eq!(resolve_name(&root.join("link/dangling")).unwrap(), root.join("real/dangling"));
         assert_eq!(resolve_name(&root.join("real/.")).unwrap(), root.join("real"));
         assert_eq!(resolve_name(&root.join("real/..")).unwrap(), root);
         assert_eq!(resolve_name(&root.join("real/")).unwrap(), root.join("real"));

@@ -15,8 +15,7 @@ use crate::mount::mountinfo::Device;
 pub fn run(args: &MountArgs, log: resolve::Log) -> Result<Exit, CliError> {
     let places = places::resolve(&args.backing, args.mountpoint.as_deref())?;
     let around = resolve::Surroundings::here();
-    let config =
-        resolve::mount_config(&args.options, places.backing, places.mountpoint, around)?;
+    let config = resolve::mount_config(&args.options, places.backing, places.mountpoint, around)?;
     attach::plan_method().map_err(|error| CliError::Failed(error.to_string()))?;
     let lifetime = if args.foreground { Lifetime::WithStarter } else { Lifetime::OnItsOwn };
     let running = keeper::start(Launch {
@@ -59,5 +58,8 @@ pub(super) fn check_answers(mountpoint: &Path, running: &mut Running) -> Result<
     sys::kill(running.process.id() as libc::pid_t, libc::SIGTERM);
     // It ends in its own time; how is of no interest any more.
     let _ = running.process.wait();
-    Err(CliError::Failed(format!("{} was mounted but does not answer: {why}", mountpoint.display())))
+    Err(CliError::Failed(format!(
+        "{} was mounted but does not answer: {why}",
+        mountpoint.display()
+    )))
 }

@@ -68,7 +68,7 @@ fn resolve_all(args: &RunArgs) -> Result<Vec<MountConfig>, CliError> {
     let around = resolve::Surroundings::here();
     let mut configs: Vec<MountConfig> = Vec::new();
     for dir in &args.over {
-        let places = places::resolve(dir, None)?;
+        let places = places::resolve_over("--over", dir)?;
         let overlapping = configs.iter().find(|other| {
             places.backing.starts_with(&other.backing) || other.backing.starts_with(&places.backing)
         });
@@ -112,8 +112,8 @@ fn enter_again() -> Result<(), CliError> {
 fn run_command(command: &[OsString]) -> Result<ExitStatus, CliError> {
     let (name, arguments) = command.split_first().expect("clap requires a command");
     let failed = |error| CliError::Command { command: name.clone(), error };
-    let watch =
-        Watch::begin(&[libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP]).map_err(failed)?;
+    let watch = Watch::begin(&[libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP])
+        .map_err(failed)?;
     let mask = watch.mask_before();
     let mut process = Command::new(name);
     process.args(arguments);

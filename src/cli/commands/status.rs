@@ -111,10 +111,7 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
                 status.oldest_age_ms.map_or_else(|| "none".to_owned(), units::duration_ms)
             ),
         ),
-        (
-            "memory",
-            format!("{} of {} held", size(status.held_bytes), size(status.memory_bytes)),
-        ),
+        ("memory", format!("{} of {} held", size(status.held_bytes), size(status.memory_bytes))),
         (
             "options",
             format!(
@@ -126,10 +123,7 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
             ),
         ),
         ("open files", status.open_files.to_string()),
-        (
-            "received",
-            format!("{} in {} requests", size(status.bytes_in), status.write_requests),
-        ),
+        ("received", format!("{} in {} requests", size(status.bytes_in), status.write_requests)),
         (
             "written",
             format!(
