@@ -21,19 +21,33 @@ pub struct Places {
     pub mountpoint: PathBuf,
 }
 
-/// Checks and resolves both; without `mountpoint`, over the backing directory itself.
+/// Checks and resolves BACKING and MOUNTPOINT of `mount`; without the second, over BACKING itself.
 pub fn resolve(backing: &Path, mountpoint: Option<&Path>) -> Result<Places, CliError> {
+    resolve_named("BACKING", backing, mountpoint)
+}
+
+/// Checks and resolves a directory to be mounted over; `name` is what messages call it.
+pub fn resolve_over(name: &str, directory: &Path) -> Result<Places, CliError> {
+    resolve_named(name, directory, None)
+}
+
+fn resolve_named(
+    name: &str,
+    backing: &Path,
+    mountpoint: Option<&Path>,
+) -> Result<Places, CliError> {
     let table = MountTable::read()
         .map_err(|error| CliError::Failed(format!("/proc/self/mountinfo: {error}")))?;
     let mountpoint = mountpoint.unwrap_or(backing);
     refuse_ours(&table, mountpoint)?;
     let places = Places {
-        backing: directory("BACKING", backing)?,
+        backing: directory(name, backing)?,
         mountpoint: directory("MOUNTPOINT", mountpoint)?,
     };
     // Again, as a final symbolic link is resolved now.
     refuse_ours(&table, &places.mountpoint)?;
-    refuse_unusable(&places)?;
+    refuse_mounted(&table, &places.backing)?;
+    refuse_unusable(name, &places)?;
     Ok(places)
 }
 
@@ -47,6 +61,19 @@ fn refuse_ours(table: &MountTable, path: &Path) -> Result<(), CliError> {
         }
         // What does not resolve is complained about where it is looked at.
         _ => Ok(()),
+    }
+}
+
+/// Two mounts of one directory would each think it has it alone. The keeper makes sure of that even
+/// where this table does not show the other one; here it can be named.
+fn refuse_mounted(table: &MountTable, backing: &Path) -> Result<(), CliError> {
+    match table.ours().find(|mount| mount.source == backing.as_os_str()) {
+        Some(mount) => Err(CliError::Failed(format!(
+            "{} is already mounted through coalescefs, at {1}: 'coalescefs umount {1}' ends it",
+            backing.display(),
+            mount.mount_point.display()
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -73,11 +100,11 @@ fn directory(what: &str, path: &Path) -> Result<PathBuf, CliError> {
     Ok(canonical)
 }
 
-fn refuse_unusable(places: &Places) -> Result<(), CliError> {
+fn refuse_unusable(name: &str, places: &Places) -> Result<(), CliError> {
     let (backing, mountpoint) = (places.backing.display(), places.mountpoint.display());
     if let Err(error) = access(&places.backing, libc::R_OK | libc::X_OK) {
         return Err(CliError::Failed(format!(
-            "BACKING {backing}: {error}: it must be readable and searchable"
+            "{name} {backing}: {error}: it must be readable and searchable"
         )));
     }
     if places.mountpoint == Path::new("/") {

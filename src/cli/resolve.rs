@@ -99,7 +99,7 @@ fn memory_bytes(options: &MountOptions, around: Surroundings) -> Result<u64, Cli
 
 fn checked_chunk_bytes(config: &MountConfig) -> Result<u64, CliError> {
     let chunk = config.chunk_bytes;
-    if chunk == 0 || chunk % PAGE_BYTES != 0 {
+    if chunk == 0 || !chunk.is_multiple_of(PAGE_BYTES) {
         return Err(CliError::Usage(format!(
             "--chunk {chunk} is not a multiple of {PAGE_BYTES}: try {}",
             chunk.saturating_add(1).checked_next_multiple_of(PAGE_BYTES).unwrap_or(PAGE_BYTES)

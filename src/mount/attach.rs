@@ -9,7 +9,6 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
 use super::{FS_TYPE, MountError, c_path, check, fusermount, privilege};
 use crate::config::MountConfig;
@@ -37,23 +36,14 @@ pub struct Attached {
 /// Finds out how this process could mount, without mounting: opens `/dev/fuse` once to see that it
 /// may. `Err` says what is missing.
 pub fn plan_method() -> Result<Method, MountError> {
-    if !Path::new(DEVICE).exists() {
-        return Err(MountError::NoDevice);
+    check_device()?;
+    if privilege::has_sys_admin() {
+        return Ok(Method::Syscall);
     }
-    if !privilege::has_sys_admin() {
-        return fusermount::find().map(|_| Method::Fusermount).ok_or(MountError::NoFusermount);
-    }
-    match open_device() {
-        Ok(_) => Ok(Method::Syscall),
-        Err(MountError::DeviceNotPermitted) if fusermount::find().is_some() => {
-            Ok(Method::Fusermount)
-        }
-        Err(error) => Err(error),
-    }
+    fusermount::find().map(|_| Method::Fusermount).ok_or(MountError::NoFusermount)
 }
 
-/// As [`plan_method`], for a process that will have CAP_SYS_ADMIN in a new user namespace: there
-/// only mount(2) is of use, and `/dev/fuse` must be open to the user.
+/// Whether this user may open `/dev/fuse`. The helper opens it as the user, too.
 pub fn check_device() -> Result<(), MountError> {
     open_device().map(drop)
 }

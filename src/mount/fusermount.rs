@@ -58,9 +58,9 @@ pub fn mount(config: &MountConfig, options: &[String]) -> Result<OwnedFd, MountE
         let _ = stderr.read_to_string(&mut words);
     }
     let _ = helper.wait();
-    descriptor.map_err(|error| match words.trim().trim_start_matches("fusermount3: ") {
+    descriptor.map_err(|error| match last_line(&words) {
         "" => failed(format!("fusermount3: {error}")),
-        words => failed(words.replace('\n', "; ")),
+        line => failed(line.to_owned()),
     })
 }
 
@@ -80,6 +80,12 @@ pub fn exec_unmount(mountpoint: &std::path::Path, mode: UnmountMode) -> io::Erro
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .exec()
+}
+
+/// The helper's final complaint, without its own name and path in front.
+fn last_line(words: &str) -> &str {
+    let line = words.trim_end().lines().last().unwrap_or_default();
+    line.split_once("fusermount3: ").map_or(line, |(_, complaint)| complaint)
 }
 
 fn leave_open(fd: RawFd) -> io::Result<()> {
@@ -130,6 +136,14 @@ mod tests {
     #[test]
     fn commas_and_backslashes_stay_part_of_the_value() {
         assert_eq!(escape(r"/a,b\c"), r"/a\,b\\c");
+    }
+
+    #[test]
+    fn only_the_complaint_itself_is_shown() {
+        let words = "warning\n/usr/bin/fusermount3: user has no write access\n";
+        assert_eq!(last_line(words), "user has no write access");
+        assert_eq!(last_line(""), "");
+        assert_eq!(last_line("fusermount: x\n"), "fusermount: x");
     }
 
     /// Goal: a helper that ends without a descriptor is an error and not a wait for ever.

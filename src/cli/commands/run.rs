@@ -68,7 +68,7 @@ fn resolve_all(args: &RunArgs) -> Result<Vec<MountConfig>, CliError> {
     let around = resolve::Surroundings::here();
     let mut configs: Vec<MountConfig> = Vec::new();
     for dir in &args.over {
-        let places = places::resolve(dir, None)?;
+        let places = places::resolve_over("--over", dir)?;
         let overlapping = configs.iter().find(|other| {
             places.backing.starts_with(&other.backing) || other.backing.starts_with(&places.backing)
         });

@@ -1,0 +1,436 @@
+//! Goal: whatever is wrong with a command line or the machine, one line says so, the exit code is
+//! the documented one, and nothing has changed; and mounts begin and end in order.
+//! Method: the built program, run as a user would. What mounts needs root and /dev/fuse, and is
+//! skipped loudly without them.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_coalescefs");
+/// Far more than anything here takes on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A directory tree of the test's own, unmounted at the end whatever happens.
+struct Scene {
+    dir: tempfile::TempDir,
+    root: PathBuf,
+}
+
+impl Scene {
+    fn new(directories: &[&str]) -> Scene {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        for name in directories {
+            fs::create_dir_all(root.join(name)).unwrap();
+        }
+        Scene { dir, root }
+    }
+
+    fn at(&self, name: &str) -> String {
+        self.root.join(name).to_str().unwrap().to_owned()
+    }
+
+    /// The mounts below it, as lines of the table.
+    fn mounts(&self) -> Vec<String> {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let root = self.dir.path().to_str().unwrap();
+        table.lines().filter(|line| line.contains(root)).map(str::to_owned).collect()
+    }
+
+    /// Names and kinds of everything in it.
+    fn contents(&self) -> Vec<(PathBuf, u32)> {
+        fn walk(dir: &Path, found: &mut Vec<(PathBuf, u32)>) {
+            for entry in fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                let meta = fs::symlink_metadata(&path).unwrap();
+                found.push((path.clone(), meta.mode()));
+                if meta.is_dir() {
+                    walk(&path, found);
+                }
+            }
+        }
+        let mut found = Vec::new();
+        walk(&self.root, &mut found);
+        found.sort();
+        found
+    }
+
+    /// Processes of ours that name a path in it: `word` is keeper or worker.
+    fn processes(&self, word: &str) -> Vec<i32> {
+        let is_ours = |pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let start = format!("coalescefs\0{word}\0{}", self.root.display());
+            line.starts_with(start.as_bytes())
+        };
+        let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+            entry.unwrap().file_name().to_str().and_then(|name| name.parse().ok())
+        });
+        pids.filter(is_ours).collect()
+    }
+
+    /// Runs a command line that must fail without changing anything.
+    #[track_caller]
+    fn refused(&self, arguments: &[&str], code: i32, words: &str) {
+        let before = (self.mounts(), self.contents());
+        let output = coalescefs(arguments);
+        assert_refused(&output, code, words);
+        assert_eq!((self.mounts(), self.contents()), before, "{arguments:?} changed something");
+        assert_eq!(self.processes("keeper"), [0; 0], "{arguments:?} left a process");
+    }
+
+    fn wait_until_gone(&self) {
+        let begun = Instant::now();
+        while !self.mounts().is_empty() || !self.processes("keeper").is_empty() {
+            assert!(begun.elapsed() < PATIENCE, "still there: {:?}", self.mounts());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(self.processes("worker").is_empty());
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        for name in ["keeper", "worker"] {
+            for pid in self.processes(name) {
+                kill(pid, libc::SIGKILL);
+            }
+        }
+        for line in self.mounts() {
+            let mount_point = line.split(' ').nth(4).unwrap();
+            let _ = Command::new("umount").args(["-l", mount_point]).output();
+        }
+    }
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(arguments).env_remove("RUST_LOG").env_remove("COALESCEFS_LOG_FILE");
+    command.stdin(Stdio::null());
+    command
+}
+
+fn coalescefs(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[track_caller]
+fn assert_refused(output: &Output, code: i32, words: &str) {
+    let text = stderr(output);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(text.starts_with("coalescefs: "), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains(words), "{text} does not say '{words}'");
+    assert!(output.stdout.is_empty());
+}
+
+#[track_caller]
+fn succeed(arguments: &[&str]) {
+    let output = coalescefs(arguments);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));
+    assert_eq!(stderr(&output), "", "{arguments:?}");
+}
+
+fn kill(pid: i32, signal: i32) {
+    // SAFETY: a process this test started.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// Waits for a child of the test, not for ever.
+fn wait(mut child: Child) -> Option<i32> {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.kill().unwrap();
+    panic!("{child:?} does not end");
+}
+
+/// Whether this machine can mount as the tests do; says so if not.
+fn can_mount() -> bool {
+    // SAFETY: no arguments, cannot fail.
+    let root = unsafe { libc::geteuid() } == 0;
+    let can = root && fs::File::options().read(true).write(true).open("/dev/fuse").is_ok();
+    if !can {
+        eprintln!("SKIPPED: needs root and /dev/fuse");
+    }
+    can
+}
+
+#[test]
+fn wrong_usage() {
+    let scene = Scene::new(&["b"]);
+    let b = &scene.at("b");
+    scene.refused(&[], 2, "--help");
+    scene.refused(&["mont"], 2, "mont");
+    scene.refused(&["mount"], 2, "<BACKING>");
+    scene.refused(&["mount", "--memry", "1G", b], 2, "--memory");
+    scene.refused(&["mount", "--memory", "lots", b], 2, "20M");
+    scene.refused(&["mount", "--memory", "1M", b], 2, "at least 4 MiB");
+    scene.refused(&["mount", "--memory", "1000T", b], 2, "more than this machine has");
+    scene.refused(&["mount", "--memory", "8M", "--chunk", "4M", b], 2, "--memory 16 MiB");
+    scene.refused(&["mount", "--chunk", "5000", b], 2, "try 8192");
+    scene.refused(&["mount", "--max-age", "soon", b], 2, "30s");
+    scene.refused(&["mount", "--lanes", "0", b], 2, "1..=64");
+    scene.refused(&["mount", "--drain-rate", "0", b], 2, "no limit");
+    scene.refused(&["mount", "--log-level", "loud", b], 2, "loud");
+    scene.refused(&["mount", "--log-file", &scene.at("no/log"), b], 2, "--log-file");
+    scene.refused(&["run", "--", "true"], 2, "--over");
+    scene.refused(&["run", "--over", b], 2, "COMMAND");
+    scene.refused(&["run", "--over", b, "--over", b, "--", "true"], 2, "overlap");
+    scene.refused(&["umount"], 2, "MOUNTPOINT");
+}
+
+#[test]
+fn wrong_places() {
+    let scene = Scene::new(&["b/in", "full/in", "empty"]);
+    fs::write(scene.at("file"), "x").unwrap();
+    let [b, inside, full, empty, file, missing] =
+        ["b", "b/in", "full", "empty", "file", "missing"].map(|name| scene.at(name));
+    scene.refused(&["mount", &missing], 1, "does not exist");
+    scene.refused(&["mount", &file], 1, "not a directory");
+    scene.refused(&["mount", &b, &missing], 1, "MOUNTPOINT");
+    scene.refused(&["mount", &b, &file], 1, "not a directory");
+    scene.refused(&["mount", &b, &full], 1, "not empty");
+    scene.refused(&["mount", &b, &inside], 1, "would contain itself");
+    scene.refused(&["mount", &inside, &b], 1, "would be hidden");
+    scene.refused(&["mount", "/"], 1, "over /");
+    scene.refused(&["run", "--over", &missing, "--", "true"], 1, "--over");
+    scene.refused(&["umount", &empty], 1, "not a mountpoint");
+    scene.refused(&["umount", &missing], 1, "No such file");
+    scene.refused(&["umount", "/proc"], 1, "not a coalescefs mount");
+    scene.refused(&["status", "/proc"], 1, "not a coalescefs mount");
+}
+
+/// Goal: the keeper subcommand is of no use by hand, and harmless.
+#[test]
+fn keeper_without_an_order() {
+    let scene = Scene::new(&["b"]);
+    scene.refused(&["keeper", &scene.at("b")], 1, "coalescefs mount");
+}
+
+#[test]
+fn ordinary_users_are_told_what_is_missing() {
+    if !can_mount() {
+        return;
+    }
+    use std::os::unix::process::CommandExt;
+    let scene = Scene::new(&["b"]);
+    fs::set_permissions(&scene.root, fs::Permissions::from_mode(0o755)).unwrap();
+    let as_nobody = |arguments: &[&str]| {
+        // The test's own directory may lie where nobody may go: a copy that can be executed.
+        let program = scene.root.join("coalescefs");
+        fs::copy(PROGRAM, &program).unwrap();
+        let mut command = Command::new(program);
+        command.args(arguments).env("PATH", "/nonexistent").uid(65534).gid(65534).output().unwrap()
+    };
+    let device_mode = fs::metadata("/dev/fuse").unwrap().mode();
+    let words = if device_mode & 0o006 == 0o006 { "fuse3 package" } else { "chmod 666 /dev/fuse" };
+    assert_refused(&as_nobody(&["mount", &scene.at("b")]), 1, words);
+    fs::set_permissions(scene.at("b"), fs::Permissions::from_mode(0o700)).unwrap();
+    assert_refused(&as_nobody(&["mount", &scene.at("b")]), 1, "readable and searchable");
+    assert!(scene.mounts().is_empty());
+}
+
+#[test]
+fn help_and_a_reader_that_goes_away() {
+    let help = coalescefs(&["mount", "--help"]);
+    assert!(help.status.success());
+    let text = String::from_utf8(help.stdout).unwrap();
+    for words in ["--memory", "an eighth of RAM", "here ", "--max-age", "30s"] {
+        assert!(text.contains(words), "help does not say '{words}'");
+    }
+    assert!(!text.contains("keeper"));
+    // The pipe is closed before anything is written to it.
+    let mut child = command(&["status"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_mount_begins_and_ends() {
+    if !can_mount() {
+        return;
+    }
+    let scene = Scene::new(&["b", "m"]);
+    let (b, m) = (&scene.at("b"), &scene.at("m"));
+    for arguments in [&["mount", b][..], &["mount", b, m][..]] {
+        let place = arguments[arguments.len() - 1];
+        succeed(arguments);
+        assert_eq!(scene.mounts().len(), 1);
+        assert_refused(&coalescefs(&["mount", place]), 1, "already a coalescefs mount");
+        let output = coalescefs(&["status", "--json", place]);
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(status["config"]["mountpoint"], place);
+        assert_eq!(status["keeper_pid"], scene.processes("keeper")[0]);
+        assert_eq!(status["worker_pid"], scene.processes("worker")[0]);
+        succeed(&["umount", place]);
+        assert!(scene.mounts().is_empty() && scene.processes("keeper").is_empty());
+        assert!(scene.processes("worker").is_empty());
+    }
+}
+
+#[test]
+fn one_directory_is_mounted_once() {
+    if !can_mount() {
+        return;
+    }
+    let scene = Scene::new(&["b", "m"]);
+    let (b, m) = (&scene.at("b"), &scene.at("m"));
+    succeed(&["mount", b, m]);
+    assert_refused(&coalescefs(&["mount", b]), 1, "already mounted through coalescefs, at");
+    succeed(&["umount", m]);
+}
+
+#[test]
+fn a_mount_in_use_stays_and_its_users_are_named() {
+    if !can_mount() {
+        return;
+    }
+    let scene = Scene::new(&["b"]);
+    let b = &scene.at("b");
+    succeed(&["mount", b]);
+    let mut user = Command::new("sleep").arg("60").current_dir(b).spawn().unwrap();
+    assert_refused(&coalescefs(&["umount", b]), 1, &format!("sleep ({})", user.id()));
+    assert_eq!(scene.mounts().len(), 1);
+    user.kill().unwrap();
+    user.wait().unwrap();
+    succeed(&["umount", b]);
+}
+
+/// Goal: killing workers is not noticed, and the end is in order all the same.
+#[test]
+fn killed_workers_are_replaced() {
+    if !can_mount() {
+        return;
+    }
+    let scene = Scene::new(&["b"]);
+    let b = &scene.at("b");
+    succeed(&["mount", b]);
+    for _ in 0..3 {
+        for pid in scene.processes("worker") {
+            kill(pid, libc::SIGKILL);
+        }
+        // In a process of its own: a request that is lost would never return.
+        let answered = Command::new("timeout").args(["-s", "KILL", "5", "stat", b]).output();
+        assert!(answered.unwrap().status.success(), "the mount did not answer after a kill");
+    }
+    let output = coalescefs(&["status", "--json", b]);
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(status["worker_restarts"], 3);
+    succeed(&["umount", b]);
+}
+
+#[test]
+fn a_dead_daemon_is_named_as_such() {
+    if !can_mount() {
+        return;
+    }
+    let scene = Scene::new(&["b"]);
+    let b = &scene.at("b");
+    succeed(&["mount", b]);
+    let workers = scene.processes("worker");
+    for pid in scene.processes("keeper").into_iter().chain(workers) {
+        kill(pid, libc::SIGKILL);
+    }
+    while !scene.processes("worker").is_empty() || !scene.processes("keeper").is_empty() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_refused(&coalescefs(&["umount", b]), 1, "umount -l");
+    assert_refused(&coalescefs(&["status", b]), 1, "umount -l");
+    assert_refused(&coalescefs(&["mount", b]), 1, "already a coalescefs mount");
+}
+
+#[test]
+fn foreground_ends_in_order_by_a_signal() {
+    if !can_mount() {
+        return;
+    }
+    let scene = Scene::new(&["b"]);
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGKILL] {
+        let child = command(&["mount", "--foreground", &scene.at("b")]).spawn().unwrap();
+        let begun = Instant::now();
+        while scene.processes("worker").is_empty() || scene.mounts().is_empty() {
+            assert!(begun.elapsed() < PATIENCE);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        kill(child.id() as i32, signal);
+        let code = wait(child);
+        assert_eq!(code, (signal != libc::SIGKILL).then_some(0), "signal {signal}");
+        scene.wait_until_gone();
+    }
+}
+
+#[test]
+fn run_has_the_exit_code_of_its_command() {
+    if !can_mount() {
+        return;
+    }
+    let scene = Scene::new(&["b", "c"]);
+    let (b, c) = (&scene.at("b"), &scene.at("c"));
+    let code = |script: &str| {
+        let output = coalescefs(&["run", "--over", b, "--over", c, "--", "sh", "-c", script]);
+        assert!(scene.mounts().is_empty() && scene.processes("keeper").is_empty());
+        output.status.code()
+    };
+    assert_eq!(code("exit 7"), Some(7));
+    assert_eq!(code("kill -9 $$"), Some(137));
+    // By path, as mounts of other tests may be there as well.
+    let count = format!("exit $(grep -c '{}.*fuse.coalescefs' /proc/self/mountinfo)", scene.at(""));
+    assert_eq!(code(&count), Some(2));
+    let missing = coalescefs(&["run", "--over", b, "--", "/nonexistent/program"]);
+    assert_refused(&missing, 127, "No such file");
+    let not_executable = coalescefs(&["run", "--over", b, "--", "/etc/passwd"]);
+    assert_refused(&not_executable, 126, "Permission denied");
+    scene.wait_until_gone();
+}
+
+/// Goal: the command in the current directory of a mount is in the mount, not below it.
+#[test]
+fn run_enters_its_current_directory_again() {
+    if !can_mount() {
+        return;
+    }
+    let scene = Scene::new(&["b"]);
+    let script = "test \"$(stat -f -c %T .)\" = fuseblk -o \"$(stat -f -c %T .)\" = fuse";
+    let output = command(&["run", "--over", ".", "--", "sh", "-c", script])
+        .current_dir(scene.at("b"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn run_passes_signals_on_and_waits_for_what_is_left_behind() {
+    if !can_mount() {
+        return;
+    }
+    let scene = Scene::new(&["b"]);
+    let b = &scene.at("b");
+    let ready = scene.at("ready");
+    let script = format!("trap 'exit 3' TERM; touch {ready}; sleep 60 & wait; exit 4");
+    let child = command(&["run", "--over", b, "--", "sh", "-c", &script]).spawn().unwrap();
+    let begun = Instant::now();
+    while !Path::new(&ready).exists() {
+        assert!(begun.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    kill(child.id() as i32, libc::SIGTERM);
+    assert_eq!(wait(child), Some(3));
+    let script = format!("cd {b}; sleep 1 >/dev/null 2>&1 & exit 0");
+    let begun = Instant::now();
+    let output = coalescefs(&["run", "--over", b, "--", "sh", "-c", &script]);
+    assert_refused(&output, 0, "in use by sleep");
+    assert!(begun.elapsed() > Duration::from_millis(900));
+    scene.wait_until_gone();
+}
