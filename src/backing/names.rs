@@ -23,7 +23,7 @@ pub fn open_root(path: &Path) -> io::Result<OwnedFd> {
 
 /// An O_PATH descriptor of what is at `name`, a symlink itself included. Errors: open(2).
 pub fn open_path_at(dir: BorrowedFd, name: &OsStr) -> io::Result<OwnedFd> {
-    open_at(dir.as_raw_fd(), &*c_string(name)?, libc::O_PATH | libc::O_NOFOLLOW, 0)
+    open_at(dir.as_raw_fd(), &c_string(name)?, libc::O_PATH | libc::O_NOFOLLOW, 0)
 }
 
 /// Opens the file that a descriptor stands for once more, with other flags; works for O_PATH
@@ -36,7 +36,7 @@ pub fn reopen(fd: BorrowedFd, flags: i32) -> io::Result<OwnedFd> {
 /// Errors: open(2); `ELOOP` when a symlink is in its place.
 pub fn create_at(dir: BorrowedFd, name: &OsStr, flags: i32, mode: u32) -> io::Result<OwnedFd> {
     let flags = flags | libc::O_CREAT | libc::O_NOFOLLOW;
-    open_at(dir.as_raw_fd(), &*c_string(name)?, flags, mode)
+    open_at(dir.as_raw_fd(), &c_string(name)?, flags, mode)
 }
 
 /// The flags of an open file: fcntl(2), F_GETFL. Does not wait.

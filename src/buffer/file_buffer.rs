@@ -222,14 +222,13 @@ impl FileBuffer {
                     .iter()
                     .any(|other| !other.is_fresh() && other.overlaps(entry.start, entry.end));
                 let usable = !busy && start >= from && end <= to;
-                match next {
-                    None if !usable => continue,
-                    None => {}
-                    Some(next) => {
-                        if !usable || start != next || bytes + entry.bytes() > max_bytes {
-                            break 'search;
-                        }
+                let fits = next.is_none_or(|next| start == next)
+                    && (bytes == 0 || bytes + entry.bytes() <= max_bytes);
+                if !usable || !fits {
+                    if run.is_empty() {
+                        continue;
                     }
+                    break 'search;
                 }
                 out.push(Piece {
                     slot: entry.slot,

@@ -90,7 +90,7 @@ impl MountTable {
     pub fn top_at(&self, mount_point: &Path) -> Option<&Mount> {
         let here = || self.0.iter().filter(|mount| mount.mount_point == mount_point);
         // The last one, for the case that a mount was moved below another.
-        here().filter(|mount| !here().any(|other| other.parent == mount.id)).next_back()
+        here().rfind(|mount| !here().any(|other| other.parent == mount.id))
     }
 
     /// Whether `device` is mounted at `mount_point`, maybe below other mounts.

@@ -4,6 +4,8 @@
 //! counted as ignored, which the built-in one cannot do at run time. Arguments are those of
 //! `cargo test`: a filter, `--test-threads`, `--nocapture`.
 
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
 #[path = "../support/mod.rs"]
 mod support;
 
