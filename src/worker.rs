@@ -20,7 +20,7 @@ use crate::backing::{self, KernelStorage};
 use crate::config::MountConfig;
 use crate::control::protocol::{Answer, FileStatus, Status};
 use crate::control::server::{self, Source};
-use crate::fs::{Filesystem, Parts, close_stray_descriptors};
+use crate::fs::{Filesystem, Parts};
 use crate::fuse;
 
 /// What the keeper prepared before it forked the worker. The descriptors are in a table that
@@ -42,8 +42,6 @@ pub struct WorkerContext {
     pub wake_worker_fd: RawFd,
     /// eventfd: the worker wrote to the control page.
     pub wake_keeper_fd: RawFd,
-    /// Other descriptors of the keeper, which the worker must leave open.
-    pub keeper_fds: Vec<RawFd>,
     /// How many workers served this mount before.
     pub restarts: u64,
 }
@@ -85,7 +83,6 @@ fn die_of_panics() {
 fn serve(context: &WorkerContext) -> io::Result<i32> {
     let arena = context.arena;
     arena.control().set_phase(Phase::Starting);
-    close_stray_descriptors(&arena, &kept_descriptors(context))?;
     let descriptors = backing::raise_descriptor_limit();
     backing::raise_file_size_limit();
     become_io_flusher();
@@ -110,21 +107,6 @@ fn serve(context: &WorkerContext) -> io::Result<i32> {
         by_signal: false,
     };
     ending.wait()
-}
-
-fn kept_descriptors(context: &WorkerContext) -> Vec<RawFd> {
-    let mut keep = vec![
-        0,
-        1,
-        2,
-        context.fuse_fd,
-        context.backing_fd,
-        context.listener_fd,
-        context.wake_worker_fd,
-        context.wake_keeper_fd,
-    ];
-    keep.extend(&context.keeper_fds);
-    keep
 }
 
 /// Memory that we need to write data out must not wait for data of ours to be written out: see

@@ -46,7 +46,6 @@ use crate::schedule::Policy;
 pub use attrs::{Change, NodeAttr};
 pub use handles::DirectoryEntry;
 pub use names::{Caller, Entry};
-pub use rebuild::close_stray_descriptors;
 pub use room::Limits;
 
 use handles::Handles;
@@ -200,3 +199,6 @@ impl Filesystem {
 fn errno(code: i32) -> io::Error {
     io::Error::from_raw_os_error(code)
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -91,31 +91,4 @@ impl Filesystem {
             }
         }
     }
-}
-
-/// Closes every descriptor that a former worker left open, except those in `keep` and those that
-/// the node table keeps. To be called before the worker opens anything.
-pub fn close_stray_descriptors(arena: &crate::arena::Arena, keep: &[RawFd]) -> io::Result<()> {
-    let table = arena.nodes();
-    let mut known: std::collections::BTreeSet<RawFd> = keep.iter().copied().collect();
-    known.extend(arena.descriptors());
-    known.extend(
-        (0..table.high_water())
-            .map(NodeSlot)
-            .filter_map(|slot| table.identity(slot).and_then(|_| table.kept_fd(slot))),
-    );
-    let mut open = Vec::new();
-    for entry in std::fs::read_dir("/proc/self/fd")? {
-        if let Some(fd) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
-            open.push(fd);
-        }
-    }
-    for fd in open {
-        if !known.contains(&fd) {
-            // SAFETY: its owner is dead. The one that listed the directory is closed already,
-            // which is harmless: the worker has only one thread yet.
-            unsafe { libc::close(fd) };
-        }
-    }
-    Ok(())
 }

@@ -3,8 +3,8 @@
 //! One thread, few allocations, and **never a system call on its own mount**: it would wait for the
 //! worker, and the worker may be dead. It owns everything that must survive a worker: `/dev/fuse`,
 //! the arena, the backing directory, the control socket. Keeper and worker share one descriptor
-//! table (`process`), so what a worker opened survives it too; therefore the keeper opens nothing
-//! while a worker starts, which closes what it does not know.
+//! table (`process`), so what a worker opened survives it too; before the next one starts, the
+//! keeper closes what nobody needs (`strays`).
 //!
 //! | file | what |
 //! |---|---|
@@ -12,12 +12,14 @@
 //! | `mod` | the keeper's start: everything up to the first worker |
 //! | `supervise` | the loop: signals, deaths, unmounting |
 //! | `process` | making the worker process |
+//! | `strays` | descriptors that a dead worker left |
 //! | `backoff` | how long to wait before the next worker |
 //! | `sys` | the few system calls std does not have |
 
 mod backoff;
 mod launch;
 mod process;
+mod strays;
 mod supervise;
 pub mod sys;
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::backoff::Backoff;
 use super::launch::Report;
 use super::sys::{self, Ended};
-use super::{Held, Place, process, send_report};
+use super::{Held, Place, process, send_report, strays};
 use crate::arena::{Phase, UnmountMode};
 use crate::mount::mountinfo::MountTable;
 use crate::mount::{bdi, unmount};
@@ -228,6 +228,11 @@ impl Supervisor {
             control.request_finish();
             sys::ring(self.held.wake_worker.as_fd());
         }
+        if control.worker_restarts() > 0
+            && let Err(error) = strays::close(&self.held.arena, &self.kept_descriptors())
+        {
+            log::warn!("descriptors of the dead worker stay open: {error}");
+        }
         let context = self.worker_context();
         match process::spawn(|| worker::run(context)) {
             Ok(pid) => {
@@ -243,11 +248,28 @@ impl Supervisor {
         }
     }
 
+    /// All that this process holds, standard input to error included.
+    fn kept_descriptors(&self) -> Vec<RawFd> {
+        let held = &self.held;
+        let mut kept = vec![
+            0,
+            1,
+            2,
+            held.fuse_fd.as_raw_fd(),
+            held.backing_fd.as_raw_fd(),
+            held.listener.as_raw_fd(),
+            held.lock.as_raw_fd(),
+            held.wake_worker.as_raw_fd(),
+            held.wake_keeper.as_raw_fd(),
+            held.signals.as_raw_fd(),
+        ];
+        kept.extend(self.report.iter().map(AsRawFd::as_raw_fd));
+        kept.extend(self.stderr_file.iter().map(AsRawFd::as_raw_fd));
+        kept
+    }
+
     fn worker_context(&self) -> WorkerContext {
         let held = &self.held;
-        let mut keeper_fds: Vec<RawFd> = vec![held.signals.as_raw_fd(), held.lock.as_raw_fd()];
-        keeper_fds.extend(self.report.iter().map(AsRawFd::as_raw_fd));
-        keeper_fds.extend(self.stderr_file.iter().map(AsRawFd::as_raw_fd));
         WorkerContext {
             config: held.config.clone(),
             arena: held.arena,
@@ -256,7 +278,6 @@ impl Supervisor {
             listener_fd: held.listener.as_raw_fd(),
             wake_worker_fd: held.wake_worker.as_raw_fd(),
             wake_keeper_fd: held.wake_keeper.as_raw_fd(),
-            keeper_fds,
             restarts: held.arena.control().worker_restarts(),
         }
     }

@@ -1,0 +1,360 @@
+//! The filesystem without a kernel: called as the adapter calls it, over a temporary directory,
+//! with storage that can be told to wait or to fail.
+
+use std::ffi::OsStr;
+use std::io::{self, IoSlice};
+use std::os::fd::{BorrowedFd, IntoRawFd};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use super::nodes::ROOT_ID;
+use super::*;
+use crate::backing::{KernelStorage, SetTime, SyncKind};
+
+const CHUNK: u64 = 256 << 10;
+const LONG: Duration = Duration::from_secs(30);
+const CALLER: Caller = Caller { uid: 0, gid: 0 };
+
+#[derive(Clone, Copy, PartialEq)]
+enum Mood {
+    Work,
+    Wait,
+    Fail(i32),
+}
+
+/// The kernel's storage with a mood, and a record of what was written: offset and length.
+struct MoodyStorage {
+    mood: Mutex<Mood>,
+    changed: Condvar,
+    writes: Mutex<Vec<(u64, usize)>>,
+}
+
+impl MoodyStorage {
+    fn new(mood: Mood) -> Arc<MoodyStorage> {
+        let (changed, writes) = Default::default();
+        Arc::new(MoodyStorage { mood: Mutex::new(mood), changed, writes })
+    }
+
+    fn set(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+        self.changed.notify_all();
+    }
+}
+
+impl Storage for MoodyStorage {
+    fn write_at(&self, file: BorrowedFd, bytes: &[IoSlice], offset: u64) -> io::Result<usize> {
+        let mut mood = self.mood.lock().unwrap();
+        while *mood == Mood::Wait {
+            mood = self.changed.wait(mood).unwrap();
+        }
+        if let Mood::Fail(errno) = *mood {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        drop(mood);
+        let len = KernelStorage.write_at(file, bytes, offset)?;
+        self.writes.lock().unwrap().push((offset, len));
+        Ok(len)
+    }
+
+    fn sync(&self, file: BorrowedFd, kind: SyncKind) -> io::Result<()> {
+        KernelStorage.sync(file, kind)
+    }
+
+    fn flush_range(&self, file: BorrowedFd, offset: u64, len: u64) -> io::Result<()> {
+        KernelStorage.flush_range(file, offset, len)
+    }
+}
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    config: Arc<MountConfig>,
+    arena: Arena,
+    storage: Arc<MoodyStorage>,
+    fs: Arc<Filesystem>,
+}
+
+impl Fixture {
+    fn new(mood: Mood) -> Fixture {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Arc::new(MountConfig {
+            backing: dir.path().to_path_buf(),
+            mountpoint: dir.path().to_path_buf(),
+            memory_bytes: 4 << 20,
+            chunk_bytes: CHUNK,
+            max_age_ms: 3_600_000,
+            lanes: 1,
+            writeback_cache: true,
+            drain_rate: None,
+            allow_other: false,
+        });
+        let arena = Arena::create(&config).unwrap();
+        let storage = MoodyStorage::new(mood);
+        let fs = attach(&config, arena, storage.clone());
+        Fixture { dir, config, arena, storage, fs }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Makes a file and opens it: node id and handle.
+    fn create(&self, name: &str) -> (u64, u64) {
+        let made = self.fs.create(CALLER, ROOT_ID, OsStr::new(name), 0o644, libc::O_WRONLY);
+        let (entry, handle) = made.unwrap();
+        (entry.attr.id, handle)
+    }
+
+    fn write(&self, id: u64, offset: u64, bytes: &[u8]) -> Receiver<io::Result<u32>> {
+        let (reply, replied) = replies();
+        self.fs.write(id, offset, bytes, reply);
+        replied
+    }
+
+    fn fsync(&self, id: u64) -> io::Result<()> {
+        let (reply, replied) = replies();
+        self.fs.fsync(id, SyncKind::Data, reply);
+        replied.recv_timeout(LONG).unwrap()
+    }
+
+    fn set_size(&self, id: u64, size: u64) -> Receiver<io::Result<NodeAttr>> {
+        let change = Change {
+            mode: None,
+            uid: None,
+            gid: None,
+            size: Some(size),
+            atime: SetTime::Omit,
+            mtime: SetTime::Omit,
+        };
+        let (reply, replied) = replies();
+        self.fs.setattr(id, change, reply);
+        replied
+    }
+
+    fn read(&self, id: u64, offset: u64, len: u32) -> Vec<u8> {
+        read(&self.fs, id, offset, len)
+    }
+
+    fn wait_until(&self, what: &str, mut holds: impl FnMut(&Filesystem) -> bool) {
+        let until = Instant::now() + LONG;
+        while !holds(&self.fs) {
+            assert!(Instant::now() < until, "waited in vain for {what}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+fn attach(config: &Arc<MountConfig>, arena: Arena, storage: Arc<MoodyStorage>) -> Arc<Filesystem> {
+    let parts = Parts {
+        config: config.clone(),
+        arena,
+        backing_fd: crate::backing::open_root(&config.backing).unwrap().into_raw_fd(),
+        storage,
+        descriptors: 1024,
+    };
+    Filesystem::attach(parts).unwrap()
+}
+
+fn replies<T: Send + 'static>() -> (Reply<T>, Receiver<io::Result<T>>) {
+    let (sender, receiver) = channel();
+    (Box::new(move |result| drop(sender.send(result))), receiver)
+}
+
+fn read(fs: &Filesystem, id: u64, offset: u64, len: u32) -> Vec<u8> {
+    let (reply, replied) = replies();
+    fs.read(id, offset, len, reply);
+    replied.recv_timeout(LONG).unwrap().unwrap()
+}
+
+fn code<T>(result: io::Result<T>) -> Option<i32> {
+    result.err().and_then(|error| error.raw_os_error())
+}
+
+/// Goal: an error of the disk is told by fsync and once by each handle's close; the data stays,
+/// can be read, is listed, and is stored when the disk works again.
+#[test]
+fn an_error_is_told_once_to_each_handle_and_the_data_is_kept() {
+    let fixture = Fixture::new(Mood::Fail(libc::EIO));
+    let (id, first) = fixture.create("f");
+    let second = fixture.fs.open(id, libc::O_WRONLY).unwrap();
+    fixture.write(id, 0, b"precious").recv().unwrap().unwrap();
+    assert_eq!(code(fixture.fsync(id)), Some(libc::EIO));
+    assert_eq!(code(fixture.fs.flush(id, first)), Some(libc::EIO));
+    assert_eq!(code(fixture.fs.flush(id, second)), Some(libc::EIO));
+    let failing = fixture.fs.failing_files();
+    assert_eq!(failing.len(), 1);
+    assert_eq!(failing[0].path, PathBuf::from("f"));
+    assert_eq!(failing[0].backlog_bytes, 8);
+    assert!(fixture.fs.only_failing_left());
+    assert_eq!(fixture.read(id, 0, 100), b"precious");
+    fixture.storage.set(Mood::Work);
+    fixture.fs.finish();
+    fixture.wait_until("the data to be stored", |fs| fs.backlog_bytes() == 0);
+    assert_eq!(std::fs::read(fixture.path("f")).unwrap(), b"precious");
+    assert!(fixture.fs.failing_files().is_empty());
+    assert_eq!(code(fixture.fs.flush(id, first)), None);
+}
+
+/// Goal: with memory full only replies to writes wait; names, attributes and reads are answered;
+/// when the disk goes on, every reply comes, and the file is whole.
+#[test]
+fn only_writers_wait_for_a_disk_that_hangs() {
+    let fixture = Fixture::new(Mood::Wait);
+    let (id, _) = fixture.create("f");
+    let piece = 64 << 10;
+    let mut waiting = Vec::new();
+    for number in 0..64u64 {
+        let replied = fixture.write(id, number * piece, &vec![number as u8; piece as usize]);
+        match replied.try_recv() {
+            Ok(result) => assert_eq!(result.unwrap(), piece as u32),
+            Err(TryRecvError::Empty) => waiting.push(replied),
+            Err(TryRecvError::Disconnected) => panic!("a reply was dropped"),
+        }
+        // The kernel would not have more in flight.
+        if waiting.len() == usize::from(fixture.fs.limits().max_background) {
+            break;
+        }
+    }
+    assert!(!waiting.is_empty());
+    assert_eq!(fixture.fs.status().waiting_writes, waiting.len() as u64);
+    assert!(fixture.fs.held_bytes() <= 4 << 20);
+    assert_eq!(fixture.fs.lookup(ROOT_ID, OsStr::new("f")).unwrap().attr.id, id);
+    assert_eq!(fixture.read(id, piece, 10), [1; 10]);
+    fixture.create("another");
+    assert!(waiting.iter().all(|replied| replied.try_recv().is_err()));
+    fixture.storage.set(Mood::Work);
+    fixture.fs.finish();
+    for replied in waiting {
+        assert_eq!(replied.recv_timeout(LONG).unwrap().unwrap(), piece as u32);
+    }
+    fixture.wait_until("the data to be stored", |fs| fs.backlog_bytes() == 0);
+    let bytes = std::fs::read(fixture.path("f")).unwrap();
+    assert!(
+        bytes
+            .chunks(piece as usize)
+            .enumerate()
+            .all(|(n, chunk)| chunk.iter().all(|b| *b == n as u8))
+    );
+}
+
+/// Goal: writes that no segment is left for (more than the kernel would have in flight) wait
+/// outside the arena and are not lost.
+#[test]
+fn writes_beyond_the_arena_wait_and_arrive() {
+    let fixture = Fixture::new(Mood::Wait);
+    let (id, _) = fixture.create("f");
+    let piece = 64 << 10;
+    let replied: Vec<_> = (0..100u64)
+        .map(|number| fixture.write(id, number * piece, &vec![number as u8 + 1; piece as usize]))
+        .collect();
+    assert!(fixture.fs.held_bytes() <= 4 << 20);
+    fixture.storage.set(Mood::Work);
+    for replied in replied {
+        assert_eq!(replied.recv_timeout(LONG).unwrap().unwrap(), piece as u32);
+    }
+    fixture.fsync(id).unwrap();
+    let bytes = std::fs::read(fixture.path("f")).unwrap();
+    assert_eq!(bytes.len() as u64, 100 * piece);
+    assert!(
+        bytes
+            .chunks(piece as usize)
+            .enumerate()
+            .all(|(n, chunk)| chunk.iter().all(|b| *b == n as u8 + 1))
+    );
+}
+
+/// Goal: whole chunks leave by themselves, aligned and in as few writes as possible; what is less
+/// waits.
+#[test]
+fn whole_chunks_leave_and_the_rest_waits() {
+    let fixture = Fixture::new(Mood::Work);
+    let (id, _) = fixture.create("f");
+    let bytes = vec![7; 2 * CHUNK as usize + 1000];
+    fixture.write(id, 0, &bytes).recv().unwrap().unwrap();
+    fixture.wait_until("two chunks to leave", |fs| fs.backlog_bytes() == 1000);
+    let status = fixture.fs.status();
+    assert_eq!((status.drain_turns, status.whole_chunk_bytes), (2, 2 * CHUNK));
+    let writes = fixture.storage.writes.lock().unwrap().clone();
+    assert_eq!(writes, [(0, CHUNK as usize), (CHUNK, CHUNK as usize)]);
+    assert_eq!(fixture.fs.getattr(id).unwrap().attr.size, bytes.len() as u64);
+    assert!(fixture.read(id, 0, 1 << 20) == bytes);
+}
+
+/// Goal: a truncation waits for bytes past the cut that are on their way to the disk, so that they
+/// cannot come back after it.
+#[test]
+fn truncation_waits_for_bytes_in_flight() {
+    let fixture = Fixture::new(Mood::Wait);
+    let (id, _) = fixture.create("f");
+    fixture.write(id, 0, &vec![1; CHUNK as usize]).recv().unwrap().unwrap();
+    let data_in_flight = |fs: &Filesystem| {
+        let node = fs.node(id).unwrap();
+        let flying = node.data_if_any().unwrap().lock().buffer.in_flight_bytes();
+        flying > 0
+    };
+    fixture.wait_until("the chunk to be on its way", data_in_flight);
+    let cut = fixture.set_size(id, 10);
+    assert_eq!(cut.try_recv().err(), Some(TryRecvError::Empty));
+    fixture.storage.set(Mood::Work);
+    assert_eq!(cut.recv_timeout(LONG).unwrap().unwrap().attr.size, 10);
+    fixture.fsync(id).unwrap();
+    assert_eq!(std::fs::read(fixture.path("f")).unwrap(), [1; 10]);
+}
+
+/// Goal: what is deleted is never written.
+#[test]
+fn deleted_data_is_not_written() {
+    let fixture = Fixture::new(Mood::Work);
+    let (id, handle) = fixture.create("f");
+    fixture.write(id, 0, &[1; 5000]).recv().unwrap().unwrap();
+    fixture.fs.unlink(ROOT_ID, OsStr::new("f")).unwrap();
+    assert_eq!(fixture.read(id, 0, 5000), [1; 5000]);
+    fixture.fs.release(id, handle);
+    fixture.fs.forget(id, 1);
+    assert_eq!(fixture.fs.backlog_bytes(), 0);
+    assert_eq!(fixture.fs.held_bytes(), 0);
+    assert!(fixture.fs.node(id).is_err(), "the node is forgotten");
+    assert!(fixture.storage.writes.lock().unwrap().is_empty());
+}
+
+/// Goal: a worker that takes over finds nodes by the same ids, buffered bytes, unlinked open files
+/// and times, and stores them. Method: a second filesystem on the same arena, the first one's
+/// disk hanging for good, as that of a dead worker would.
+#[test]
+fn a_new_worker_takes_everything_over() {
+    let fixture = Fixture::new(Mood::Wait);
+    let made = fixture.fs.mkdir(CALLER, ROOT_ID, OsStr::new("dir"), 0o755).unwrap();
+    let (kept, _) = fixture.create("kept");
+    let (moved, _) = fixture.create("moved");
+    let (gone, _) = fixture.create("gone");
+    for (id, byte) in [(kept, 1), (moved, 2), (gone, 3)] {
+        fixture.write(id, 0, &vec![byte; CHUNK as usize + 100]).recv().unwrap().unwrap();
+        fixture.write(id, 50, &vec![byte + 10; 100]).recv().unwrap().unwrap();
+    }
+    let (from, to) = ((ROOT_ID, OsStr::new("moved")), (made.attr.id, OsStr::new("here")));
+    fixture.fs.rename(from, to, 0).unwrap();
+    fixture.fs.unlink(ROOT_ID, OsStr::new("gone")).unwrap();
+    let mtime = fixture.fs.getattr(kept).unwrap().attr.mtime;
+
+    let next = attach(&fixture.config, fixture.arena, MoodyStorage::new(Mood::Work));
+    let wanted = |byte: u8| {
+        let mut bytes = vec![byte; CHUNK as usize + 100];
+        bytes[50..150].fill(byte + 10);
+        bytes
+    };
+    for (id, byte) in [(kept, 1), (moved, 2), (gone, 3)] {
+        assert!(read(&next, id, 0, 1 << 20) == wanted(byte), "file {byte}");
+    }
+    next.finish();
+    let until = Instant::now() + LONG;
+    while next.backlog_bytes() > 0 {
+        assert!(Instant::now() < until, "{} bytes left", next.backlog_bytes());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(std::fs::read(fixture.path("kept")).unwrap() == wanted(1));
+    assert!(std::fs::read(fixture.path("dir/here")).unwrap() == wanted(2));
+    assert!(read(&next, gone, 0, 1 << 20) == wanted(3), "a file without a name");
+    next.settle();
+    assert_eq!(next.getattr(kept).unwrap().attr.mtime, mtime);
+}
