@@ -70,18 +70,29 @@ impl FileData {
     }
 }
 
+/// Who keeps a file's modification time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteFrom {
+    /// A write() of now: it moves the time.
+    Program,
+    /// The kernel's writeback cache, some time after the write(). The kernel knows the time and
+    /// sends it by SETATTR, before or after the bytes.
+    PageCache,
+}
+
 /// A write that finds no free segment: its bytes wait outside the arena.
 pub(super) struct Write {
     pub(super) node: Arc<Node>,
     pub(super) offset: u64,
     pub(super) bytes: Vec<u8>,
+    pub(super) from: WriteFrom,
     pub(super) reply: Reply<u32>,
 }
 
 impl Filesystem {
     /// WRITE: takes all of `bytes` or none. The reply comes at once while there is room, later
     /// when not; on `Ok` the bytes outlive the death of the worker. Errors: `ESTALE`, `EINVAL`.
-    pub fn write(&self, id: u64, offset: u64, bytes: &[u8], reply: Reply<u32>) {
+    pub fn write(&self, id: u64, offset: u64, bytes: &[u8], from: WriteFrom, reply: Reply<u32>) {
         let counters = self.counters();
         Counters::add(&counters.write_requests, 1);
         Counters::add(&counters.bytes_in, bytes.len() as u64);
@@ -89,15 +100,21 @@ impl Filesystem {
             Ok(node) => node,
             Err(error) => return reply(Err(error)),
         };
-        if self.room.is_starved() || !self.try_write(&node, offset, bytes) {
-            let write = Write { node, offset, bytes: bytes.to_vec(), reply };
+        if self.room.is_starved() || !self.try_write(&node, offset, bytes, from) {
+            let write = Write { node, offset, bytes: bytes.to_vec(), from, reply };
             return self.starve(write);
         }
         self.acknowledge(&node, bytes.len(), reply);
     }
 
     /// Puts bytes into the arena. `false` when there are not enough free segments.
-    pub(super) fn try_write(&self, node: &Node, offset: u64, bytes: &[u8]) -> bool {
+    pub(super) fn try_write(
+        &self,
+        node: &Arc<Node>,
+        offset: u64,
+        bytes: &[u8],
+        from: WriteFrom,
+    ) -> bool {
         let Some(data) = node.data_if_any() else { return false };
         let mut steps = Vec::new();
         let mut state = data.lock();
@@ -108,10 +125,25 @@ impl Filesystem {
         state.buffer.write(offset, bytes.len(), seq, now_ms, &mut slots, &mut steps);
         debug_assert!(slots.is_empty(), "slots_needed is exact");
         self.carry_out(node, &steps, bytes);
-        self.arena.nodes().set_mtime(node.slot, Some(realtime()));
+        self.note_time(node, from);
         self.backlog_bytes.fetch_add(state.buffer.dirty_bytes() - before, Ordering::Relaxed);
         self.tell_queue(node, data, &state);
         true
+    }
+
+    /// Notes the modification time to restore when the bytes are stored. For bytes from the page
+    /// cache it is what the kernel said last: noted, or set on the backing file while it was clean.
+    fn note_time(&self, node: &Arc<Node>, from: WriteFrom) {
+        let table = self.arena.nodes();
+        let mtime = match from {
+            WriteFrom::Program => realtime(),
+            WriteFrom::PageCache if table.mtime(node.slot).is_some() => return,
+            WriteFrom::PageCache => match self.backing_attr(node) {
+                Ok(attr) => (attr.mtime.secs, attr.mtime.nanos),
+                Err(_) => realtime(),
+            },
+        };
+        table.set_mtime(node.slot, Some(mtime));
     }
 
     /// Does to the arena what the buffer decided.

@@ -44,6 +44,7 @@ use crate::drain::{DataFile, LaneQueue, Throttle};
 use crate::schedule::Policy;
 
 pub use attrs::{Change, NodeAttr};
+pub use data::WriteFrom;
 pub use handles::DirectoryEntry;
 pub use names::{Caller, Entry};
 pub use room::Limits;

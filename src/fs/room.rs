@@ -163,7 +163,7 @@ impl Filesystem {
                 return;
             };
             // Under the lock, so that writes of one file go in in their order.
-            if !self.try_write(&write.node, write.offset, &write.bytes) {
+            if !self.try_write(&write.node, write.offset, &write.bytes, write.from) {
                 starved.writes.push_front(write);
                 return;
             }

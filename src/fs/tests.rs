@@ -108,7 +108,7 @@ impl Fixture {
 
     fn write(&self, id: u64, offset: u64, bytes: &[u8]) -> Receiver<io::Result<u32>> {
         let (reply, replied) = replies();
-        self.fs.write(id, offset, bytes, reply);
+        self.fs.write(id, offset, bytes, WriteFrom::Program, reply);
         replied
     }
 

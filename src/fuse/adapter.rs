@@ -14,7 +14,7 @@ use fuser::{
 };
 
 use crate::backing::{SetTime, SyncKind, Time, errno};
-use crate::fs::{Caller, Change, Entry, Filesystem, NodeAttr};
+use crate::fs::{Caller, Change, Entry, Filesystem, NodeAttr, WriteFrom};
 
 /// How long the kernel may keep names and attributes: the backing directory belongs to the mount,
 /// so nobody else changes them.
@@ -334,9 +334,10 @@ impl fuser::Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let is_cached = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let from = if is_cached { WriteFrom::PageCache } else { WriteFrom::Program };
         // A handle is only guessed for writes from the page cache: errors wait for flush then.
-        let from_program = !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let checked = if from_program { self.fs.flush(ino.0, fh.0) } else { Ok(()) };
+        let checked = if is_cached { Ok(()) } else { self.fs.flush(ino.0, fh.0) };
         let checked = checked.and_then(|()| {
             if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
                 self.fs.kill_privileges(ino.0)?;
@@ -350,7 +351,7 @@ impl fuser::Filesystem for Adapter {
             Ok(written) => reply.written(written),
             Err(error) => reply.error(code(&error)),
         };
-        self.counted().write(ino.0, offset, data, Box::new(answer));
+        self.counted().write(ino.0, offset, data, from, Box::new(answer));
     }
 
     fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {

@@ -37,7 +37,8 @@ pub fn no_request_for_each_write() {
     file.sync_data().unwrap();
     let requests = mount.figure("requests") - before;
     assert!(requests < 100, "{requests} requests");
-    assert_eq!(mount.figure("bytes_in"), 1_000_000);
+    // A page that is written out before it is full comes again.
+    assert!((1_000_000..1_100_000).contains(&mount.figure("bytes_in")));
     drop(file);
     mount.umount_clean();
 }
@@ -66,7 +67,8 @@ fn drain_log(mount: &Mount) -> Vec<Line> {
 /// time, and files take turns. Method: the lane's record of its writes (its trace log).
 pub fn whole_chunks_in_turn() {
     const CHUNK: u64 = 256 << 10;
-    let options = ["--chunk", "256K", "--memory", "16M"];
+    // The disk is the slower side, so that several files are ready at a time.
+    let options = ["--chunk", "256K", "--memory", "16M", "--drain-rate", "20M"];
     let mount = Mount::over_with_log(&options, "coalescefs::drain=trace");
     let streams = 8;
     let mut files: Vec<File> = (0..streams)
