@@ -1,13 +1,18 @@
 //! Goal: whatever is wrong with a command line or the machine, one line says so, the exit code is
 //! the documented one, and nothing has changed; and mounts begin and end in order.
 //! Method: the built program, run as a user would. What mounts needs root and /dev/fuse, and is
-//! skipped loudly without them.
+//! counted as ignored without them.
+
+#![allow(clippy::unwrap_used)] // a test fails by panicking
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Trial};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_coalescefs");
 /// Far more than anything here takes on a slow machine.
@@ -156,17 +161,77 @@ fn wait(mut child: Child) -> Option<i32> {
 }
 
 /// Whether this machine can mount as the tests do; says so if not.
-fn can_mount() -> bool {
+fn cannot_mount() -> Option<String> {
     // SAFETY: no arguments, cannot fail.
-    let root = unsafe { libc::geteuid() } == 0;
-    let can = root && fs::File::options().read(true).write(true).open("/dev/fuse").is_ok();
-    if !can {
-        eprintln!("SKIPPED: needs root and /dev/fuse");
-    }
-    can
+    let is_root = unsafe { libc::geteuid() } == 0;
+    let has_device = fs::File::options().read(true).write(true).open("/dev/fuse").is_ok();
+    (!is_root || !has_device).then(|| "needs root and /dev/fuse".to_owned())
 }
 
-#[test]
+/// A private mount namespace holds copies of every mount that is there when it is made, and keeps
+/// them alive: tests that make one run alone.
+static NAMESPACES: RwLock<()> = RwLock::new(());
+
+fn shared(name: &str, test: fn()) -> Trial {
+    Trial::test(name, move || {
+        let _others = NAMESPACES.read().unwrap_or_else(PoisonError::into_inner);
+        test();
+        Ok(())
+    })
+}
+
+fn alone(name: &str, test: fn()) -> Trial {
+    Trial::test(name, move || {
+        let _nobody = NAMESPACES.write().unwrap_or_else(PoisonError::into_inner);
+        test();
+        Ok(())
+    })
+}
+
+/// A harness of its own, so that tests that cannot run here are counted as ignored.
+fn main() {
+    let skip = cannot_mount();
+    if let Some(reason) = &skip {
+        eprintln!("tests that mount are ignored: {reason}");
+    }
+    let mounting = |trial: Trial| trial.with_ignored_flag(skip.is_some());
+    let trials = vec![
+        shared("wrong_usage", wrong_usage),
+        shared("wrong_places", wrong_places),
+        shared("keeper_without_an_order", keeper_without_an_order),
+        mounting(shared(
+            "ordinary_users_are_told_what_is_missing",
+            ordinary_users_are_told_what_is_missing,
+        )),
+        shared("help_and_a_reader_that_goes_away", help_and_a_reader_that_goes_away),
+        mounting(shared("a_mount_begins_and_ends", a_mount_begins_and_ends)),
+        mounting(shared("one_directory_is_mounted_once", one_directory_is_mounted_once)),
+        mounting(shared(
+            "a_mount_in_use_stays_and_its_users_are_named",
+            a_mount_in_use_stays_and_its_users_are_named,
+        )),
+        mounting(shared("killed_workers_are_replaced", killed_workers_are_replaced)),
+        mounting(shared("a_dead_daemon_is_named_as_such", a_dead_daemon_is_named_as_such)),
+        mounting(shared(
+            "foreground_ends_in_order_by_a_signal",
+            foreground_ends_in_order_by_a_signal,
+        )),
+        mounting(alone(
+            "run_has_the_exit_code_of_its_command",
+            run_has_the_exit_code_of_its_command,
+        )),
+        mounting(alone(
+            "run_enters_its_current_directory_again",
+            run_enters_its_current_directory_again,
+        )),
+        mounting(alone(
+            "run_passes_signals_on_and_waits_for_what_is_left_behind",
+            run_passes_signals_on_and_waits_for_what_is_left_behind,
+        )),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
 fn wrong_usage() {
     let scene = Scene::new(&["b"]);
     let b = &scene.at("b");
@@ -190,7 +255,6 @@ fn wrong_usage() {
     scene.refused(&["umount"], 2, "MOUNTPOINT");
 }
 
-#[test]
 fn wrong_places() {
     let scene = Scene::new(&["b/in", "full/in", "empty"]);
     fs::write(scene.at("file"), "x").unwrap();
@@ -212,17 +276,12 @@ fn wrong_places() {
 }
 
 /// Goal: the keeper subcommand is of no use by hand, and harmless.
-#[test]
 fn keeper_without_an_order() {
     let scene = Scene::new(&["b"]);
     scene.refused(&["keeper", &scene.at("b")], 1, "coalescefs mount");
 }
 
-#[test]
 fn ordinary_users_are_told_what_is_missing() {
-    if !can_mount() {
-        return;
-    }
     use std::os::unix::process::CommandExt;
     let scene = Scene::new(&["b"]);
     fs::set_permissions(&scene.root, fs::Permissions::from_mode(0o755)).unwrap();
@@ -241,7 +300,6 @@ fn ordinary_users_are_told_what_is_missing() {
     assert!(scene.mounts().is_empty());
 }
 
-#[test]
 fn help_and_a_reader_that_goes_away() {
     let help = coalescefs(&["mount", "--help"]);
     assert!(help.status.success());
@@ -256,11 +314,7 @@ fn help_and_a_reader_that_goes_away() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
-#[test]
 fn a_mount_begins_and_ends() {
-    if !can_mount() {
-        return;
-    }
     let scene = Scene::new(&["b", "m"]);
     let (b, m) = (&scene.at("b"), &scene.at("m"));
     for arguments in [&["mount", b][..], &["mount", b, m][..]] {
@@ -279,11 +333,7 @@ fn a_mount_begins_and_ends() {
     }
 }
 
-#[test]
 fn one_directory_is_mounted_once() {
-    if !can_mount() {
-        return;
-    }
     let scene = Scene::new(&["b", "m"]);
     let (b, m) = (&scene.at("b"), &scene.at("m"));
     succeed(&["mount", b, m]);
@@ -291,11 +341,7 @@ fn one_directory_is_mounted_once() {
     succeed(&["umount", m]);
 }
 
-#[test]
 fn a_mount_in_use_stays_and_its_users_are_named() {
-    if !can_mount() {
-        return;
-    }
     let scene = Scene::new(&["b"]);
     let b = &scene.at("b");
     succeed(&["mount", b]);
@@ -308,11 +354,7 @@ fn a_mount_in_use_stays_and_its_users_are_named() {
 }
 
 /// Goal: killing workers is not noticed, and the end is in order all the same.
-#[test]
 fn killed_workers_are_replaced() {
-    if !can_mount() {
-        return;
-    }
     let scene = Scene::new(&["b"]);
     let b = &scene.at("b");
     succeed(&["mount", b]);
@@ -330,11 +372,7 @@ fn killed_workers_are_replaced() {
     succeed(&["umount", b]);
 }
 
-#[test]
 fn a_dead_daemon_is_named_as_such() {
-    if !can_mount() {
-        return;
-    }
     let scene = Scene::new(&["b"]);
     let b = &scene.at("b");
     succeed(&["mount", b]);
@@ -350,11 +388,7 @@ fn a_dead_daemon_is_named_as_such() {
     assert_refused(&coalescefs(&["mount", b]), 1, "already a coalescefs mount");
 }
 
-#[test]
 fn foreground_ends_in_order_by_a_signal() {
-    if !can_mount() {
-        return;
-    }
     let scene = Scene::new(&["b"]);
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGKILL] {
         let child = command(&["mount", "--foreground", &scene.at("b")]).spawn().unwrap();
@@ -371,11 +405,7 @@ fn foreground_ends_in_order_by_a_signal() {
     }
 }
 
-#[test]
 fn run_has_the_exit_code_of_its_command() {
-    if !can_mount() {
-        return;
-    }
     let scene = Scene::new(&["b", "c"]);
     let (b, c) = (&scene.at("b"), &scene.at("c"));
     let code = |script: &str| {
@@ -396,11 +426,7 @@ fn run_has_the_exit_code_of_its_command() {
 }
 
 /// Goal: the command in the current directory of a mount is in the mount, not below it.
-#[test]
 fn run_enters_its_current_directory_again() {
-    if !can_mount() {
-        return;
-    }
     let scene = Scene::new(&["b"]);
     let script = "test \"$(stat -f -c %T .)\" = fuseblk -o \"$(stat -f -c %T .)\" = fuse";
     let output = command(&["run", "--over", ".", "--", "sh", "-c", script])
@@ -410,11 +436,7 @@ fn run_enters_its_current_directory_again() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
 }
 
-#[test]
 fn run_passes_signals_on_and_waits_for_what_is_left_behind() {
-    if !can_mount() {
-        return;
-    }
     let scene = Scene::new(&["b"]);
     let b = &scene.at("b");
     let ready = scene.at("ready");

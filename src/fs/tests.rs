@@ -281,6 +281,23 @@ fn whole_chunks_leave_and_the_rest_waits() {
     assert!(fixture.read(id, 0, 1 << 20) == bytes);
 }
 
+/// Goal: files with whole chunks take strict turns, a chunk each.
+#[test]
+fn files_take_turns() {
+    let fixture = Fixture::new(Mood::Wait);
+    let files: Vec<u64> = (0..3).map(|n| fixture.create(&format!("f{n}")).0).collect();
+    // The first file's first chunk is taken at once and waits for the disk; the others queue up.
+    for id in &files {
+        fixture.write(*id, 0, &vec![1; 3 * CHUNK as usize]).recv().unwrap().unwrap();
+    }
+    fixture.storage.set(Mood::Work);
+    fixture.wait_until("the data to be stored", |fs| fs.backlog_bytes() == 0);
+    let offsets: Vec<u64> =
+        fixture.storage.writes.lock().unwrap().iter().map(|(offset, _)| *offset).collect();
+    let turns: Vec<u64> = offsets.iter().map(|offset| offset / CHUNK).collect();
+    assert_eq!(turns, [0, 0, 0, 1, 1, 1, 2, 2, 2]);
+}
+
 /// Goal: a truncation waits for bytes past the cut that are on their way to the disk, so that they
 /// cannot come back after it.
 #[test]

@@ -19,7 +19,8 @@ pub fn plan() -> Entered {
     if privilege::has_sys_admin() { Entered::AsRoot } else { Entered::InUserNamespace }
 }
 
-/// Moves this process into a new mount namespace from which no mount leaks out. It must have one
+/// Moves this process into a new mount namespace from which no mount leaks out, and into which
+/// unmounting elsewhere still reaches: else other mounts would live as long as the command. It must have one
 /// thread. `Err` is the errno of unshare(2), of writing the id maps or of mount(2); EPERM or EACCES
 /// where user namespaces are restricted. The process is then in a state fit only for exiting.
 pub fn enter_private() -> io::Result<Entered> {
@@ -44,7 +45,7 @@ pub fn enter_private() -> io::Result<Entered> {
             std::ptr::null(),
             c"/".as_ptr(),
             std::ptr::null(),
-            libc::MS_REC | libc::MS_PRIVATE,
+            libc::MS_REC | libc::MS_SLAVE,
             std::ptr::null(),
         )
     })?;

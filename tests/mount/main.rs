@@ -14,7 +14,11 @@ mod lifecycle;
 mod load;
 mod operations;
 
+use std::sync::{PoisonError, RwLock};
+
 use libtest_mimic::{Arguments, Trial};
+
+static NAMESPACES: RwLock<()> = RwLock::new(());
 
 /// Lists the tests of a module under their names.
 macro_rules! trials {
@@ -24,7 +28,13 @@ macro_rules! trials {
 }
 
 fn trial(skip: &Option<String>, name: &str, test: fn()) -> Trial {
+    let makes_namespace = name.contains("run_");
     let trial = Trial::test(name, move || {
+        // A private mount namespace keeps copies of every mount that is there alive: a test that
+        // makes one runs alone.
+        let lock = || NAMESPACES.read().unwrap_or_else(PoisonError::into_inner);
+        let alone = || NAMESPACES.write().unwrap_or_else(PoisonError::into_inner);
+        let (_shared, _alone) = ((!makes_namespace).then(lock), makes_namespace.then(alone));
         test();
         Ok(())
     });
