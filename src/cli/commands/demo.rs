@@ -64,7 +64,7 @@ pub struct DemoArgs {
     /// What the mount writes to one file before it goes on to the next
     #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = parse_size)]
     chunk: u64,
-    /// The program that writes the records [default: the first that works here]
+    /// The program that writes the records [default: the first that works]
     #[arg(long, value_name = "NAME")]
     program: Option<Program>,
     /// Keep the directory with the script, the outputs and the logs
@@ -104,6 +104,8 @@ pub enum DemoError {
     NoSpace { dir: PathBuf, free: HumanBytes, needed: HumanBytes },
     #[error("`{command}` does not work here; leave out --program to take one that does")]
     NoProgram { command: &'static str },
+    #[error("found nothing here that writes record by record, not even sh: install GNU grep")]
+    NoProgramAtAll,
     #[error(
         "`coalescefs {command}` failed: {reason}; `coalescefs doctor` tells what this machine allows"
     )]
@@ -112,7 +114,7 @@ pub enum DemoError {
     Script { run: &'static str, reason: String },
     #[error("not all data could be stored: {reason}")]
     NotStored { reason: String },
-    #[error("{count} outputs are wrong; the first is {path}, at byte {offset}; --keep leaves them to look at", path = path.display())]
+    #[error("outputs that are wrong: {count}, the first is {path}, at byte {offset}; --keep leaves them to look at", path = path.display())]
     Mismatch { count: u32, path: PathBuf, offset: u64 },
     #[error("interrupted; everything was cleaned up")]
     Interrupted,
@@ -169,11 +171,11 @@ pub fn run(args: &DemoArgs) -> Result<(), DemoError> {
     let result = demo.measure_both(&progress);
     drop(progress);
     if args.keep {
-        eprintln!("kept: {}", demo.dir.path().display());
+        progress::say(&format!("kept: {}", demo.dir.path().display()));
     }
     let report = result?;
     drop(demo);
-    print(&format!("{}\n{report}\n", report.table(frame())));
+    print(&format!("{}\n{report}", report.table(frame())));
     Ok(())
 }
 
@@ -181,7 +183,7 @@ fn plan_pipeline(args: &DemoArgs) -> Result<Pipeline, DemoError> {
     let program = match args.program {
         Some(program) if program.works() => program,
         Some(program) => return Err(DemoError::NoProgram { command: program.command() }),
-        None => Program::choose().ok_or(DemoError::NoProgram { command: Program::Sh.command() })?,
+        None => Program::choose().ok_or(DemoError::NoProgramAtAll)?,
     };
     let executable = std::env::current_exe()
         .map_err(|error| DemoError::io("find", "this program's file", error))?;
@@ -230,7 +232,7 @@ impl Demo {
             .map_err(|error| DemoError::io("use the directory", parent.display(), error))?;
         let place = Place::of(&parent)
             .map_err(|error| DemoError::io("use the directory", parent.display(), error))?;
-        let needed = 2 * pipeline.total_bytes() + SPARE_BYTES;
+        let needed = pipeline.total_bytes().saturating_mul(2).saturating_add(SPARE_BYTES);
         if place.free_bytes < needed {
             let (free, needed) = (HumanBytes(place.free_bytes), HumanBytes(needed));
             return Err(DemoError::NoSpace { dir: parent, free, needed });
@@ -241,12 +243,12 @@ impl Demo {
             .map_err(|error| DemoError::io("create a directory in", parent.display(), error))?;
         dir.disable_cleanup(args.keep);
         progress.note(&format!(
-            "{} programs (`{}`) write {} each in records of {RECORD_BYTES} bytes, in {}",
+            "{} programs (`{}`) write {} each in records of {RECORD_BYTES} bytes,",
             pipeline.programs,
             pipeline.program.command(),
             HumanBytes(pipeline.records * RECORD_BYTES as u64),
-            dir.path().display(),
         ));
+        progress.note(&format!("in {}", dir.path().display()));
         if place.in_memory {
             progress.note("This directory is in memory: choose one on a disk with --dir.");
         }
@@ -278,8 +280,11 @@ impl Demo {
         straight.extents = self.mean_extents(&straight_dir);
         through.extents = self.mean_extents(&through_dir);
         self.compare([&straight_dir, &through_dir])?;
-        let Pipeline { records, .. } = self.pipeline;
-        let workload = Workload { streams: self.pipeline.streams(), records };
+        let workload = Workload {
+            streams: self.pipeline.streams(),
+            records: self.pipeline.records,
+            machine_memory_bytes: measure::machine_memory_bytes(),
+        };
         Ok(Report { workload, straight, through })
     }
 
@@ -378,7 +383,7 @@ impl Demo {
             .chain(["splitter.log".to_owned(), SCRIPT_LOG.to_owned()])
             .map(|name| run_dir.join(name))
             .find(|log| fs::metadata(log).is_ok_and(|log| log.len() > 0))
-            .map_or_else(|| "it gave no reason".to_owned(), |log| mounting::last_lines(&log))
+            .map_or_else(|| reason_without_log(run_dir), |log| mounting::last_lines(&log))
     }
 
     /// From the reports of the run; what the caller alone knows is left out.
@@ -400,6 +405,7 @@ impl Demo {
             turns: None,
             device,
             longest_write_ms: probed.longest_write_ms,
+            longest_sleep_ms: probed.longest_sleep_ms,
             longest_wait_ms: split.longest_wait_ms,
             script_ms: watched.script_ms,
             on_disk_ms: on_disk.as_secs_f64() * 1e3,
@@ -450,10 +456,10 @@ impl Drop for Demo {
         let out = self.dir.path().join("through").join(OUT_DIR);
         if mounting::is_mountpoint(&out) {
             self.dir.disable_cleanup(true);
-            eprintln!(
+            progress::say(&format!(
                 "still mounted: {}; `umount -l` it, then remove the directory",
                 out.display()
-            );
+            ));
         }
     }
 }
@@ -466,6 +472,17 @@ fn programs_write_calls(
 ) -> Option<u64> {
     let helpers = split.write_calls? + probed.write_calls?;
     Some((watched.write_calls? + probed.records).saturating_sub(helpers))
+}
+
+/// On a full disk there is no room for a complaint either.
+fn reason_without_log(run_dir: &Path) -> String {
+    const FULL_BELOW_BYTES: u64 = 64 << 10;
+    match Place::of(run_dir) {
+        Ok(place) if place.free_bytes < FULL_BELOW_BYTES => {
+            format!("no space is left in {}", run_dir.display())
+        }
+        _ => "it gave no reason".to_owned(),
+    }
 }
 
 fn load<T: for<'a> serde::Deserialize<'a>>(path: &Path) -> Result<T, DemoError> {
@@ -520,7 +537,12 @@ mod tests {
         let watched =
             WatchReport { script_ms: 0.0, write_calls: Some(4000 + 77 + 1003), exit_code: 0 };
         let split = SplitReport { longest_wait_ms: 0.0, write_calls: Some(77) };
-        let probed = ProbeReport { records: 1000, longest_write_ms: 0.0, write_calls: Some(1003) };
+        let probed = ProbeReport {
+            records: 1000,
+            longest_write_ms: 0.0,
+            longest_sleep_ms: 0.0,
+            write_calls: Some(1003),
+        };
         assert_eq!(programs_write_calls(&watched, &split, &probed), Some(5000));
         let unknown = SplitReport { write_calls: None, ..split };
         assert_eq!(programs_write_calls(&watched, &unknown, &probed), None);

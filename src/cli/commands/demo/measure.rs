@@ -26,6 +26,9 @@ pub struct ProbeReport {
     pub records: u64,
     /// The longest of these calls.
     pub longest_write_ms: f64,
+    /// The longest of those that slept. The others lost the processor at most, to one of the many
+    /// programs: no fault of a filesystem.
+    pub longest_sleep_ms: f64,
     /// write() calls of the process, this report included; `None` when not counted here.
     pub write_calls: Option<u64>,
 }
@@ -96,6 +99,24 @@ pub fn wait_unreaped(pid: u32) -> io::Result<()> {
 pub fn write_calls_of(pid: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
     text.lines().find_map(|line| line.strip_prefix("syscw: "))?.trim().parse().ok()
+}
+
+/// How often the calling thread has slept: getrusage(2), voluntary context switches.
+pub fn sleeps() -> i64 {
+    // SAFETY: `usage` is plain data for which zeroes are valid, and outlives the call.
+    unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_THREAD, &mut usage);
+        usage.ru_nvcsw as i64
+    }
+}
+
+/// Main memory of this machine; 0 when it cannot be told.
+pub fn machine_memory_bytes() -> u64 {
+    // SAFETY: sysconf(3) reads no memory of ours.
+    let (pages, page_bytes) =
+        unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    u64::try_from(pages).unwrap_or(0) * u64::try_from(page_bytes).unwrap_or(0)
 }
 
 /// Counters of a block device, or the difference of two readings.
@@ -223,7 +244,7 @@ mod tests {
     /// write a known number of lines with a write() each.
     #[test]
     fn the_watch_counts_what_the_children_of_the_shell_wrote() {
-        let script = "yes | head -n 700 | grep --line-buffered y >/dev/null & wait; exit 3";
+        let script = "yes | head -n 700 | sed -u '' | wc -l >&2 & wait; exit 3";
         let report = watch(Command::new("sh").args(["-c", script])).unwrap();
         assert_eq!(report.exit_code, 3);
         let Some(calls) = report.write_calls else {

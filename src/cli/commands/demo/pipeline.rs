@@ -21,6 +21,8 @@ const SPLIT_RECORDS: usize = 3200;
 /// How long the splitter waits for a program to open its FIFO. They are all started before it,
 /// but a thousand of them take their time.
 const OPEN_LIMIT: Duration = Duration::from_secs(60);
+/// A shorter write() is no stall.
+const LONG_WRITE: Duration = Duration::from_millis(1);
 /// Records each candidate is tried with; fit into a pipe, so that nobody has to wait.
 const TRIAL_RECORDS: u64 = 100;
 /// write() calls beyond one per record that the start of a program may make.
@@ -117,9 +119,9 @@ impl Pipeline {
         self.programs + 1
     }
 
-    /// Bytes all streams write together.
+    /// Bytes all streams write together; the largest number when they are more.
     pub fn total_bytes(&self) -> u64 {
-        u64::from(self.streams()) * self.records * RECORD_BYTES as u64
+        self.records.saturating_mul(u64::from(self.streams()) * RECORD_BYTES as u64)
     }
 
     /// The script. It is run in a directory that contains only an empty directory `out`.
@@ -246,11 +248,14 @@ fn wait_writable(fifo: &File) -> io::Result<()> {
 }
 
 /// Copies records from `input` to `output` with one write() each, and times these.
+///
+/// Whether a call slept is asked only after the long ones: asking costs as much as a write().
 pub fn probe(input: &mut impl Read, output: &mut File) -> io::Result<ProbeReport> {
     let mut buffer = vec![0; 64 << 10];
     let mut filled = 0;
     let mut records = 0;
     let mut longest = Duration::ZERO;
+    let mut longest_sleep = Duration::ZERO;
     loop {
         let count = match input.read(&mut buffer[filled..]) {
             Ok(0) => break,
@@ -260,10 +265,19 @@ pub fn probe(input: &mut impl Read, output: &mut File) -> io::Result<ProbeReport
         };
         filled += count;
         let whole = filled - filled % RECORD_BYTES;
+        // Waiting for input is sleeping too: counted from here.
+        let mut sleeps = measure::sleeps();
         for record in buffer[..whole].chunks_exact(RECORD_BYTES) {
             let start = Instant::now();
             output.write_all(record)?;
-            longest = longest.max(start.elapsed());
+            let took = start.elapsed();
+            longest = longest.max(took);
+            if took >= LONG_WRITE {
+                let sleeps_before = std::mem::replace(&mut sleeps, measure::sleeps());
+                if sleeps > sleeps_before {
+                    longest_sleep = longest_sleep.max(took);
+                }
+            }
             records += 1;
         }
         buffer.copy_within(whole..filled, 0);
@@ -273,6 +287,7 @@ pub fn probe(input: &mut impl Read, output: &mut File) -> io::Result<ProbeReport
     Ok(ProbeReport {
         records,
         longest_write_ms: longest.as_secs_f64() * 1e3,
+        longest_sleep_ms: longest_sleep.as_secs_f64() * 1e3,
         write_calls: own_write_calls(),
     })
 }
@@ -371,6 +386,28 @@ mod tests {
         assert_eq!(report.records, 1000);
         io::Seek::rewind(&mut output).unwrap();
         assert_eq!(first_difference(&mut output, 9, 1000).unwrap(), None);
+    }
+
+    /// Goal: a write() that sleeps is told from one that does not. Method: a FIFO as the output,
+    /// which is full until its reader wakes up.
+    #[test]
+    fn the_probe_notices_a_write_that_sleeps() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let mut records = vec![0; 20_000 * RECORD_BYTES];
+        fill_records(&mut records, 9, 0);
+        let report = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut file = File::open(&fifo).unwrap();
+                std::thread::sleep(Duration::from_millis(100));
+                assert_eq!(first_difference(&mut file, 9, 20_000).unwrap(), None);
+            });
+            let mut output = OpenOptions::new().write(true).open(&fifo).unwrap();
+            probe(&mut &records[..], &mut output).unwrap()
+        });
+        assert!(report.longest_sleep_ms > 20.0, "{report:?}");
+        assert!(report.longest_write_ms >= report.longest_sleep_ms, "{report:?}");
     }
 
     /// Goal: the script does what it says, without a mount. Method: the real script with the two

@@ -1,5 +1,6 @@
 //! What the demo is doing, on standard error: a spinner at a terminal, else a line a stage.
 
+use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -13,7 +14,6 @@ pub struct Progress {
 impl Progress {
     /// Chooses by what standard error is.
     pub fn new() -> Progress {
-        use std::io::IsTerminal as _;
         let spinner = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})")
                 .expect("the template is constant and was tried");
@@ -27,8 +27,8 @@ impl Progress {
     /// A line that stays.
     pub fn note(&self, line: &str) {
         match &self.spinner {
-            Some(spinner) => spinner.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(spinner) => spinner.suspend(|| say(line)),
+            None => say(line),
         }
     }
 
@@ -39,9 +39,15 @@ impl Progress {
                 spinner.set_message(message);
                 spinner.reset_elapsed();
             }
-            None => eprintln!("{message}"),
+            None => say(&message),
         }
     }
+}
+
+/// A line on standard error. Unlike `eprintln!` it does not care whether anybody reads it: a panic
+/// would leave behind what was started.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 impl Drop for Progress {
