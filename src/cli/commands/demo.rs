@@ -106,9 +106,7 @@ pub enum DemoError {
     NoProgram { command: &'static str },
     #[error("found nothing here that writes record by record, not even sh: install GNU grep")]
     NoProgramAtAll,
-    #[error(
-        "`coalescefs {command}` failed: {reason}; `coalescefs doctor` tells what this machine allows"
-    )]
+    #[error("`coalescefs {command}` failed: {reason}")]
     Command { command: String, reason: String },
     #[error("the script failed {run}: {reason}; --keep leaves its directory to look at")]
     Script { run: &'static str, reason: String },

@@ -203,7 +203,7 @@ impl fmt::Display for Report {
             writeln!(
                 out,
                 "So little data fits into memory, and the processors set the pace, not the disk:\n\
-                 `coalescefs bench DIR` measures the disk, a larger --bytes writes more here."
+                 a larger --bytes, or a --dir on a slower disk, shows more."
             )?;
         }
         Ok(())
