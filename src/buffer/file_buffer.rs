@@ -1,153 +1,113 @@
-//! The dirty data of one file. See the module's head for the rules, which are cited by number.
+//! [`FileBuffer`]: what of one file is dirty, where it is, and what happens to it.
+//!
+//! Two sets of entries: fresh ones, which take new bytes, and those in flight, which are frozen
+//! until `drain` says how it went. The invariants are numbered in the module's head. Called under
+//! the lock of the file by `fs` (write, overlay, truncate) and `drain` (runs, completions).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
-use super::chunks::{Chunks, Kind};
+use super::chunks::{Fill, State};
+use super::entries::{Entries, Entry};
+use super::merge::merge;
 use super::{Geometry, Piece, Published, Slot, Step};
 
-/// A contiguous dirty range within one segment of the file.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    slot: Slot,
-    start: u32,
-    end: u32,
-    seq: u64,
-    born_ms: u64,
-    kind: Kind,
-}
-
-impl Entry {
-    fn bytes(&self) -> u64 {
-        u64::from(self.end - self.start)
-    }
-
-    fn overlaps(&self, start: u32, end: u32) -> bool {
-        self.start < end && start < self.end
-    }
-
-    fn touches(&self, start: u32, end: u32) -> bool {
-        self.start <= end && start <= self.end
-    }
-
-    fn is_fresh(&self) -> bool {
-        self.kind == Kind::Fresh
-    }
-}
-
-/// What of a file is in the arena.
+/// The dirty data of one file. Decides; the [`Step`]s it gives do.
+///
+/// Every call that gives steps appends to `steps`, and takes for granted that they are carried
+/// out before the next call. A change costs O(log entries) for each segment it touches.
 #[derive(Debug)]
 pub struct FileBuffer {
     geometry: Geometry,
-    segments: BTreeMap<u64, Vec<Entry>>,
-    chunks: Chunks,
-    births: BTreeSet<(u64, Slot)>,
-    dirty_bytes: u64,
-    in_flight_bytes: u64,
-    held_slots: usize,
-}
-
-/// The part of a file range that lies in one segment.
-struct Part {
-    index: u64,
-    start: u32,
-    end: u32,
-    /// Where it begins in the range.
-    from: usize,
+    fresh: Entries,
+    in_flight: Entries,
+    /// Counts what is in the two sets.
+    fill: Fill,
+    /// Highest seq given to an entry so far.
+    last_seq: u64,
 }
 
 impl FileBuffer {
-    /// An empty buffer.
-    pub fn new(geometry: Geometry) -> FileBuffer {
+    /// A buffer with nothing in it.
+    ///
+    /// # Panics
+    /// When the segment is no power of two or the chunk no multiple of it.
+    pub fn new(geometry: Geometry) -> Self {
+        let Geometry { segment_bytes, chunk_bytes } = geometry;
+        assert!(segment_bytes.is_power_of_two(), "a segment is a power of two");
+        assert!(
+            chunk_bytes > 0 && chunk_bytes.is_multiple_of(u64::from(segment_bytes)),
+            "a chunk is a multiple of the segment"
+        );
         FileBuffer {
             geometry,
-            segments: BTreeMap::new(),
-            chunks: Chunks::new(geometry.chunk_bytes),
-            births: BTreeSet::new(),
-            dirty_bytes: 0,
-            in_flight_bytes: 0,
-            held_slots: 0,
+            fresh: Entries::default(),
+            in_flight: Entries::default(),
+            fill: Fill::new(chunk_bytes),
+            last_seq: 0,
         }
     }
 
-    /// Neither fresh bytes nor bytes in flight.
+    /// Whether nothing is held: neither fresh nor in flight.
     pub fn is_clean(&self) -> bool {
-        self.segments.is_empty()
+        self.fresh.is_empty() && self.in_flight.is_empty()
     }
 
-    /// Bytes to be written that are not in flight.
+    /// Fresh bytes: acknowledged and not yet being written. A byte that is in flight and was
+    /// written again counts here and in [`FileBuffer::in_flight_bytes`].
     pub fn dirty_bytes(&self) -> u64 {
-        self.dirty_bytes
+        self.fill.fresh_bytes()
     }
 
-    /// Bytes being written.
+    /// Bytes taken by [`FileBuffer::take_run`], neither completed nor failed.
     pub fn in_flight_bytes(&self) -> u64 {
-        self.in_flight_bytes
+        self.fill.in_flight_bytes()
     }
 
-    /// Slots in use.
+    /// Slots this file occupies.
     pub fn held_slots(&self) -> usize {
-        self.held_slots
+        self.fresh.len() + self.in_flight.len()
     }
 
-    /// One past the last buffered byte; 0 when there is none.
+    /// One past the last buffered byte, fresh or in flight; 0 when there is none.
     pub fn end(&self) -> u64 {
-        self.segments.last_key_value().map_or(0, |(index, entries)| {
-            let end = entries.iter().map(|entry| entry.end).max().unwrap_or(0);
-            self.offset_of(*index) + u64::from(end)
-        })
+        self.fresh.end().max(self.in_flight.end())
     }
 
-    /// When the oldest buffered byte came.
+    /// Birth of the oldest fresh byte. May be earlier than that, never later: an entry keeps the
+    /// birth of its first byte, also when that byte is overwritten.
     pub fn oldest_ms(&self) -> Option<u64> {
-        self.births.first().map(|(born_ms, _)| *born_ms)
+        self.fill.oldest_ms()
     }
 
-    /// The lowest chunk all of whose bytes are fresh, and none in flight.
+    /// Number of the lowest chunk that is fresh from end to end, with nothing in flight.
     pub fn whole_chunk(&self) -> Option<u64> {
-        self.chunks.first_whole()
+        self.fill.first_whole()
     }
 
-    /// The lowest chunk with fresh bytes.
+    /// Number of the lowest chunk with a fresh byte.
     pub fn first_chunk(&self) -> Option<u64> {
-        self.chunks.first_fresh()
+        self.fresh.first().map(|entry| entry.start / self.geometry.chunk_bytes)
     }
 
-    fn offset_of(&self, index: u64) -> u64 {
-        index * u64::from(self.geometry.segment_bytes)
-    }
-
-    fn parts(&self, offset: u64, len: usize) -> impl Iterator<Item = Part> + use<> {
-        let segment = u64::from(self.geometry.segment_bytes);
-        let end = offset + len as u64;
-        let mut at = offset;
-        std::iter::from_fn(move || {
-            (at < end).then(|| {
-                let (index, start) = (at / segment, at % segment);
-                let stop = (start + (end - at)).min(segment);
-                let part = Part {
-                    index,
-                    start: start as u32,
-                    end: stop as u32,
-                    from: (at - offset) as usize,
-                };
-                at += stop - start;
-                part
-            })
-        })
-    }
-
-    /// Number of new slots that [`FileBuffer::write`] will take.
+    /// Exactly how many slots [`FileBuffer::write`] of this range takes.
     pub fn slots_needed(&self, offset: u64, len: usize) -> usize {
         self.parts(offset, len)
             .filter(|part| {
-                let entries = self.segments.get(&part.index).map_or(&[][..], Vec::as_slice);
-                !entries.iter().any(|entry| entry.is_fresh() && entry.touches(part.start, part.end))
+                self.fresh.last_touching(part, &self.geometry.segment(part.start)).is_none()
             })
             .count()
     }
 
-    /// Takes bytes in. Pops exactly [`FileBuffer::slots_needed`] from `slots`. `seq` is higher than
-    /// that of every write before it.
+    /// Takes a write of `len` bytes at `offset`, received at `now_ms`; pops
+    /// [`FileBuffer::slots_needed`] slots from `slots`. Once the steps are done the write may be
+    /// acknowledged.
+    ///
+    /// `seq` should be higher than in every earlier call for this file, also those of a worker
+    /// that died. Where it is not, the next free one is taken, so that this write wins all the
+    /// same.
+    ///
+    /// # Panics
+    /// When `slots` has too few.
     pub fn write(
         &mut self,
         offset: u64,
@@ -157,261 +117,248 @@ impl FileBuffer {
         slots: &mut Vec<Slot>,
         steps: &mut Vec<Step>,
     ) {
+        self.last_seq = seq.max(self.last_seq + 1);
         for part in self.parts(offset, len) {
-            let Part { index, start, end, from } = part;
-            let touched = self.take_touching(index, start, end);
-            // The largest keeps its slot: the fewest bytes are moved.
-            let Some(mut entry) = touched.iter().copied().max_by_key(Entry::bytes) else {
-                let slot = slots.pop().expect("the caller took slots_needed slots");
-                let entry = Entry { slot, start, end, seq, born_ms: now_ms, kind: Kind::Fresh };
-                steps.push(Step::Copy { slot, at: start, from, len: end - start });
-                self.put(index, entry, steps);
-                continue;
-            };
-            let others = || touched.iter().filter(|other| other.slot != entry.slot);
-            for other in others() {
-                move_range(other, entry.slot, other.start, other.end.min(start), steps);
-                move_range(other, entry.slot, other.start.max(end), other.end, steps);
-            }
-            steps.push(Step::Copy { slot: entry.slot, at: start, from, len: end - start });
-            let freed: Vec<Slot> = others().map(|other| other.slot).collect();
-            entry.start = touched.iter().map(|entry| entry.start).fold(start, u32::min);
-            entry.end = touched.iter().map(|entry| entry.end).fold(end, u32::max);
-            entry.born_ms = touched.iter().map(|entry| entry.born_ms).fold(now_ms, u64::min);
-            entry.seq = seq;
-            self.put(index, entry, steps);
-            steps.extend(freed.into_iter().map(|slot| Step::Free { slot }));
+            let from = (part.start - offset) as usize;
+            self.write_part(part, from, now_ms, slots, steps);
         }
     }
 
-    /// What is buffered of a range, older pieces first: laid down in this order they give the
-    /// newest bytes (4).
+    /// Gives the pieces that hold bytes of the range, clipped to it, older first: laid down in
+    /// this order over what the backing file has, they show the file. Appends to `out`.
     pub fn overlay(&self, offset: u64, len: usize, out: &mut Vec<Piece>) {
-        for part in self.parts(offset, len) {
-            let Some(entries) = self.segments.get(&part.index) else { continue };
-            let base = self.offset_of(part.index);
-            let (in_flight, fresh): (Vec<&Entry>, Vec<&Entry>) =
-                entries.iter().partition(|entry| !entry.is_fresh());
-            for entry in in_flight.into_iter().chain(fresh) {
-                let (start, end) = (entry.start.max(part.start), entry.end.min(part.end));
-                if start < end {
-                    let offset = base + u64::from(start);
-                    out.push(Piece { slot: entry.slot, at: start, offset, len: end - start });
-                }
-            }
+        let range = offset..offset.saturating_add(len as u64);
+        for entries in [&self.in_flight, &self.fresh] {
+            let pieces = entries.intersecting(&range);
+            out.extend(pieces.map(|entry| entry.clipped(&range, &self.geometry)));
         }
     }
 
-    /// Takes the lowest contiguous run of fresh bytes that lies within `[from, to)` and freezes it
-    /// (2). Whole entries, about `max_bytes` at most but at least one; none that overlaps bytes in
-    /// flight (3). Returns its bytes; 0 when there is nothing to take.
+    /// Takes the lowest contiguous run of fresh bytes inside `[from, to)` to be written, at most
+    /// `max_bytes`, but at least one entry; appends its pieces, ascending, to `out` and returns
+    /// its bytes, 0 when there is nothing to take.
+    ///
+    /// Entries are taken whole: one that crosses `from` or `to` is left, so bounds are multiples
+    /// of the segment (or 0 and `u64::MAX`) where everything between them is meant. An entry that
+    /// overlaps one in flight is left as well, so that the older bytes cannot reach the backing
+    /// file after the newer.
+    ///
+    /// Each piece is later given, as it is, to [`FileBuffer::complete`] or
+    /// [`FileBuffer::fail`], once. Until then the bytes in its slot do not change.
     pub fn take_run(&mut self, from: u64, to: u64, max_bytes: u64, out: &mut Vec<Piece>) -> u64 {
-        let segment = u64::from(self.geometry.segment_bytes);
-        let mut run: Vec<(u64, Slot)> = Vec::new();
-        let (mut next, mut bytes) = (None, 0);
-        'search: for (&index, entries) in self.segments.range(from / segment..) {
-            let base = index * segment;
-            if base >= to {
+        let first = out.len();
+        let mut bytes = 0;
+        let mut end = from;
+        for entry in self.fresh.inside(&(from..to)) {
+            let blocked = self.in_flight.overlaps(&entry.range());
+            let len = u64::from(entry.len);
+            if bytes == 0 {
+                if blocked {
+                    continue;
+                }
+            } else if blocked || entry.start != end || bytes + len > max_bytes {
                 break;
             }
-            let mut fresh: Vec<&Entry> = entries.iter().filter(|entry| entry.is_fresh()).collect();
-            fresh.sort_unstable_by_key(|entry| entry.start);
-            for entry in fresh {
-                let (start, end) = (base + u64::from(entry.start), base + u64::from(entry.end));
-                let busy = entries
-                    .iter()
-                    .any(|other| !other.is_fresh() && other.overlaps(entry.start, entry.end));
-                let usable = !busy && start >= from && end <= to;
-                let fits = next.is_none_or(|next| start == next)
-                    && (bytes == 0 || bytes + entry.bytes() <= max_bytes);
-                if !usable || !fits {
-                    if run.is_empty() {
-                        continue;
-                    }
-                    break 'search;
-                }
-                out.push(Piece {
-                    slot: entry.slot,
-                    at: entry.start,
-                    offset: start,
-                    len: entry.end - entry.start,
-                });
-                run.push((index, entry.slot));
-                next = Some(end);
-                bytes += entry.bytes();
-            }
+            out.push(entry.piece(&self.geometry));
+            bytes += len;
+            end = entry.end();
         }
-        for (index, slot) in run {
-            self.change_kind(index, slot, Kind::InFlight);
+        for piece in &out[first..] {
+            let entry = self.take_fresh(piece.offset).expect("the run was just found here");
+            self.fill.add(State::InFlight, &entry);
+            self.in_flight.insert(entry);
         }
         bytes
     }
 
-    /// The run is stored: its slots are free.
+    /// The pieces of a run, or some of them, are in the backing file: their slots are freed.
+    ///
+    /// # Panics
+    /// When a piece is not in flight.
     pub fn complete(&mut self, run: &[Piece], steps: &mut Vec<Step>) {
         for piece in run {
-            let index = piece.offset / u64::from(self.geometry.segment_bytes);
-            self.take(index, piece.slot);
-            steps.push(Step::Free { slot: piece.slot });
+            let entry = self.land(piece);
+            steps.push(Step::Free { slot: entry.slot });
         }
     }
 
-    /// The run is not stored: its bytes are fresh again, except where newer ones have come (4).
+    /// The pieces of a run, or some of them, could not be stored, or not for certain: they are
+    /// fresh again, except where newer bytes are.
+    ///
+    /// # Panics
+    /// When a piece is not in flight.
     pub fn fail(&mut self, run: &[Piece], steps: &mut Vec<Step>) {
         for piece in run {
-            let index = piece.offset / u64::from(self.geometry.segment_bytes);
-            let mut merged = self.take(index, piece.slot);
-            merged.kind = Kind::Fresh;
-            for newer in self.take_touching(index, merged.start, merged.end) {
-                merged = self.merge(index, merged, newer, steps);
-            }
-            self.insert(index, merged);
+            let entry = self.land(piece);
+            let mut cluster = self.take_touching(&entry.range());
+            cluster.push(entry);
+            // Invariant 3 lets the seqs decide: what overlaps `entry` is newer.
+            let merged = merge(&mut cluster, &self.geometry, steps);
+            self.insert_fresh(merged);
         }
     }
 
-    /// Whether bytes at or past `offset` are in flight.
+    /// Whether something in flight reaches past `offset`.
     pub fn has_in_flight_from(&self, offset: u64) -> bool {
-        if self.in_flight_bytes == 0 {
-            return false;
+        self.in_flight.end() > offset
+    }
+
+    /// Drops the fresh bytes at or past `size`.
+    ///
+    /// Must not be called while [`FileBuffer::has_in_flight_from`]`(size)`: the write under way
+    /// would make the backing file longer again after the caller has cut it. Wait for it first.
+    pub fn truncate(&mut self, size: u64, steps: &mut Vec<Step>) {
+        debug_assert!(!self.has_in_flight_from(size), "truncate waits for what is in flight");
+        while let Some(entry) = self.fresh.take_last_from(size) {
+            self.fill.remove(State::Fresh, &entry);
+            steps.push(Step::Free { slot: entry.slot });
         }
-        let segment = u64::from(self.geometry.segment_bytes);
-        self.segments.range(offset / segment..).any(|(index, entries)| {
-            entries
-                .iter()
-                .any(|entry| !entry.is_fresh() && index * segment + u64::from(entry.end) > offset)
+        if let Some(mut entry) = self.fresh.take_across(size) {
+            self.fill.remove(State::Fresh, &entry);
+            entry.len = (size - entry.start) as u32;
+            steps.push(entry.publish(&self.geometry));
+            self.insert_fresh(entry);
+        }
+    }
+
+    /// Rebuilds from what a worker that died had published of this file, in any order. All of it
+    /// is fresh, also what was in flight: how that went is not known, and its bytes are no older
+    /// than those in the backing file. The steps merge what overlaps or touches, the higher seq
+    /// winning; a worker that dies among them leaves what can be restored again.
+    ///
+    /// # Panics
+    /// When the buffer is not clean.
+    pub fn restore(&mut self, mut found: Vec<Published>, steps: &mut Vec<Step>) {
+        assert!(self.is_clean(), "only a new buffer is restored");
+        found.sort_unstable_by_key(|published| (published.index, published.start));
+        let mut cluster: Vec<Entry> = Vec::new();
+        let mut cluster_range = 0..0;
+        for published in found {
+            let entry = self.entry_of(&published);
+            self.last_seq = self.last_seq.max(entry.seq);
+            let segment = self.geometry.segment(entry.start);
+            let touches =
+                entry.start <= cluster_range.end && segment.contains(&cluster_range.start);
+            if !cluster.is_empty() && !touches {
+                let merged = merge(&mut cluster, &self.geometry, steps);
+                self.insert_fresh(merged);
+                cluster.clear();
+            }
+            if cluster.is_empty() {
+                cluster_range = entry.range();
+            }
+            cluster_range.end = cluster_range.end.max(entry.end());
+            cluster.push(entry);
+        }
+        if !cluster.is_empty() {
+            let merged = merge(&mut cluster, &self.geometry, steps);
+            self.insert_fresh(merged);
+        }
+    }
+
+    /// The range cut at the borders of segments, ascending.
+    fn parts(&self, offset: u64, len: usize) -> impl Iterator<Item = Range<u64>> + use<> {
+        let geometry = self.geometry;
+        let end = offset + len as u64;
+        let mut start = offset;
+        std::iter::from_fn(move || {
+            let part = start..geometry.segment(start).end.min(end);
+            start = part.end;
+            (!part.is_empty()).then_some(part)
         })
     }
 
-    /// Drops what is at or past `size`. Nothing there may be in flight.
-    pub fn truncate(&mut self, size: u64, steps: &mut Vec<Step>) {
-        debug_assert!(!self.has_in_flight_from(size), "bytes past the cut are being written");
-        let segment = u64::from(self.geometry.segment_bytes);
-        let indexes: Vec<u64> = self.segments.range(size / segment..).map(|(i, _)| *i).collect();
-        for index in indexes {
-            let cut = size.saturating_sub(index * segment) as u32;
-            let entries = self.segments.get(&index).map_or(&[][..], Vec::as_slice);
-            let past: Vec<Entry> = entries
-                .iter()
-                .filter(|entry| entry.is_fresh() && entry.end > cut)
-                .copied()
-                .collect();
-            for mut entry in past {
-                self.take(index, entry.slot);
-                if entry.start < cut {
-                    entry.end = cut;
-                    self.put(index, entry, steps);
-                } else {
-                    steps.push(Step::Free { slot: entry.slot });
-                }
+    /// Writes `part`, inside one segment, under `last_seq`. `from` is its place in the request.
+    fn write_part(
+        &mut self,
+        part: Range<u64>,
+        from: usize,
+        now_ms: u64,
+        slots: &mut Vec<Slot>,
+        steps: &mut Vec<Step>,
+    ) {
+        let touched = self.take_touching(&part);
+        let (slot, range) = match (touched.first(), touched.last()) {
+            (Some(first), Some(last)) => {
+                let range = first.start.min(part.start)..last.end().max(part.end);
+                (self.unite(first, last, &part, steps), range)
             }
-        }
-    }
-
-    /// Rebuilds from what a former worker published for this file, in any order.
-    pub fn restore(&mut self, mut found: Vec<Published>, steps: &mut Vec<Step>) {
-        found.sort_unstable_by_key(|published| published.seq);
-        for published in found {
-            let Published { slot, index, start, end, seq, born_ms } = published;
-            let mut merged = Entry { slot, start, end, seq, born_ms, kind: Kind::Fresh };
-            for older in self.take_touching(index, start, end) {
-                merged = self.merge(index, older, merged, steps);
-            }
-            self.insert(index, merged);
-        }
-    }
-
-    /// Makes one entry of two that are in no list; bytes of `newer` win. The one with more bytes
-    /// keeps its slot.
-    fn merge(&self, index: u64, older: Entry, newer: Entry, steps: &mut Vec<Step>) -> Entry {
-        let (kept, freed) =
-            if older.bytes() >= newer.bytes() { (older, newer) } else { (newer, older) };
-        if kept.slot == newer.slot {
-            move_range(&older, newer.slot, older.start, older.end.min(newer.start), steps);
-            move_range(&older, newer.slot, older.start.max(newer.end), older.end, steps);
-        } else {
-            move_range(&newer, older.slot, newer.start, newer.end, steps);
-        }
-        let merged = Entry {
-            slot: kept.slot,
-            start: older.start.min(newer.start),
-            end: older.end.max(newer.end),
-            seq: older.seq.max(newer.seq),
-            born_ms: older.born_ms.min(newer.born_ms),
-            kind: Kind::Fresh,
+            _ => (slots.pop().expect("the caller brings the slots needed"), part.clone()),
         };
-        steps.push(publish(index, &merged));
-        steps.push(Step::Free { slot: freed.slot });
-        merged
+        let at = self.geometry.at(part.start);
+        steps.push(Step::Copy { slot, at, from, len: (part.end - part.start) as u32 });
+        let merged = Entry {
+            start: range.start,
+            len: (range.end - range.start) as u32,
+            slot,
+            seq: self.last_seq,
+            born_ms: touched.iter().map(|entry| entry.born_ms).fold(now_ms, u64::min),
+        };
+        steps.push(merged.publish(&self.geometry));
+        let absorbed = touched.iter().filter(|entry| entry.slot != slot);
+        steps.extend(absorbed.map(|entry| Step::Free { slot: entry.slot }));
+        self.insert_fresh(merged);
     }
 
-    /// Takes the fresh entries out that a range overlaps or touches.
-    fn take_touching(&mut self, index: u64, start: u32, end: u32) -> Vec<Entry> {
-        let entries = self.segments.get(&index).map_or(&[][..], Vec::as_slice);
-        let touching = |entry: &&Entry| entry.is_fresh() && entry.touches(start, end);
-        let slots: Vec<Slot> = entries.iter().filter(touching).map(|entry| entry.slot).collect();
-        slots.into_iter().map(|slot| self.take(index, slot)).collect()
-    }
-
-    /// Inserts a fresh entry and publishes it.
-    fn put(&mut self, index: u64, entry: Entry, steps: &mut Vec<Step>) {
-        steps.push(publish(index, &entry));
-        self.insert(index, entry);
-    }
-
-    fn chunk_of(&self, index: u64) -> u64 {
-        self.offset_of(index) / self.geometry.chunk_bytes
-    }
-
-    fn insert(&mut self, index: u64, entry: Entry) {
-        self.segments.entry(index).or_default().push(entry);
-        self.births.insert((entry.born_ms, entry.slot));
-        self.chunks.add(self.chunk_of(index), entry.kind, entry.bytes());
-        *self.count(entry.kind) += entry.bytes();
-        self.held_slots += 1;
-    }
-
-    fn take(&mut self, index: u64, slot: Slot) -> Entry {
-        let entries = self.segments.get_mut(&index).expect("the segment has an entry");
-        let at = entries.iter().position(|entry| entry.slot == slot).expect("the slot is there");
-        let entry = entries.swap_remove(at);
-        if entries.is_empty() {
-            self.segments.remove(&index);
+    /// Brings what stays of the entries that `part` touches into one slot, and returns it.
+    /// `first` and `last` of them, maybe the same: those between are overwritten whole, so only
+    /// these two can have bytes that stay, and the one with more of them keeps its place.
+    fn unite(&self, first: &Entry, last: &Entry, part: &Range<u64>, steps: &mut Vec<Step>) -> Slot {
+        let before = first.start.min(part.start)..part.start;
+        let after = part.end..last.end().max(part.end);
+        let (survivor, other, moved) = if before.end - before.start >= after.end - after.start {
+            (first, last, after)
+        } else {
+            (last, first, before)
+        };
+        if survivor.slot != other.slot && !moved.is_empty() {
+            steps.push(Step::Move {
+                from: other.slot,
+                to: survivor.slot,
+                at: self.geometry.at(moved.start),
+                len: (moved.end - moved.start) as u32,
+            });
         }
-        self.births.remove(&(entry.born_ms, entry.slot));
-        self.chunks.sub(self.chunk_of(index), entry.kind, entry.bytes());
-        *self.count(entry.kind) -= entry.bytes();
-        self.held_slots -= 1;
+        survivor.slot
+    }
+
+    /// Removes the fresh entries of one segment that overlap or touch `range`, inside it;
+    /// ascending.
+    fn take_touching(&mut self, range: &Range<u64>) -> Vec<Entry> {
+        let segment = self.geometry.segment(range.start);
+        let mut touched = Vec::new();
+        while let Some(start) = self.fresh.last_touching(range, &segment).map(|e| e.start) {
+            touched.extend(self.take_fresh(start));
+        }
+        touched.reverse();
+        touched
+    }
+
+    fn take_fresh(&mut self, start: u64) -> Option<Entry> {
+        let entry = self.fresh.take(start)?;
+        self.fill.remove(State::Fresh, &entry);
+        Some(entry)
+    }
+
+    fn insert_fresh(&mut self, entry: Entry) {
+        self.fill.add(State::Fresh, &entry);
+        self.fresh.insert(entry);
+    }
+
+    /// Removes from the entries in flight the one that was taken as `piece`.
+    fn land(&mut self, piece: &Piece) -> Entry {
+        let entry = self.in_flight.take(piece.offset);
+        let entry = entry.filter(|entry| entry.piece(&self.geometry) == *piece);
+        let entry = entry.expect("a piece lands once, as it was taken");
+        self.fill.remove(State::InFlight, &entry);
         entry
     }
 
-    fn change_kind(&mut self, index: u64, slot: Slot, kind: Kind) {
-        let mut entry = self.take(index, slot);
-        entry.kind = kind;
-        self.insert(index, entry);
-    }
-
-    fn count(&mut self, kind: Kind) -> &mut u64 {
-        match kind {
-            Kind::Fresh => &mut self.dirty_bytes,
-            Kind::InFlight => &mut self.in_flight_bytes,
-        }
-    }
-}
-
-fn publish(index: u64, entry: &Entry) -> Step {
-    Step::Publish {
-        slot: entry.slot,
-        index,
-        start: entry.start,
-        end: entry.end,
-        seq: entry.seq,
-        born_ms: entry.born_ms,
-    }
-}
-
-/// Moves `[start, end)` of an entry, if there is such a part, to another slot.
-fn move_range(entry: &Entry, to: Slot, start: u32, end: u32, steps: &mut Vec<Step>) {
-    if start < end {
-        steps.push(Step::Move { from: entry.slot, to, at: start, len: end - start });
+    fn entry_of(&self, published: &Published) -> Entry {
+        let Published { slot, index, start, end, seq, born_ms } = *published;
+        debug_assert!(start < end && end <= self.geometry.segment_bytes, "{published:?}");
+        let segment_bytes = u64::from(self.geometry.segment_bytes);
+        let start_offset = index * segment_bytes + u64::from(start);
+        Entry { start: start_offset, len: end - start, slot, seq, born_ms }
     }
 }

@@ -1,96 +1,120 @@
 //! Pure: the dirty data of one file, as ranges of arena segments.
 //!
-//! Decides where bytes go and which may leave; moves none itself. Every change comes as a list of
-//! [`Step`]s that the caller (`fs`) carries out, in order, on the shared arena under the file's
-//! lock. No I/O, no threads, no clock: time and sequence numbers are arguments.
+//! A file is divided in aligned segments; what is dirty in one is held in segment-sized places
+//! of the arena ([`Slot`]). This module touches no byte: [`FileBuffer`] decides, and gives
+//! [`Step`]s that the caller (`fs`, `drain`) carries out in order, under the lock of the file.
+//! No I/O, clock, threads or locks. Offsets and lengths are bytes, times milliseconds.
 //!
-//! The file is divided into aligned segments. At one segment's index there may be several
-//! *entries*, each a contiguous dirty range in a slot of its own:
+//! **The rule.** A write issued after a reply wins over everything answered before it, merged or
+//! not, in flight or not. It follows from the invariants, which the code cites by number:
 //!
-//! 1. *Fresh* entries (to be written) neither overlap nor touch: they are merged.
-//! 2. *In flight* entries (being written) are frozen: a newer write over one takes a slot of its
-//!    own, and wins.
-//! 3. A fresh entry that overlaps one in flight is not taken before that one is through, so a
-//!    place has at most one generation in flight.
-//! 4. Where entries overlap, the one with the higher sequence number holds the newer bytes.
-//!
-//! From 2 to 4 follows: **a write issued after a reply wins over everything answered before it**,
-//! merged or not, in flight or not.
-//!
-//! Steps are ordered for a process that may be killed between any two: bytes, then the range that
-//! makes them visible, then the slots that are not needed any more.
+//! 1. Fresh entries never overlap; two of one segment do not even touch.
+//! 2. In-flight entries never overlap each other, and neither they nor their slots change.
+//! 3. Where a fresh entry overlaps one in flight, the fresh one is newer and has the higher seq.
+//! 4. An entry is one range inside one segment, and so inside one chunk.
+//! 5. **Kill safety.** After any number of steps, the published ranges, the highest seq winning
+//!    where they overlap, show every acknowledged byte. So bytes arrive (`Copy`, `Move`) before
+//!    the range that shows them (`Publish`), and a slot goes (`Free`) after its bytes are shown
+//!    elsewhere under a seq at least as high. Of a write not yet answered, a part may show.
 
 mod chunks;
+mod entries;
 mod file_buffer;
+mod merge;
+#[cfg(test)]
+mod tests;
 
 pub use file_buffer::FileBuffer;
 
-/// A place for one segment in the arena.
+/// A segment-sized place in the arena.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct Slot(pub u32);
 
-/// Sizes that all files of a mount share.
+/// How a file is divided.
 #[derive(Clone, Copy, Debug)]
 pub struct Geometry {
     /// Bytes of a segment; a power of two.
     pub segment_bytes: u32,
-    /// Bytes of a chunk, what a file writes in one turn; a multiple of the segment.
+    /// Bytes of a chunk; a multiple of the segment.
     pub chunk_bytes: u64,
 }
 
-/// What to do on the arena.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+impl Geometry {
+    /// Number of the segment that holds `offset`.
+    fn index(&self, offset: u64) -> u64 {
+        offset / u64::from(self.segment_bytes)
+    }
+
+    /// Place of `offset` inside its segment.
+    fn at(&self, offset: u64) -> u32 {
+        (offset % u64::from(self.segment_bytes)) as u32
+    }
+
+    /// The file range of the segment that holds `offset`.
+    fn segment(&self, offset: u64) -> std::ops::Range<u64> {
+        let start = offset - u64::from(self.at(offset));
+        start..start + u64::from(self.segment_bytes)
+    }
+}
+
+/// What the caller does to the arena. The steps of one call are carried out in their order, and
+/// before those of the next call for the same file; the process may die between any two.
+///
+/// To publish a slot anew, `start`, `end`, `seq` and `born_ms` may be stored one after another,
+/// in any order, each atomically: all mixtures of old and new are safe. A slot that was not
+/// published must become visible whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// Copy `len` bytes of the request, from `from` on, to `at` in a slot.
+    /// The request's `data[from..from + len]` goes into the slot at `at`.
     Copy {
-        /// Where to.
+        /// Destination.
         slot: Slot,
-        /// Offset in the segment.
+        /// Place in the segment.
         at: u32,
-        /// Offset in the request's bytes.
+        /// Place in the request's data.
         from: usize,
         /// Bytes.
         len: u32,
     },
-    /// Copy the same range of a segment from one slot to another.
+    /// The same range of the segment goes from one slot to another.
     Move {
-        /// Where from.
+        /// Source.
         from: Slot,
-        /// Where to.
+        /// Destination.
         to: Slot,
-        /// Offset in both.
+        /// Place in the segment, in both.
         at: u32,
         /// Bytes.
         len: u32,
     },
-    /// Make a slot's range visible to a later worker, or change it.
+    /// The segment table shows exactly this range of the slot, whatever it showed before.
     Publish {
-        /// Which slot.
+        /// The slot.
         slot: Slot,
-        /// Segment of the file.
+        /// File offset of the segment divided by its size.
         index: u64,
-        /// First dirty byte in the segment.
+        /// First dirty byte, in the segment.
         start: u32,
-        /// One past the last.
+        /// One past the last dirty byte, in the segment.
         end: u32,
-        /// Orders it among overlapping ones.
+        /// Of the newest write in the range; decides where ranges overlap.
         seq: u64,
-        /// When its oldest byte came.
+        /// When the first of the bytes became dirty.
         born_ms: u64,
     },
-    /// Take a slot out of sight and give it back.
+    /// The slot leaves the segment table and is given back.
     Free {
-        /// Which slot.
+        /// The slot.
         slot: Slot,
     },
 }
 
-/// Bytes of a file that lie in one slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A range of the file and the slot that holds its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Piece {
-    /// Which slot.
+    /// The slot.
     pub slot: Slot,
-    /// Offset in the segment.
+    /// Place in the segment.
     pub at: u32,
     /// Offset in the file.
     pub offset: u64,
@@ -98,22 +122,19 @@ pub struct Piece {
     pub len: u32,
 }
 
-/// An entry as a later worker finds it in the arena.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One slot as a new worker finds it in the segment table; fields as in [`Step::Publish`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Published {
-    /// Which slot.
+    /// The slot.
     pub slot: Slot,
-    /// Segment of the file.
+    /// File offset of the segment divided by its size.
     pub index: u64,
-    /// First dirty byte in the segment.
+    /// First dirty byte, in the segment.
     pub start: u32,
-    /// One past the last.
+    /// One past the last dirty byte, in the segment.
     pub end: u32,
-    /// Orders it among overlapping ones.
+    /// Of the newest write in the range.
     pub seq: u64,
-    /// When its oldest byte came.
+    /// When the first of the bytes became dirty.
     pub born_ms: u64,
 }
-
-#[cfg(test)]
-mod tests;
