@@ -67,3 +67,6 @@ fn retry<T: Copy + PartialEq + From<i8>>(mut call: impl FnMut() -> T) -> io::Res
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,7 +34,7 @@ pub(super) fn merge(cluster: &mut [Entry], geometry: &Geometry, steps: &mut Vec<
 
     let start = cluster.iter().map(|entry| entry.start).min().unwrap_or_default();
     let end = cluster.iter().map(Entry::end).max().unwrap_or_default();
-    debug_assert_eq!(end - start, shown_bytes.iter().sum(), "the union is one range");
+    debug_assert_eq!(end - start, shown_bytes.iter().sum::<u64>(), "the union is one range");
     let merged = Entry {
         start,
         len: (end - start) as u32,
