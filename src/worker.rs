@@ -55,6 +55,8 @@ pub const EXIT_FAILED: i32 = 1;
 
 /// How often the backlog is looked at while draining.
 const PROGRESS_EVERY: Duration = Duration::from_millis(50);
+/// How often an end that had to wait is tried again.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// After the mount is gone, data that cannot be written is tried for so long.
 const LAST_TRIES: Duration = Duration::from_secs(30);
 
@@ -105,6 +107,7 @@ fn serve(context: &WorkerContext) -> io::Result<i32> {
         asked: &asked,
         listeners: Vec::new(),
         by_signal: false,
+        unmounting: false,
     };
     ending.wait()
 }
@@ -249,12 +252,16 @@ struct Ending<'a> {
     asked: &'a Receiver<Asked>,
     /// Who asked over the control socket and waits for the outcome.
     listeners: Vec<Sender<Answer>>,
-    /// A signal asked: the mount is to go even if files are open.
+    /// A signal asked: the mount is to go even if files are open, and as soon as its data can be
+    /// written.
     by_signal: bool,
+    /// The keeper was asked to unmount and has not answered.
+    unmounting: bool,
 }
 
 impl Ending<'_> {
     fn wait(mut self) -> io::Result<i32> {
+        let ticks = tick(LOOK_EVERY);
         loop {
             let ended = select! {
                 recv(self.session_ended) -> result => Some(result.unwrap_or(Ok(()))),
@@ -273,6 +280,10 @@ impl Ending<'_> {
                     }
                     Err(_) => Some(Ok(())),
                 },
+                recv(ticks) -> _ => {
+                    self.retry_end();
+                    None
+                }
             };
             match ended {
                 None => {}
@@ -290,16 +301,23 @@ impl Ending<'_> {
             Drained::SessionEnded(result) => return Some(result),
             Drained::Failing => {
                 log::error!("not unmounted: some data cannot be written; see `coalescefs status`");
-                let files = self.filesystem.failing_files();
-                self.stay(Answer::NotStored { files });
+                self.stay(Answer::NotStored { files: self.filesystem.failing_files() });
             }
         }
         None
     }
 
+    /// After a signal that came while data could not be written: the mount ends when it can be.
+    fn retry_end(&mut self) {
+        if self.by_signal && !self.unmounting && self.filesystem.backlog_bytes() == 0 {
+            self.request_unmount(UnmountMode::Plain);
+        }
+    }
+
     /// The keeper's answer. After a signal the name goes at once, and open files go on until they
     /// are closed; somebody who asked is told that the mount is in use.
     fn unmounted(&mut self, errno: i32) {
+        self.unmounting = false;
         match errno {
             0 => {}
             libc::EBUSY if self.by_signal => self.request_unmount(UnmountMode::Lazy),
@@ -311,15 +329,17 @@ impl Ending<'_> {
         }
     }
 
-    /// The mount goes on as before.
+    /// The mount goes on, for now or as before.
     fn stay(&mut self, answer: Answer) {
-        self.filesystem.resume();
-        self.by_signal = false;
+        if !self.by_signal {
+            self.filesystem.resume();
+        }
         self.tell(&answer);
         self.listeners.clear();
     }
 
-    fn request_unmount(&self, mode: UnmountMode) {
+    fn request_unmount(&mut self, mode: UnmountMode) {
+        self.unmounting = true;
         self.context.arena.control().request_unmount(mode);
         ring(self.context.wake_keeper_fd);
     }

@@ -28,7 +28,7 @@ pub use data::{
 pub use dir::{DirEntry, DirReader};
 pub use names::{
     create_at, link_fd_at, mkdir_at, mknod_at, open_flags, open_path_at, open_root, read_link,
-    rename_at, reopen, rmdir_at, symlink_at, unlink_at,
+    rename_at, reopen, reopen_as_owner, rmdir_at, symlink_at, unlink_at,
 };
 pub use probe::{DirectIo, probe_direct};
 pub use storage::{KernelStorage, Storage, SyncKind};

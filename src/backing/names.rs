@@ -32,6 +32,21 @@ pub fn reopen(fd: BorrowedFd, flags: i32) -> io::Result<OwnedFd> {
     open_at(libc::AT_FDCWD, &magic_link(fd), flags, 0)
 }
 
+/// As [`reopen`], for a file of our own whose mode forbids it: its owner may change the mode, so it
+/// is changed for the moment of opening. `EACCES` for files of others.
+pub fn reopen_as_owner(fd: BorrowedFd, flags: i32) -> io::Result<OwnedFd> {
+    let attr = super::attr(fd)?;
+    // SAFETY: reads the effective user id.
+    if attr.uid != unsafe { libc::geteuid() } {
+        return Err(io::Error::from_raw_os_error(libc::EACCES));
+    }
+    let mode = attr.mode & 0o7777;
+    super::set_mode(fd, mode | libc::S_IRUSR | libc::S_IWUSR)?;
+    let opened = reopen(fd, flags);
+    super::set_mode(fd, mode)?;
+    opened
+}
+
 /// Makes a regular file if it is not there (or must not be, with O_EXCL in `flags`), and opens it.
 /// Errors: open(2); `ELOOP` when a symlink is in its place.
 pub fn create_at(dir: BorrowedFd, name: &OsStr, flags: i32, mode: u32) -> io::Result<OwnedFd> {

@@ -20,6 +20,15 @@ pub enum Access {
     WriteOnly,
 }
 
+/// What a descriptor is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Reading; writing if it can be had.
+    Read,
+    /// Writing; reading if it can be had.
+    Write,
+}
+
 /// An open backing file.
 #[derive(Debug)]
 pub struct DataFile {
@@ -35,37 +44,35 @@ impl DataFile {
         DataFile { fd, access, direct: OnceLock::new(), direct_refused: AtomicBool::new(false) }
     }
 
-    /// Opens the file that `path_fd` (O_PATH or not) stands for, read-write where that is allowed,
-    /// else for what is. Works for unlinked files. May wait for the disk. Errors: open(2).
-    pub fn open(path_fd: BorrowedFd) -> io::Result<DataFile> {
-        let refused = |error: &io::Error| {
-            matches!(
-                error.raw_os_error(),
-                Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::ETXTBSY)
-            )
+    /// Opens the file that `path_fd` (O_PATH or not) stands for: for reading and writing where that
+    /// is allowed, else for what `need` says, else for what is left. Works for unlinked files. A
+    /// file whose mode forbids its own owner what is needed (he opened it before, or made it so) is
+    /// opened by way of another mode. May wait for the disk. Errors: open(2).
+    pub fn open(path_fd: BorrowedFd, need: Need) -> io::Result<DataFile> {
+        let by_owner = || backing::reopen_as_owner(path_fd, libc::O_RDWR);
+        let ways: [(&dyn Fn() -> io::Result<OwnedFd>, Access); 4] = match need {
+            Need::Read => [
+                (&|| backing::reopen(path_fd, libc::O_RDWR), Access::ReadWrite),
+                (&|| backing::reopen(path_fd, libc::O_RDONLY), Access::ReadOnly),
+                (&by_owner, Access::ReadWrite),
+                (&|| backing::reopen(path_fd, libc::O_WRONLY), Access::WriteOnly),
+            ],
+            Need::Write => [
+                (&|| backing::reopen(path_fd, libc::O_RDWR), Access::ReadWrite),
+                (&by_owner, Access::ReadWrite),
+                (&|| backing::reopen(path_fd, libc::O_WRONLY), Access::WriteOnly),
+                (&|| backing::reopen(path_fd, libc::O_RDONLY), Access::ReadOnly),
+            ],
         };
-        match backing::reopen(path_fd, libc::O_RDWR) {
-            Ok(fd) => return Ok(DataFile::new(fd, Access::ReadWrite)),
-            Err(error) if refused(&error) => {}
-            Err(error) => return Err(error),
-        }
-        match backing::reopen(path_fd, libc::O_RDONLY) {
-            Ok(fd) => Ok(DataFile::new(fd, Access::ReadOnly)),
-            Err(error) if refused(&error) => {
-                let fd = backing::reopen(path_fd, libc::O_WRONLY)?;
-                Ok(DataFile::new(fd, Access::WriteOnly))
+        let mut refusal = None;
+        for (open, access) in ways {
+            match open() {
+                Ok(fd) => return Ok(DataFile::new(fd, access)),
+                Err(error) if is_refusal(&error) => refusal = refusal.or(Some(error)),
+                Err(error) => return Err(error),
             }
-            Err(error) => Err(error),
         }
-    }
-
-    /// A second descriptor of a file that is already open for reading and writing; `None` when
-    /// `fd` is not.
-    pub fn from_open(fd: BorrowedFd) -> Option<DataFile> {
-        let is_read_write = backing::open_flags(fd)
-            .is_ok_and(|flags| flags & (libc::O_ACCMODE | libc::O_PATH) == libc::O_RDWR);
-        let fd = is_read_write.then(|| fd.try_clone_to_owned().ok()).flatten()?;
-        Some(DataFile::new(fd, Access::ReadWrite))
+        Err(refusal.unwrap_or_else(|| io::Error::from_raw_os_error(libc::EACCES)))
     }
 
     /// What it may be used for.
@@ -98,4 +105,9 @@ impl AsFd for DataFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// An error for which another way of opening may work.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::ETXTBSY))
 }

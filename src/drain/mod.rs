@@ -18,7 +18,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-pub use data_file::{Access, DataFile};
+pub use data_file::{Access, DataFile, Need};
 pub use lane::{LaneQueue, spawn_lanes};
 pub use throttle::Throttle;
 pub use writer::{Written, write_run};

@@ -44,17 +44,14 @@ impl Handles {
 }
 
 impl Filesystem {
-    /// OPEN. Returns the handle. Errors: open(2) on the backing file; `EACCES` when it cannot be
-    /// opened as `flags` ask.
+    /// OPEN. Returns the handle. Errors: open(2) on the backing file.
     pub fn open(&self, id: u64, flags: i32) -> io::Result<u64> {
         let node = self.node(id)?;
         self.data(&node)?;
-        let file = self.data_file(&node)?;
-        if Self::check_access(&file, flags).is_err() {
-            // It may have become possible since the descriptor was opened.
-            self.files.remove(id);
-            Self::check_access(&*self.data_file(&node)?, flags)?;
-        }
+        match flags & libc::O_ACCMODE {
+            libc::O_RDONLY => self.data_file(&node)?,
+            _ => self.writable_file(&node)?,
+        };
         self.add_handle(&node)
     }
 

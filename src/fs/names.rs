@@ -9,9 +9,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::Filesystem;
 use super::attrs::NodeAttr;
 use super::nodes::Node;
-use super::{Filesystem, errno};
 use crate::backing::{self, Attr};
 use crate::drain::{Access, DataFile};
 
@@ -110,10 +110,6 @@ impl Filesystem {
         let attr = backing::attr(fd.as_fd())?;
         let entry = self.entry(&attr, parent, name)?;
         let node = self.node(entry.attr.id)?;
-        if mode & (libc::S_IRUSR | libc::S_IWUSR) != libc::S_IRUSR | libc::S_IWUSR {
-            // Cannot be opened again by its name, except by root.
-            self.pin_by(&node, fd.try_clone()?);
-        }
         self.files.insert(node.id(), DataFile::new(fd, Access::ReadWrite));
         let handle = self.add_handle(&node)?;
         Ok((entry, handle))
@@ -247,16 +243,5 @@ impl Filesystem {
             parent = next;
         }
         names.iter().rev().collect()
-    }
-
-    /// Whether the backing file's descriptor has the rights that `flags` ask for. `EACCES` if not.
-    pub(super) fn check_access(file: &DataFile, flags: i32) -> io::Result<()> {
-        let wants = flags & libc::O_ACCMODE;
-        let refused = match file.access() {
-            Access::ReadWrite => false,
-            Access::ReadOnly => wants != libc::O_RDONLY,
-            Access::WriteOnly => wants != libc::O_WRONLY,
-        };
-        if refused { Err(errno(libc::EACCES)) } else { Ok(()) }
     }
 }

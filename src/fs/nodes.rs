@@ -18,7 +18,7 @@ use super::data::FileData;
 use super::{Filesystem, errno};
 use crate::arena::{Arena, Identity, NodeSlot};
 use crate::backing::{self, Attr};
-use crate::drain::DataFile;
+use crate::drain::{Access, DataFile, Need};
 
 /// The root's node id in the FUSE protocol.
 pub(super) const ROOT_ID: u64 = 1;
@@ -256,16 +256,12 @@ impl Filesystem {
         Ok(())
     }
 
-    /// Keeps `fd` as the way to a node that cannot be opened again by its name.
-    pub(super) fn pin_by(&self, node: &Node, fd: OwnedFd) {
-        let mut pin = node.pin.lock().expect("no panics under this lock");
-        if pin.is_none() {
-            self.arena.nodes().set_kept_fd(node.slot, Some(fd.as_raw_fd()));
-            *pin = Some(Arc::new(fd));
-        }
+    /// Takes over a pin of a former worker.
+    pub(super) fn adopt_pin(&self, node: &Node, fd: OwnedFd) {
+        *node.pin.lock().expect("no panics under this lock") = Some(Arc::new(fd));
     }
 
-    /// A descriptor (O_PATH, or one that can do more) of the node. May wait for the disk to look
+    /// An O_PATH descriptor of the node. May wait for the disk to look
     /// up names. `ESTALE` when the file is not where it was.
     pub(super) fn path_fd(&self, node: &Arc<Node>) -> io::Result<Arc<OwnedFd>> {
         // Ancestors are opened from the nearest one that is at hand, in a loop: paths may be
@@ -317,19 +313,29 @@ impl Filesystem {
         if node.is(&attr) { Ok(attr) } else { Err(errno(libc::ESTALE)) }
     }
 
-    /// The descriptors for a regular file's bytes. May wait for the disk.
+    /// The descriptors for a regular file's bytes, for reading at least. May wait for the disk.
     pub(super) fn data_file(&self, node: &Arc<Node>) -> io::Result<Arc<DataFile>> {
         if let Some(file) = self.files.get(node.id()) {
             return Ok(file);
         }
         let path = self.path_fd(node)?;
-        let file = match DataFile::open(path.as_fd()) {
-            Ok(file) => file,
-            Err(error) => match DataFile::from_open(path.as_fd()) {
-                Some(file) => file,
-                None => return Err(error),
-            },
-        };
+        Ok(self.files.insert(node.id(), DataFile::open(path.as_fd(), Need::Read)?))
+    }
+
+    /// As [`Filesystem::data_file`], for writing. `EACCES`, `EROFS` or `ETXTBSY` when the file
+    /// cannot be written.
+    pub(super) fn writable_file(&self, node: &Arc<Node>) -> io::Result<Arc<DataFile>> {
+        let file = self.data_file(node)?;
+        if file.access() != Access::ReadOnly {
+            return Ok(file);
+        }
+        let path = self.path_fd(node)?;
+        let file = DataFile::open(path.as_fd(), Need::Write)?;
+        if file.access() == Access::ReadOnly {
+            backing::reopen(path.as_fd(), libc::O_WRONLY)?;
+            return Err(errno(libc::EACCES));
+        }
+        self.files.remove(node.id());
         Ok(self.files.insert(node.id(), file))
     }
 

@@ -143,7 +143,7 @@ impl Filesystem {
         let me = self.arc();
         let cut = node.clone();
         let job = move |_: Result<(), i32>| {
-            let file = me.data_file(&cut);
+            let file = me.writable_file(&cut);
             let result = file.and_then(|file| backing::set_size((*file).as_fd(), size));
             me.drop_bytes_past(&cut, size, result.is_ok());
             reply(result);
@@ -201,7 +201,7 @@ impl Filesystem {
     /// FALLOCATE: the backing filesystem's own, on a clean file.
     pub fn allocate(&self, id: u64, mode: i32, offset: u64, len: u64, reply: Reply<()>) {
         self.on_clean_file(id, reply, move |me, node| {
-            let file = me.data_file(node)?;
+            let file = me.writable_file(node)?;
             me.data(node)?.lock().unsynced = true;
             backing::allocate((*file).as_fd(), mode, offset, len)
         });
@@ -231,7 +231,7 @@ impl Filesystem {
                 return reply(Err(errno(code)));
             }
             me.on_clean_file(to_id, reply, move |me, node| {
-                let (from, to) = (me.data_file(&from_node)?, me.data_file(node)?);
+                let (from, to) = (me.data_file(&from_node)?, me.writable_file(node)?);
                 me.data(node)?.lock().unsynced = true;
                 let (from, to) = ((*from).as_fd(), (*to).as_fd());
                 let copied = backing::copy_range(from, from_offset, to, to_offset, len, 0)?;

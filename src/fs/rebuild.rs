@@ -63,7 +63,7 @@ impl Filesystem {
             .is_ok_and(|attr| attr.dev == node.identity.dev && attr.ino == node.identity.ino);
         if is_ours {
             // SAFETY: the former worker owned it and is dead; nobody else owns it now.
-            self.pin_by(node, unsafe { OwnedFd::from_raw_fd(raw) });
+            self.adopt_pin(node, unsafe { OwnedFd::from_raw_fd(raw) });
         } else {
             self.arena.nodes().set_kept_fd(node.slot, None);
         }

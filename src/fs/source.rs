@@ -9,7 +9,7 @@ use super::Filesystem;
 use super::data::{Failure, FileState};
 use super::nodes::Node;
 use crate::arena::Counters;
-use crate::drain::{Access, Run, Source, Written};
+use crate::drain::{Run, Source, Written};
 use crate::schedule::{FileId, Load, Reason};
 
 impl Source for Filesystem {
@@ -28,10 +28,7 @@ impl Source for Filesystem {
         let Ok(node) = self.node(file.0) else { return Ok(None) };
         let Some(data) = node.data_if_any() else { return Ok(None) };
         // Opened before the lock is taken: it may wait for the disk.
-        let data_file = self.data_file(&node)?;
-        if data_file.access() == Access::ReadOnly {
-            return Err(super::errno(libc::EACCES));
-        }
+        let data_file = self.writable_file(&node)?;
         let mut state = data.lock();
         if state.barriers > 0 {
             return Ok(None);

@@ -164,12 +164,16 @@ fn end_all(overs: Vec<Over>) -> Result<(), CliError> {
 
 fn end(mut over: Over) -> Result<(), CliError> {
     let drained = drain(&over.mountpoint);
-    // Whatever was said, it ends now: in order, and trying once more what could not be stored.
-    sys::kill(over.running.process.id() as libc::pid_t, libc::SIGTERM);
+    let keeper = over.running.process.id() as libc::pid_t;
+    // Whatever was said, it is to end now, in order.
+    sys::kill(keeper, libc::SIGTERM);
+    if let Err(CliError::NotStored(list)) = drained {
+        // It keeps the data, tries again and ends when all is stored: not to be waited for.
+        return Err(CliError::NotStored(format!("{list}\nprocess {keeper} goes on trying")));
+    }
     let ended = over.running.process.wait();
     match (drained, ended.map(|status| status.code())) {
         (Ok(()), Ok(Some(0))) => Ok(()),
-        (Err(CliError::NotStored(list)), _) => Err(CliError::NotStored(list)),
         (_, Ok(Some(EXIT_NOT_STORED))) => Err(not_stored(&over.mountpoint)),
         // The daemon ended well, whatever went wrong on the way there.
         (Err(_), Ok(Some(0))) => Ok(()),
