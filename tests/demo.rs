@@ -8,6 +8,8 @@
 #[path = "support/mod.rs"]
 mod support;
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests too")]
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -125,14 +127,17 @@ fn an_interrupt_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         // Small for the half before, and still enough to be in the middle of it.
         let size = if half == "straight" { "100M" } else { "2M" };
-        let child = demo(&["--streams", "8", "--bytes", size, "--dir"])
+        let mut child = demo(&["--streams", "8", "--bytes", size, "--dir"])
             .arg(dir.path())
             .stderr(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let start = Instant::now();
-        while !writes_in(dir.path(), half) && start.elapsed() < Duration::from_secs(60) {
+        while !writes_in(dir.path(), half)
+            && child.try_wait().unwrap().is_none()
+            && start.elapsed() < Duration::from_secs(60)
+        {
             std::thread::sleep(Duration::from_millis(5));
         }
         let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
