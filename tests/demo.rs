@@ -8,8 +8,6 @@
 #[path = "support/mod.rs"]
 mod support;
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests too")]
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

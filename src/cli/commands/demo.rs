@@ -281,7 +281,7 @@ impl Demo {
         let workload = Workload {
             streams: self.pipeline.streams(),
             records: self.pipeline.records,
-            machine_memory_bytes: measure::machine_memory_bytes(),
+            machine_memory_bytes: crate::mount::machine::ram_bytes(),
         };
         Ok(Report { workload, straight, through })
     }

@@ -11,7 +11,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -111,14 +111,6 @@ pub fn sleeps() -> i64 {
     }
 }
 
-/// Main memory of this machine; 0 when it cannot be told.
-pub fn machine_memory_bytes() -> u64 {
-    // SAFETY: sysconf(3) reads no memory of ours.
-    let (pages, page_bytes) =
-        unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
-    u64::try_from(pages).unwrap_or(0) * u64::try_from(page_bytes).unwrap_or(0)
-}
-
 /// Counters of a block device, or the difference of two readings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceWrites {
@@ -156,41 +148,12 @@ fn parse_block_stat(text: &str) -> Option<DeviceWrites> {
 
 /// Extents of the file's data; an error where the filesystem cannot tell (EOPNOTSUPP).
 pub fn extents_of(path: &Path) -> io::Result<u32> {
-    extents(File::open(path)?.as_fd())
-}
-
-/// Documentation/filesystems/fiemap.rst: with room for no extent the kernel counts them.
-fn extents(file: BorrowedFd) -> io::Result<u32> {
-    #[repr(C)]
-    #[derive(Default)]
-    struct Fiemap {
-        start: u64,
-        length: u64,
-        flags: u32,
-        mapped_extents: u32,
-        extent_count: u32,
-        reserved: u32,
-    }
-    const FS_IOC_FIEMAP: u64 = 0xC020_660B;
-    const FIEMAP_FLAG_SYNC: u32 = 1;
-    let mut map = Fiemap { length: u64::MAX, flags: FIEMAP_FLAG_SYNC, ..Fiemap::default() };
-    // SAFETY: the request reads and writes a struct fiemap, whose layout `Fiemap` has; with
-    // extent_count 0 nothing is stored behind it.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FIEMAP as _, &mut map) };
-    match result {
-        0 => Ok(map.mapped_extents),
-        _ => Err(io::Error::last_os_error()),
-    }
+    crate::backing::extents(File::open(path)?.as_fd())
 }
 
 /// Returns when all that was written to the filesystem of `dir` is on disk, or the error of that.
 pub fn sync_filesystem(dir: &Path) -> io::Result<()> {
-    let dir = File::open(dir)?;
-    // SAFETY: syncfs(2) takes a descriptor, which `dir` holds open.
-    match unsafe { libc::syncfs(dir.as_raw_fd()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    crate::backing::sync_filesystem(File::open(dir)?.as_fd())
 }
 
 /// Where a directory lies.
@@ -253,18 +216,6 @@ mod tests {
         };
         // `yes` and `head` write in blocks, at most a few dozen.
         assert!((700..800).contains(&calls), "{calls}");
-    }
-
-    #[test]
-    fn extents_count_the_pieces_of_a_file() {
-        let mut file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        if let Err(error) = extents(file.as_fd()) {
-            eprintln!("skipped: no FIEMAP: {error}");
-            return;
-        }
-        assert_eq!(extents(file.as_fd()).unwrap(), 0);
-        file.write_all(&[1; 65536]).unwrap();
-        assert!(extents(file.as_fd()).unwrap() >= 1);
     }
 
     #[test]
