@@ -347,7 +347,7 @@ fn a_new_worker_takes_everything_over() {
     let (gone, _) = fixture.create("gone");
     for (id, byte) in [(kept, 1), (moved, 2), (gone, 3)] {
         fixture.write(id, 0, &vec![byte; CHUNK as usize + 100]).recv().unwrap().unwrap();
-        fixture.write(id, 50, &vec![byte + 10; 100]).recv().unwrap().unwrap();
+        fixture.write(id, 50, &[byte + 10; 100]).recv().unwrap().unwrap();
     }
     let (from, to) = ((ROOT_ID, OsStr::new("moved")), (made.attr.id, OsStr::new("here")));
     fixture.fs.rename(from, to, 0).unwrap();
