@@ -12,7 +12,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     parsed.map_err(|_| "a size is a number with K, M, G or T, as in 20M or 1GiB".to_owned())
 }
 
-/// As [`parse_size`], but not zero: for rates.
+/// As [`parse_size()`], but not zero: for rates.
 pub fn parse_rate(text: &str) -> Result<u64, String> {
     match parse_size(text)? {
         0 => Err("nothing would ever be written; leave it out for no limit".to_owned()),

@@ -2,7 +2,7 @@
 //! directory and once with a mount over it; compared, and explained in one table.
 //!
 //! The first thing a new user runs, so every way out leaves nothing behind: no process, no mount,
-//! no directory. Values that are dropped see to that ([`process::Group`], [`mounting::Mounted`],
+//! no directory. Values that are dropped see to that (`process::Group`, `mounting::Mounted`,
 //! the temporary directory); Ctrl-C only makes the waits end. Called by `cli`; runs this same
 //! executable for the mount and, under hidden arguments, for the helpers the script needs.
 
