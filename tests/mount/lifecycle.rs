@@ -141,3 +141,32 @@ pub fn a_panicking_test_leaves_nothing() {
     wait_until("the keeper to go", || !is_running(keeper));
     assert!(!path.exists());
 }
+
+/// Goal: the mount(8) helper turns its options into those of `mount`, and refuses what it does not
+/// know.
+pub fn the_mount_helper_mounts() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let helper = |options: &str| {
+        Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/mount-scripts/mount.coalescefs"))
+            .args([&out, &out])
+            .args(["-o", options])
+            .env("COALESCEFS", PROGRAM)
+            .output()
+            .unwrap()
+    };
+    let refused = helper("rw,nonsense");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused).contains("'nonsense' is not supported"), "{}", text(&refused));
+    assert!(!is_mounted(&out));
+    let mounted = helper("defaults,_netdev,memory=64M,chunk=2M,max_age=7s");
+    assert!(mounted.status.success(), "{}", text(&mounted));
+    let status = succeed(Command::new(PROGRAM).args(["status", "--json"]).arg(&out));
+    succeed(Command::new(PROGRAM).arg("umount").arg(&out));
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    let config = &status["config"];
+    assert_eq!(config["memory_bytes"], 64 << 20);
+    assert_eq!(config["chunk_bytes"], 2 << 20);
+    assert_eq!(config["max_age_ms"], 7000);
+}

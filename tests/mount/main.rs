@@ -70,6 +70,7 @@ fn main() {
         lifecycle::foreground_ends_on_ctrl_c,
         lifecycle::run_covers_a_directory_for_one_command,
         lifecycle::a_panicking_test_leaves_nothing,
+        lifecycle::the_mount_helper_mounts,
         load::no_request_for_each_write,
         load::whole_chunks_in_turn,
         load::no_byte_outlives_its_age,

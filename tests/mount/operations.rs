@@ -37,6 +37,13 @@ odd=$(printf 'a\001b\377 c\nd'); echo odd >"$odd"; cat "$odd"; rm "$odd"
 try cat .; echo x >d/moved/; try ls nowhere; try ln d d/dirlink; try mv d d/e/inside
 exec 3<>d/app; rm d/app; echo still >&3; exec 3>&-; try cat d/app
 try mknod d/null c 1 3 && show d/null
+echo x >d/attr; try setfattr -n user.key -v value d/attr; getfattr -n user.key --only-values d/attr; echo
+try setfattr -n user.key2 -v other d/attr; getfattr d/attr; try setfattr -x user.key d/attr
+try setfattr -x user.key d/attr; getfattr -d d/attr; stat -f -c %l d
+try dd if=/dev/zero of=d/holes bs=4096 count=1 seek=10 conv=fsync status=none; show d/holes
+python3 -c 'import os; f = os.open("d/holes", os.O_RDWR)
+print([os.lseek(f, 0, how) for how in (os.SEEK_DATA, os.SEEK_HOLE)])
+print(os.copy_file_range(f, f, 4096, 40960, 0), os.pread(f, 3, 0), os.fdatasync(f))'
 rm -rf d copy; ls | wc -l
 "#;
 
