@@ -44,3 +44,21 @@ impl MountConfig {
         power.clamp(4 << 10, 64 << 10) as u32
     }
 }
+
+#[cfg(test)]
+impl MountConfig {
+    /// A small mount over `backing` in which nothing leaves by age.
+    pub(crate) fn for_tests(backing: &std::path::Path, memory_bytes: u64) -> MountConfig {
+        MountConfig {
+            backing: backing.to_path_buf(),
+            mountpoint: backing.to_path_buf(),
+            memory_bytes,
+            chunk_bytes: 256 << 10,
+            max_age_ms: 3_600_000,
+            lanes: 1,
+            writeback_cache: true,
+            drain_rate: None,
+            allow_other: false,
+        }
+    }
+}

@@ -1,20 +1,10 @@
-use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
 use super::*;
 
 fn config(memory_bytes: u64) -> MountConfig {
-    MountConfig {
-        backing: PathBuf::from("/b"),
-        mountpoint: PathBuf::from("/b"),
-        memory_bytes,
-        chunk_bytes: 1 << 20,
-        max_age_ms: 30_000,
-        lanes: 1,
-        writeback_cache: true,
-        drain_rate: None,
-        allow_other: false,
-    }
+    MountConfig::for_tests(Path::new("/b"), memory_bytes)
 }
 
 /// Goal: what was published is found again by a pool rebuilt from the table, and the rest is free.
@@ -92,5 +82,3 @@ fn unfinished_moves_are_found() {
     assert_eq!(nodes.take_unfinished_moves(), [(8, 2, OsString::from("b"))]);
     assert!(nodes.take_unfinished_moves().is_empty());
 }
-
-use std::ffi::OsString;

@@ -17,24 +17,11 @@ pub enum SyncKind {
 /// Writing to backing files. May wait for the disk.
 pub trait Storage: Send + Sync {
     /// Writes bytes at an offset; may write less than given. Errors: pwritev(2).
-    fn write_at(&self, file: BorrowedFd, bytes: &[IoSlice], offset: u64) -> io::Result<usize>;
-
-    /// Brings a file to stable storage. Errors: fsync(2).
-    fn sync(&self, file: BorrowedFd, kind: SyncKind) -> io::Result<()>;
-
-    /// Starts writing dirty pages out. Errors: sync_file_range(2).
-    fn flush_range(&self, file: BorrowedFd, offset: u64, len: u64) -> io::Result<()>;
-}
-
-/// The real one.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct KernelStorage;
-
-impl Storage for KernelStorage {
     fn write_at(&self, file: BorrowedFd, bytes: &[IoSlice], offset: u64) -> io::Result<usize> {
         write_at(file, bytes, offset)
     }
 
+    /// Brings a file to stable storage. Errors: fsync(2).
     fn sync(&self, file: BorrowedFd, kind: SyncKind) -> io::Result<()> {
         match kind {
             SyncKind::Data => sync_data(file),
@@ -42,7 +29,14 @@ impl Storage for KernelStorage {
         }
     }
 
+    /// Starts writing dirty pages out. Errors: sync_file_range(2).
     fn flush_range(&self, file: BorrowedFd, offset: u64, len: u64) -> io::Result<()> {
         flush_range(file, offset, len)
     }
 }
+
+/// The kernel's, unchanged.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KernelStorage;
+
+impl Storage for KernelStorage {}

@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use super::*;
 use crate::arena::{Arena, SlotPool};
-use crate::backing::{KernelStorage, Storage, SyncKind};
+use crate::backing::{KernelStorage, Storage};
 use crate::buffer::Slot;
 use crate::clock::boottime_ms;
 use crate::config::MountConfig;
@@ -43,29 +44,10 @@ impl Storage for ScriptedStorage {
         self.writes.lock().unwrap().push((offset, len));
         Ok(len)
     }
-
-    fn sync(&self, file: BorrowedFd, kind: SyncKind) -> io::Result<()> {
-        KernelStorage.sync(file, kind)
-    }
-
-    fn flush_range(&self, file: BorrowedFd, offset: u64, len: u64) -> io::Result<()> {
-        KernelStorage.flush_range(file, offset, len)
-    }
 }
 
 fn arena() -> Arena {
-    Arena::create(&MountConfig {
-        backing: "/".into(),
-        mountpoint: "/".into(),
-        memory_bytes: 16 << 20,
-        chunk_bytes: 1 << 20,
-        max_age_ms: 30_000,
-        lanes: 1,
-        writeback_cache: true,
-        drain_rate: None,
-        allow_other: false,
-    })
-    .unwrap()
+    Arena::create(&MountConfig::for_tests(Path::new("/"), 16 << 20)).unwrap()
 }
 
 fn byte_at(offset: u64) -> u8 {

@@ -57,14 +57,6 @@ impl Storage for MoodyStorage {
         self.writes.lock().unwrap().push((offset, len));
         Ok(len)
     }
-
-    fn sync(&self, file: BorrowedFd, kind: SyncKind) -> io::Result<()> {
-        KernelStorage.sync(file, kind)
-    }
-
-    fn flush_range(&self, file: BorrowedFd, offset: u64, len: u64) -> io::Result<()> {
-        KernelStorage.flush_range(file, offset, len)
-    }
 }
 
 struct Fixture {
@@ -78,17 +70,7 @@ struct Fixture {
 impl Fixture {
     fn new(mood: Mood) -> Fixture {
         let dir = tempfile::tempdir().unwrap();
-        let config = Arc::new(MountConfig {
-            backing: dir.path().to_path_buf(),
-            mountpoint: dir.path().to_path_buf(),
-            memory_bytes: 4 << 20,
-            chunk_bytes: CHUNK,
-            max_age_ms: 3_600_000,
-            lanes: 1,
-            writeback_cache: true,
-            drain_rate: None,
-            allow_other: false,
-        });
+        let config = Arc::new(MountConfig::for_tests(dir.path(), 4 << 20));
         let arena = Arena::create(&config).unwrap();
         let storage = MoodyStorage::new(mood);
         let fs = attach(&config, arena, storage.clone());

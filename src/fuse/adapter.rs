@@ -125,6 +125,13 @@ fn reply_empty(reply: ReplyEmpty, result: io::Result<()>) {
     }
 }
 
+fn reply_written(reply: ReplyWrite, result: io::Result<u32>) {
+    match result {
+        Ok(bytes) => reply.written(bytes),
+        Err(error) => reply.error(code(&error)),
+    }
+}
+
 fn reply_attr(reply: ReplyAttr, result: io::Result<NodeAttr>) {
     match result {
         Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
@@ -347,10 +354,7 @@ impl fuser::Filesystem for Adapter {
         if let Err(error) = checked {
             return reply.error(code(&error));
         }
-        let answer = move |result: io::Result<u32>| match result {
-            Ok(written) => reply.written(written),
-            Err(error) => reply.error(code(&error)),
-        };
+        let answer = move |result| reply_written(reply, result);
         self.counted().write(ino.0, offset, data, from, Box::new(answer));
     }
 
@@ -529,10 +533,7 @@ impl fuser::Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let answer = move |result: io::Result<u32>| match result {
-            Ok(copied) => reply.written(copied),
-            Err(error) => reply.error(code(&error)),
-        };
+        let answer = move |result| reply_written(reply, result);
         let (from, to) = ((ino_in.0, offset_in), (ino_out.0, offset_out));
         self.counted().copy_range(from, to, len, Box::new(answer));
     }

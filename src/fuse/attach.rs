@@ -51,8 +51,10 @@ pub fn serve(
         return Err(io::Error::last_os_error());
     }
     drop(ours);
-    if was_done {
-        resend(device)?;
+    if was_done && let Err(error) = resend(device) {
+        // Before Linux 6.9. Programs whose request it was wait until they are killed; all others
+        // go on.
+        log::error!("the kernel does not send requests of the dead worker again: {error}");
     }
     ready();
     session.run()
