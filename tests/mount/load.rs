@@ -183,7 +183,7 @@ pub fn others_are_answered_while_writers_wait() {
         let big = fs::metadata(mount.path().join("big1")).unwrap();
         assert!(big.len() <= 4 << 20);
         reader.read_exact_at(&mut [0; 1000], 0).unwrap();
-        sh(mount.path(), "ls -l >/dev/null; mkdir x; rmdir x; echo new >new; rm new");
+        sh(mount.path(), "ls -l >/dev/null; mkdir x; rmdir x; mkfifo f; rm f");
     }
     let status = mount.status();
     assert!(status["waiting_writes"].as_u64() > Some(0), "the test was too slow to mean anything");
