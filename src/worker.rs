@@ -329,7 +329,7 @@ impl Ending<'_> {
         }
     }
 
-    /// The mount goes on, for now or as before.
+    /// The mount goes on; after a signal it ends later.
     fn stay(&mut self, answer: Answer) {
         if !self.by_signal {
             self.filesystem.resume();

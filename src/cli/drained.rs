@@ -121,6 +121,7 @@ impl Progress {
             let bar = self.bar.get_or_insert_with(|| new_bar(&self.label));
             bar.set_length(self.total_bytes);
             bar.set_position(done);
+            bar.set_message(rate_and_rest(done, backlog_bytes, self.begun.elapsed()));
         } else if self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();
             let (done, total) = (units::size(done), units::size(self.total_bytes));
@@ -135,17 +136,30 @@ impl Progress {
     }
 }
 
+/// The rate since the beginning and the time that the rest takes at it. The bar's own estimate is
+/// far off at first: it does not know what was done before it was shown.
+fn rate_and_rest(done_bytes: u64, left_bytes: u64, elapsed: Duration) -> String {
+    let rate = done_bytes as f64 / elapsed.as_secs_f64().max(0.001);
+    let left = left_bytes as f64 / rate.max(1.0);
+    format!("{}/s, {left:.0} s left", units::size(rate as u64))
+}
+
 fn new_bar(label: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template(
-        "{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left",
-    )
-    .expect("a constant template");
+    let style = ProgressStyle::with_template("{prefix} [{bar:30}] {bytes}/{total_bytes} {msg}")
+        .expect("a constant template");
     ProgressBar::no_length().with_style(style).with_prefix(label.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rate_and_time_left() {
+        let text = rate_and_rest(10 << 20, 30 << 20, Duration::from_secs(2));
+        assert_eq!(text, "5 MiB/s, 6 s left");
+        assert!(rate_and_rest(0, 1 << 20, Duration::ZERO).starts_with("0 B/s"));
+    }
 
     #[test]
     fn the_list_of_lost_files_is_bounded() {

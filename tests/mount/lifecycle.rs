@@ -170,3 +170,25 @@ pub fn the_mount_helper_mounts() {
     assert_eq!(config["chunk_bytes"], 2 << 20);
     assert_eq!(config["max_age_ms"], 7000);
 }
+
+/// Goal: in a user namespace, where root is an ordinary user outside, mounting works by mount(2)
+/// alone, and the worker's death is survived as anywhere.
+pub fn works_in_a_user_namespace() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("out")).unwrap();
+    let script = r#"
+        PATH=/usr/bin:/bin "$0" mount --max-age 1h out
+        seq 1 1000 >out/numbers
+        worker=$("$0" status --json out | sed -n 's/.*"worker_pid": \([0-9]*\).*/\1/p')
+        kill -9 $worker
+        seq 1001 2000 >>out/numbers
+        cat out/numbers | wc -l
+        "$0" umount out; wc -l <out/numbers"#;
+    let output = Command::new("unshare")
+        .args(["-Urm", "--propagation", "private", "sh", "-ec", script, PROGRAM])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "2000\n2000\n", "{}", text(&output));
+}

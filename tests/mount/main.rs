@@ -28,7 +28,7 @@ macro_rules! trials {
 }
 
 fn trial(skip: &Option<String>, name: &str, test: fn()) -> Trial {
-    let makes_namespace = name.contains("run_");
+    let makes_namespace = name.contains("run_") || name.contains("namespace");
     let trial = Trial::test(name, move || {
         // A private mount namespace keeps copies of every mount that is there alive: a test that
         // makes one runs alone.
@@ -45,9 +45,6 @@ fn main() {
     let arguments = Arguments::from_args();
     let skip = support::cannot_mount();
     let root_skip = skip.clone().or_else(support::cannot_be_root);
-    if let Some(reason) = &root_skip {
-        eprintln!("some or all mount tests are ignored: {reason}");
-    }
     let mut trials = trials![
         &skip,
         data::written_data_is_seen_at_once_by_everybody,
@@ -79,6 +76,11 @@ fn main() {
         load::memory_stays_bounded,
         load::the_worker_dies_under_forty_programs,
     ];
+    let namespace_skip = skip.clone().or_else(support::cannot_unshare);
+    trials.extend(trials![&namespace_skip, lifecycle::works_in_a_user_namespace]);
     trials.extend(trials![&root_skip, operations::new_files_belong_to_the_caller]);
+    for reason in [&skip, &namespace_skip, &root_skip].into_iter().flatten() {
+        eprintln!("some mount tests are ignored: {reason}");
+    }
     libtest_mimic::run(&arguments, trials).exit();
 }

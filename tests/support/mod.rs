@@ -42,6 +42,13 @@ pub fn cannot_be_root() -> Option<String> {
     (unsafe { libc::geteuid() } != 0).then(|| "needs root".into())
 }
 
+/// Why tests in a user namespace cannot run here, if they cannot.
+pub fn cannot_unshare() -> Option<String> {
+    let tried = Command::new("unshare").args(["-Urm", "true"]).stderr(Stdio::null()).status();
+    let works = tried.is_ok_and(|status| status.success());
+    (!works).then(|| "no user namespaces, or no unshare(1)".into())
+}
+
 /// A mount on a temporary directory.
 pub struct Mount {
     dir: TempDir,
