@@ -89,6 +89,13 @@ impl FileBuffer {
         self.fresh.first().map(|entry| entry.start / self.geometry.chunk_bytes)
     }
 
+    /// Number of the lowest chunk with a fresh byte that is not below `chunk`.
+    pub fn first_chunk_from(&self, chunk: u64) -> Option<u64> {
+        let start = chunk.checked_mul(self.geometry.chunk_bytes)?;
+        let entry = self.fresh.inside(&(start..u64::MAX)).next()?;
+        Some(entry.start / self.geometry.chunk_bytes)
+    }
+
     /// Exactly how many slots [`FileBuffer::write`] of this range takes.
     pub fn slots_needed(&self, offset: u64, len: usize) -> usize {
         self.parts(offset, len)

@@ -25,6 +25,9 @@ pub(super) struct Failure {
 /// What a file's lock guards.
 pub(super) struct FileState {
     pub(super) buffer: FileBuffer,
+    /// Where the next turn by age looks for bytes: one chunk after the other, so that none waits
+    /// for ever behind one that is written again and again.
+    pub(super) age_cursor: u64,
     /// Operations under way that forbid taking bytes to the backing file.
     pub(super) barriers: u32,
     /// Requests that wait for the file to become clean or idle.
@@ -55,6 +58,7 @@ impl FileData {
     pub(super) fn new(geometry: Geometry, queue: Arc<LaneQueue>) -> FileData {
         let state = FileState {
             buffer: FileBuffer::new(geometry),
+            age_cursor: 0,
             barriers: 0,
             waiters: Vec::new(),
             unsynced: false,

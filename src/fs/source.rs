@@ -15,13 +15,10 @@ use crate::schedule::{FileId, Load, Reason};
 impl Source for Filesystem {
     fn turn_range(&self, file: FileId, reason: Reason) -> Option<Range<u64>> {
         let node = self.node(file.0).ok()?;
-        let state = node.data_if_any()?.lock();
-        let chunk = match reason {
-            Reason::WholeChunk => state.buffer.whole_chunk().or(state.buffer.first_chunk()),
-            _ => state.buffer.first_chunk(),
-        }?;
+        let mut state = node.data_if_any()?.lock();
+        let chunks = state.plan_turn(reason)?;
         let chunk_bytes = self.geometry.chunk_bytes;
-        Some(chunk * chunk_bytes..(chunk + 1).saturating_mul(chunk_bytes))
+        Some(chunks.start * chunk_bytes..chunks.end.saturating_mul(chunk_bytes))
     }
 
     fn take_run(&self, file: FileId, range: Range<u64>, max_bytes: u64) -> io::Result<Option<Run>> {
@@ -90,8 +87,8 @@ impl Source for Filesystem {
         if bytes > 0 {
             Counters::add(&counters.drain_turns, 1);
         }
-        if reason == Reason::WholeChunk && bytes == self.geometry.chunk_bytes {
-            Counters::add(&counters.whole_chunk_bytes, bytes);
+        if reason == Reason::WholeChunk && bytes >= self.geometry.chunk_bytes {
+            Counters::add(&counters.whole_chunk_bytes, self.geometry.chunk_bytes);
         }
         let mut load = Load::default();
         let mut settled = None;
@@ -104,6 +101,27 @@ impl Source for Filesystem {
             self.drop_if_unused(&node);
         }
         load
+    }
+}
+
+impl FileState {
+    /// The chunks whose bytes a turn takes: one, or two where something is left of the one before a
+    /// whole chunk. A stream then leaves in the order in which it was written.
+    fn plan_turn(&mut self, reason: Reason) -> Option<Range<u64>> {
+        let first = self.buffer.first_chunk()?;
+        match reason {
+            Reason::WholeChunk => {
+                let whole = self.buffer.whole_chunk().unwrap_or(first);
+                let from = if first + 1 == whole { first } else { whole };
+                Some(from..whole + 1)
+            }
+            Reason::Age => {
+                let chunk = self.buffer.first_chunk_from(self.age_cursor).unwrap_or(first);
+                self.age_cursor = chunk + 1;
+                Some(chunk..chunk + 1)
+            }
+            _ => Some(first..first + 1),
+        }
     }
 }
 

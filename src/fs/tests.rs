@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use super::nodes::ROOT_ID;
 use super::*;
 use crate::backing::{KernelStorage, SetTime, SyncKind};
+use crate::drain::Source;
+use crate::schedule::{FileId, Reason};
 
 const CHUNK: u64 = 256 << 10;
 const LONG: Duration = Duration::from_secs(30);
@@ -278,6 +280,41 @@ fn files_take_turns() {
         fixture.storage.writes.lock().unwrap().iter().map(|(offset, _)| *offset).collect();
     let turns: Vec<u64> = offsets.iter().map(|offset| offset / CHUNK).collect();
     assert_eq!(turns, [0, 0, 0, 1, 1, 1, 2, 2, 2]);
+}
+
+/// Goal: what is left of a chunk goes before the next whole one, so that a stream leaves in order.
+#[test]
+fn leftovers_go_before_the_next_whole_chunk() {
+    let fixture = Fixture::new(Mood::Work);
+    let (id, _) = fixture.create("f");
+    fixture.write(id, 0, &[1; 100]).recv().unwrap().unwrap();
+    fixture.fsync(id).unwrap();
+    fixture.storage.set(Mood::Wait);
+    fixture.write(id, 100, &vec![2; CHUNK as usize]).recv().unwrap().unwrap();
+    assert_eq!(fixture.fs.backlog_bytes(), CHUNK, "the chunks are not whole");
+    fixture.write(id, 100 + CHUNK, &vec![3; CHUNK as usize]).recv().unwrap().unwrap();
+    fixture.storage.set(Mood::Work);
+    fixture.wait_until("a whole chunk to leave", |fs| fs.backlog_bytes() == 100);
+    let offsets: Vec<u64> =
+        fixture.storage.writes.lock().unwrap().iter().map(|(offset, _)| *offset).collect();
+    assert_eq!(offsets.first(), Some(&0));
+    assert!(offsets.is_sorted(), "{offsets:?}");
+}
+
+/// Goal: turns by age go from chunk to chunk, so that no byte waits behind a busier one.
+#[test]
+fn turns_by_age_visit_every_chunk() {
+    let fixture = Fixture::new(Mood::Wait);
+    let (id, _) = fixture.create("f");
+    for chunk in [0, 3, 7] {
+        fixture.write(id, chunk * CHUNK, &[1; 10]).recv().unwrap().unwrap();
+    }
+    let node = fixture.fs.node(id).unwrap();
+    let turns: Vec<u64> = (0..4)
+        .filter_map(|_| fixture.fs.turn_range(FileId(node.id()), Reason::Age))
+        .map(|range| range.start / CHUNK)
+        .collect();
+    assert_eq!(turns, [0, 3, 7, 0]);
 }
 
 /// Goal: a truncation waits for bytes past the cut that are on their way to the disk, so that they
