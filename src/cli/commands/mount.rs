@@ -1,5 +1,6 @@
 //! `coalescefs mount`: a mount that outlives the command, or stays in the foreground.
 
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -11,6 +12,9 @@ use crate::keeper::{self, Launch, Lifetime, Running, sys};
 use crate::mount::attach;
 use crate::mount::mountinfo::Device;
 
+/// Signals that end a foreground mount.
+const PASSED_ON: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+
 /// Mounts; returns once the mount answers, or in the foreground once it has ended.
 pub fn run(args: &MountArgs, log: resolve::Log) -> Result<Exit, CliError> {
     let places = places::resolve(&args.backing, args.mountpoint.as_deref())?;
@@ -18,6 +22,11 @@ pub fn run(args: &MountArgs, log: resolve::Log) -> Result<Exit, CliError> {
     let config = resolve::mount_config(&args.options, places.backing, places.mountpoint, around)?;
     attach::plan_method().map_err(|error| CliError::Failed(error.to_string()))?;
     let lifetime = if args.foreground { Lifetime::WithStarter } else { Lifetime::OnItsOwn };
+    // Before there is a mount to be ended: a signal that comes meanwhile ends it in order.
+    let watch = match lifetime {
+        Lifetime::OnItsOwn => None,
+        Lifetime::WithStarter => Some(Watch::begin(&PASSED_ON).map_err(cannot_watch)?),
+    };
     let running = keeper::start(Launch {
         config: &config,
         lifetime,
@@ -27,18 +36,16 @@ pub fn run(args: &MountArgs, log: resolve::Log) -> Result<Exit, CliError> {
     });
     let mut running = running.map_err(|error| CliError::Failed(error.to_string()))?;
     check_answers(&config.mountpoint, &mut running)?;
-    match lifetime {
-        Lifetime::OnItsOwn => Ok(Exit::Ok),
-        Lifetime::WithStarter => stay(running),
-    }
+    watch.map_or(Ok(Exit::Ok), |watch| stay(running, &watch))
+}
+
+fn cannot_watch(error: io::Error) -> CliError {
+    CliError::Failed(format!("waiting for the keeper: {error}"))
 }
 
 /// Waits for the keeper; a signal to this process ends the mount in order.
-fn stay(mut running: Running) -> Result<Exit, CliError> {
-    const PASSED_ON: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
-    let status = Watch::begin(&PASSED_ON)
-        .and_then(|watch| watch.wait(&mut running.process, &PASSED_ON))
-        .map_err(|error| CliError::Failed(format!("waiting for the keeper: {error}")))?;
+fn stay(mut running: Running, watch: &Watch) -> Result<Exit, CliError> {
+    let status = watch.wait(&mut running.process, &PASSED_ON).map_err(cannot_watch)?;
     match status.code() {
         Some(code) => Ok(Exit::Keeper(code)),
         None => Err(CliError::NotStored(format!(
