@@ -120,8 +120,23 @@ impl Client {
         Client::connect_to(find_mount(path)?)
     }
 
-    /// As [`Client::connect`], for a mount found in the table.
+    /// As [`Client::connect`], for a mount found in the table. A worker that dies in the middle of
+    /// its answer is followed by another within milliseconds, which is asked in its place.
     pub fn connect_to(mount: Mount) -> Result<Client, ClientError> {
+        let give_up = Instant::now() + RECONNECT_TIMEOUT;
+        loop {
+            match Client::try_connect_to(mount.clone()) {
+                Err(ClientError::Broken { error, .. })
+                    if broke_off(&error) && Instant::now() < give_up =>
+                {
+                    std::thread::sleep(RECONNECT_PAUSE);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn try_connect_to(mount: Mount) -> Result<Client, ClientError> {
         let path = || mount.mount_point.clone();
         let mut why_not = ClientError::Dead(path());
         for attempt in 0..address::ATTEMPTS {
@@ -159,9 +174,15 @@ impl Client {
 
     /// The files that hold data or have an error.
     pub fn files(&mut self) -> Result<Vec<FileStatus>, ClientError> {
-        match ask(&mut self.stream, &Request::Files) {
-            Ok(Answer::Files { files }) => Ok(files),
-            other => Err(unexpected(other, &self.mount.mount_point)),
+        loop {
+            match ask(&mut self.stream, &Request::Files) {
+                Ok(Answer::Files { files }) => return Ok(files),
+                Err(error) if broke_off(&error) => {
+                    let path = self.mount.mount_point.clone();
+                    self.reconnect(ClientError::Broken { path, error })?;
+                }
+                other => return Err(unexpected(other, &self.mount.mount_point)),
+            }
         }
     }
 
@@ -220,6 +241,12 @@ impl Client {
             .is_ok_and(|table| table.has(self.mount.device, &self.mount.mount_point));
         mounted || Path::new(&format!("/proc/{}/fd", self.status.keeper_pid)).exists()
     }
+}
+
+/// The other end went away in the middle.
+fn broke_off(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 fn is_trusted(mount: &Mount, stream: &UnixStream) -> bool {

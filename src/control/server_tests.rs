@@ -149,3 +149,40 @@ fn silent_connections_are_bounded_and_do_not_block_for_ever() {
     drop(silent);
     assert!(matches!(waiting.join().unwrap(), Answer::Status(_)));
 }
+
+/// A worker that is killed while it answers resets the connection; the client asks the next one.
+#[test]
+fn a_client_asks_again_when_the_connection_breaks() {
+    use crate::control::{address, client::Client};
+    use crate::mount::mountinfo::{Device, Mount};
+
+    let device = Device { major: u32::MAX, minor: std::process::id() };
+    let listener = UnixListener::bind_addr(&address::of_mount(device, 0)).unwrap();
+    let worker = std::thread::spawn(move || {
+        for deaths in 0..3 {
+            let mut stream = BufReader::new(listener.accept().unwrap().0);
+            if deaths == 0 {
+                continue; // with the request unread: a reset
+            }
+            stream.read_line(&mut String::new()).unwrap();
+            if deaths == 1 {
+                continue; // no answer: the end of the stream
+            }
+            let mut line = serde_json::to_vec(&Answer::Status(Box::new(status()))).unwrap();
+            line.push(b'\n');
+            stream.get_mut().write_all(&line).unwrap();
+        }
+    });
+    let mount = Mount {
+        id: 1,
+        parent: 1,
+        device,
+        mount_point: "/m".into(),
+        fs_type: crate::mount::FS_TYPE.into(),
+        source: "/b".into(),
+        super_options: std::ffi::OsString::new(),
+    };
+    let client = Client::connect_to(mount).unwrap();
+    assert_eq!(client.status().backlog_bytes, 7);
+    worker.join().unwrap();
+}
