@@ -63,6 +63,7 @@ fn main() {
         lifecycle::signals_end_the_mount_in_order,
         lifecycle::plain_umount_loses_nothing,
         lifecycle::a_mount_in_use_is_not_unmounted,
+        lifecycle::a_moment_of_use_does_not_refuse_umount,
         lifecycle::processes_are_told_apart,
         lifecycle::foreground_ends_on_ctrl_c,
         lifecycle::run_covers_a_directory_for_one_command,
