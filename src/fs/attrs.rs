@@ -5,18 +5,35 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::nodes::Node;
+use super::caller::Caller;
+use super::nodes::{Node, ROOT_ID};
 use super::{Filesystem, Reply};
-use crate::backing::{self, Attr, FsStats, SetTime, Time};
+use crate::backing::{self, Attr, FsStats, SetTime, Time, errno};
+
+const CAPABILITIES: &str = "security.capability";
+const ACCESS_ACL: &str = "system.posix_acl_access";
+const DEFAULT_ACL: &str = "system.posix_acl_default";
+
+fn is_acl(name: &OsStr) -> bool {
+    name == ACCESS_ACL || name == DEFAULT_ACL
+}
 
 /// Attributes of a node as programs are to see them.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeAttr {
-    /// Node id; also the inode number shown.
+    /// Node id.
     pub id: u64,
     /// The rest.
     pub attr: Attr,
+}
+
+impl NodeAttr {
+    /// The inode number to show: the node id, which the protocol fixes for the root only.
+    pub fn shown_ino(&self) -> u64 {
+        if self.id == ROOT_ID { self.attr.ino } else { self.id }
+    }
 }
 
 /// What SETATTR is to change; `None` leaves it.
@@ -60,10 +77,13 @@ impl Filesystem {
         NodeAttr { id: node.id(), attr }
     }
 
-    /// SETATTR. The reply waits when a truncation meets bytes that are on their way to the disk.
-    pub fn setattr(&self, id: u64, change: Change, reply: Reply<NodeAttr>) {
+    /// SETATTR on behalf of `caller`. The reply waits when a truncation meets bytes that are on their way to the disk.
+    pub fn setattr(&self, caller: Caller, id: u64, change: Change, reply: Reply<NodeAttr>) {
         let node = match self.node(id).and_then(|node| {
             self.change_owner_and_mode(&node, &change)?;
+            if change.size.is_some() && !caller.keeps_set_ids() {
+                self.kill_privileges(caller, id)?;
+            }
             Ok(node)
         }) {
             Ok(node) => node,
@@ -125,33 +145,99 @@ impl Filesystem {
         }
     }
 
-    /// A write by somebody who may not keep the set-user-id and set-group-id bits.
-    pub fn kill_privileges(&self, id: u64) -> io::Result<()> {
+    /// A write or truncation by somebody who may not keep the set-user-id and set-group-id bits:
+    /// they go as setattr_should_drop_suidgid of the kernel has it. Returns whether any was there.
+    pub fn kill_privileges(&self, caller: Caller, id: u64) -> io::Result<bool> {
         let node = self.node(id)?;
-        let mode = self.backing_attr(&node)?.mode;
-        let mut kept = mode & !libc::S_ISUID;
-        if mode & libc::S_IXGRP != 0 {
+        let attr = self.backing_attr(&node)?;
+        let mut kept = attr.mode & !libc::S_ISUID;
+        let has_group_bit = attr.mode & libc::S_ISGID != 0;
+        if has_group_bit && (attr.mode & libc::S_IXGRP != 0 || !caller.is_in_group(attr.gid)) {
             kept &= !libc::S_ISGID;
         }
-        if kept != mode {
+        if kept != attr.mode {
             backing::set_mode(self.path_fd(&node)?.as_fd(), kept & 0o7777)?;
         }
-        Ok(())
+        Ok(kept != attr.mode)
     }
 
-    /// STATFS of the backing filesystem.
-    pub fn statfs(&self) -> io::Result<FsStats> {
-        backing::fs_stats(self.root())
+    /// File capabilities do not outlive a change of the file, whoever makes it (capabilities(7)).
+    /// Looked at once per file: only `set_xattr` can bring them back.
+    pub(super) fn kill_capabilities(&self, node: &Arc<Node>) {
+        let Some(data) = node.data_if_any() else { return };
+        if data.without_capabilities.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let remove = || {
+            let path = self.path_fd(node)?;
+            let name = OsStr::new(CAPABILITIES);
+            // Asked first: an ordinary user may not even try to remove what is not there.
+            backing::get_xattr(path.as_fd(), name, &mut [])?;
+            backing::remove_xattr(path.as_fd(), name)
+        };
+        match remove() {
+            Err(error) if !matches!(errno(&error), libc::ENODATA | libc::EOPNOTSUPP) => {
+                // They go when the first byte is stored: the backing filesystem sees to it.
+                log::debug!("capabilities of {}: {error}", self.display_path(node));
+            }
+            _ => {}
+        }
     }
 
-    /// GETXATTR into `buf`; an empty one asks for the length.
+    /// STATFS of the backing filesystem that the node is on.
+    pub fn statfs(&self, id: u64) -> io::Result<FsStats> {
+        backing::fs_stats(self.path_fd(&self.node(id)?)?.as_fd())
+    }
+
+    /// Whether the backing directory's filesystem has POSIX ACLs.
+    pub fn has_acls(&self) -> bool {
+        let mut none = [];
+        match backing::get_xattr(self.root(), OsStr::new(ACCESS_ACL), &mut none) {
+            Ok(_) => true,
+            Err(error) => errno(&error) == libc::ENODATA,
+        }
+    }
+
+    /// GETXATTR into `buf`; an empty one asks for the length. A file that cannot have an ACL has
+    /// none: the kernel asks for it whenever it checks permissions, and takes any other error for
+    /// their result.
     pub fn get_xattr(&self, id: u64, name: &OsStr, buf: &mut [u8]) -> io::Result<usize> {
-        backing::get_xattr(self.path_fd(&self.node(id)?)?.as_fd(), name, buf)
+        let got = backing::get_xattr(self.path_fd(&self.node(id)?)?.as_fd(), name, buf);
+        match got {
+            Err(error) if errno(&error) == libc::EOPNOTSUPP && is_acl(name) => {
+                Err(super::errno(libc::ENODATA))
+            }
+            other => other,
+        }
     }
 
-    /// SETXATTR with the flags of setxattr(2).
-    pub fn set_xattr(&self, id: u64, name: &OsStr, value: &[u8], flags: i32) -> io::Result<()> {
-        backing::set_xattr(self.path_fd(&self.node(id)?)?.as_fd(), name, value, flags)
+    /// SETXATTR with the flags of setxattr(2), on behalf of `caller`: an access ACL set by somebody
+    /// who is not of the file's group takes the set-group-id bit away, see posix_acl_update_mode of
+    /// the kernel.
+    pub fn set_xattr(
+        &self,
+        caller: Caller,
+        id: u64,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+    ) -> io::Result<()> {
+        let node = self.node(id)?;
+        let path = self.path_fd(&node)?;
+        backing::set_xattr(path.as_fd(), name, value, flags)?;
+        if name == CAPABILITIES
+            && let Some(data) = node.data_if_any()
+        {
+            data.without_capabilities.store(false, Ordering::Release);
+        }
+        if name == ACCESS_ACL {
+            let attr = backing::attr(path.as_fd())?;
+            let has_bit = attr.mode & libc::S_ISGID != 0;
+            if has_bit && !caller.keeps_set_ids() && !caller.is_in_group(attr.gid) {
+                backing::set_mode(path.as_fd(), attr.mode & 0o7777 & !libc::S_ISGID)?;
+            }
+        }
+        Ok(())
     }
 
     /// LISTXATTR into `buf`; an empty one asks for the length.

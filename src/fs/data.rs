@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::nodes::Node;
@@ -51,6 +51,8 @@ impl FileState {
 /// A regular file's part of a node.
 pub(super) struct FileData {
     state: Mutex<FileState>,
+    /// The file is known to have no capabilities (the extended attribute).
+    pub(super) without_capabilities: AtomicBool,
     pub(super) queue: Arc<LaneQueue>,
 }
 
@@ -66,7 +68,7 @@ impl FileData {
             failures: 0,
             deleted: false,
         };
-        FileData { state: Mutex::new(state), queue }
+        FileData { state: Mutex::new(state), without_capabilities: AtomicBool::new(false), queue }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, FileState> {
@@ -104,6 +106,7 @@ impl Filesystem {
             Ok(node) => node,
             Err(error) => return reply(Err(error)),
         };
+        self.kill_capabilities(&node);
         if self.room.is_starved() || !self.try_write(&node, offset, bytes, from) {
             let write = Write { node, offset, bytes: bytes.to_vec(), from, reply };
             return self.starve(write);

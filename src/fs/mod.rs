@@ -5,6 +5,8 @@
 //! | `nodes` | which backing file a node id is, and how to reach it |
 //! | `names` | lookup, create, link, rename, unlink |
 //! | `attrs` | attributes, times, truncation, extended attributes, statfs |
+//! | `caller` | who asks, and what he may do |
+//! | `ioctl` | file attributes by ioctl |
 //! | `handles` | open files and directories, readdir |
 //! | `data` | one file's buffered bytes: write, read, steps on the arena |
 //! | `room` | memory: admission of writes, those that wait, pressure |
@@ -20,8 +22,10 @@
 //! attributes are looked up in the backing directory on the calling thread.
 
 mod attrs;
+mod caller;
 mod data;
 mod handles;
+mod ioctl;
 mod names;
 mod nodes;
 mod pool;
@@ -44,9 +48,10 @@ use crate::drain::{DataFile, LaneQueue, Throttle};
 use crate::schedule::Policy;
 
 pub use attrs::{Change, NodeAttr};
+pub use caller::Caller;
 pub use data::WriteFrom;
 pub use handles::DirectoryEntry;
-pub use names::{Caller, Entry};
+pub use names::{Entry, Mode};
 pub use room::Limits;
 
 use handles::Handles;

@@ -17,7 +17,8 @@ use crate::schedule::{FileId, Reason};
 
 const CHUNK: u64 = 256 << 10;
 const LONG: Duration = Duration::from_secs(30);
-const CALLER: Caller = Caller { uid: 0, gid: 0 };
+const MODE: Mode = Mode { bits: 0o755, umask: 0 };
+const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0 };
 
 #[derive(Clone, Copy, PartialEq)]
 enum Mood {
@@ -85,7 +86,7 @@ impl Fixture {
 
     /// Makes a file and opens it: node id and handle.
     fn create(&self, name: &str) -> (u64, u64) {
-        let made = self.fs.create(CALLER, ROOT_ID, OsStr::new(name), 0o644, libc::O_WRONLY);
+        let made = self.fs.create(CALLER, ROOT_ID, OsStr::new(name), MODE, libc::O_WRONLY);
         let (entry, handle) = made.unwrap();
         (entry.attr.id, handle)
     }
@@ -112,7 +113,7 @@ impl Fixture {
             mtime: SetTime::Omit,
         };
         let (reply, replied) = replies();
-        self.fs.setattr(id, change, reply);
+        self.fs.setattr(CALLER, id, change, reply);
         replied
     }
 
@@ -360,7 +361,7 @@ fn deleted_data_is_not_written() {
 #[test]
 fn a_new_worker_takes_everything_over() {
     let fixture = Fixture::new(Mood::Wait);
-    let made = fixture.fs.mkdir(CALLER, ROOT_ID, OsStr::new("dir"), 0o755).unwrap();
+    let made = fixture.fs.mkdir(CALLER, ROOT_ID, OsStr::new("dir"), MODE).unwrap();
     let (kept, _) = fixture.create("kept");
     let (moved, _) = fixture.create("moved");
     let (gone, _) = fixture.create("gone");
