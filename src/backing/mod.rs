@@ -32,7 +32,7 @@ pub use names::{
     create_at, link_fd_at, mkdir_at, mknod_at, open_flags, open_path_at, open_root, read_link,
     rename_at, reopen, reopen_as_owner, rmdir_at, symlink_at, unlink_at,
 };
-pub use probe::{DirectIo, probe_direct};
+pub use probe::{DirectIo, longest_file_bytes, probe_direct};
 pub use storage::{KernelStorage, Storage, SyncKind};
 pub use xattr::{get_xattr, list_xattr, remove_xattr, set_xattr};
 

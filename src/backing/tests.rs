@@ -301,3 +301,15 @@ fn the_cache_is_bounded_and_keeps_the_first() {
     cache.remove(3);
     assert!(cache.is_empty());
 }
+
+/// Goal: the longest file is the one that truncate allows, and not a byte longer.
+#[test]
+fn the_longest_file_is_known() {
+    let scene = Scene::new();
+    let fd = scene.file("f", b"");
+    let longest = longest_file_bytes(fd.as_fd());
+    set_size(fd.as_fd(), longest).unwrap();
+    if longest < i64::MAX as u64 {
+        assert_eq!(code(set_size(fd.as_fd(), longest + 1)), Some(libc::EFBIG));
+    }
+}

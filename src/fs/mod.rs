@@ -99,6 +99,8 @@ pub struct Filesystem {
     storage: Arc<dyn Storage>,
     throttle: Arc<Throttle>,
     queues: RwLock<Vec<(u64, Arc<LaneQueue>)>>,
+    /// The longest file of each backing device, asked when it first matters.
+    longest_files: RwLock<Vec<(u64, u64)>>,
     /// Files with an error of writing, by node id.
     failing: Mutex<std::collections::BTreeSet<u64>>,
     backlog_bytes: AtomicU64,
@@ -134,6 +136,7 @@ impl Filesystem {
             storage,
             throttle: Arc::new(Throttle::new(config.drain_rate)),
             queues: RwLock::default(),
+            longest_files: RwLock::default(),
             failing: Mutex::default(),
             backlog_bytes: AtomicU64::new(0),
             limits,
