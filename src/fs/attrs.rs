@@ -27,6 +27,9 @@ pub struct NodeAttr {
     pub id: u64,
     /// The rest.
     pub attr: Attr,
+    /// They will change without a request: the file is open or has bytes to be stored, so that
+    /// blocks are to come.
+    pub is_moving: bool,
 }
 
 impl NodeAttr {
@@ -53,6 +56,20 @@ pub struct Change {
     pub mtime: SetTime,
 }
 
+/// How many blocks of 512 bytes the backing file will have more when `backlog_bytes`, the last of
+/// them before `end`, are stored. Bytes within a file without holes replace others; in one with
+/// holes they are taken to fill these.
+fn blocks_to_come(attr: &Attr, backlog_bytes: u64, end: u64) -> u64 {
+    let unit = u64::from(attr.blksize.max(512));
+    let whole = |bytes: u64| bytes.div_ceil(unit) * (unit / 512);
+    let room = if attr.blocks * 512 >= attr.size {
+        whole(end).saturating_sub(whole(attr.size))
+    } else {
+        whole(end.max(attr.size)).saturating_sub(attr.blocks)
+    };
+    whole(backlog_bytes).min(room)
+}
+
 impl Filesystem {
     /// GETATTR.
     pub fn getattr(&self, id: u64) -> io::Result<NodeAttr> {
@@ -65,16 +82,18 @@ impl Filesystem {
     /// the program wrote, and blocks that count the backlog.
     pub(super) fn overlaid(&self, node: &Node, attr: &Attr) -> NodeAttr {
         let mut attr = *attr;
+        let mut is_moving = false;
         if let Some(data) = node.data_if_any() {
             let state = data.lock();
-            attr.size = attr.size.max(state.buffer.end());
             let backlog_bytes = state.buffer.dirty_bytes() + state.buffer.in_flight_bytes();
-            attr.blocks += backlog_bytes.div_ceil(512);
+            attr.blocks += blocks_to_come(&attr, backlog_bytes, state.buffer.end());
+            attr.size = attr.size.max(state.buffer.end());
+            is_moving = backlog_bytes > 0 || self.arena.nodes().open(node.slot) > 0;
             if let Some((secs, nanos)) = self.arena.nodes().mtime(node.slot) {
                 attr.mtime = Time { secs, nanos };
             }
         }
-        NodeAttr { id: node.id(), attr }
+        NodeAttr { id: node.id(), attr, is_moving }
     }
 
     /// SETATTR on behalf of `caller`. The reply waits when a truncation meets bytes that are on their way to the disk.
@@ -248,5 +267,24 @@ impl Filesystem {
     /// REMOVEXATTR.
     pub fn remove_xattr(&self, id: u64, name: &OsStr) -> io::Result<()> {
         backing::remove_xattr(self.path_fd(&self.node(id)?)?.as_fd(), name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backing::attr;
+
+    #[test]
+    fn blocks_to_come_are_those_of_a_plain_copy() {
+        let file = tempfile::tempfile().unwrap();
+        let of = |size, blocks| Attr { size, blocks, blksize: 4096, ..attr(file.as_fd()).unwrap() };
+        assert_eq!(blocks_to_come(&of(0, 0), 10, 10), 8, "a block for a few bytes");
+        assert_eq!(blocks_to_come(&of(10, 8), 10, 20), 0, "in the last block");
+        assert_eq!(blocks_to_come(&of(4096, 8), 8192, 12288), 16, "appended");
+        assert_eq!(blocks_to_come(&of(8192, 16), 8192, 8192), 0, "overwritten");
+        assert_eq!(blocks_to_come(&of(1 << 20, 0), 4096, 8192), 8, "into a hole");
+        assert_eq!(blocks_to_come(&of(8192, 8), 8192, 8192), 8, "half a hole");
+        assert_eq!(blocks_to_come(&of(0, 0), 10, 1 << 30), 8, "far behind the end");
     }
 }

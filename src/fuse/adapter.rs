@@ -14,8 +14,8 @@ use fuser::{
 };
 
 use super::convert::{
-    TTL, caller, code, file_attr, kind_of_entry, reply_attr, reply_empty, reply_entry, reply_ioctl,
-    reply_opened, reply_written, reply_xattr, set_time, sync_kind,
+    caller, code, file_attr, kind_of_entry, reply_attr, reply_empty, reply_entry, reply_ioctl,
+    reply_opened, reply_written, reply_xattr, set_time, sync_kind, ttl,
 };
 use crate::fs::{Change, Entry, Filesystem, Mode, WriteFrom};
 
@@ -214,7 +214,7 @@ impl fuser::Filesystem for Adapter {
         let mode = Mode { bits: mode, umask };
         match self.counted().create(caller(request), parent.0, name, mode, flags) {
             Ok((Entry { attr, generation }, handle)) => reply.created(
-                &TTL,
+                ttl(&attr),
                 &file_attr(&attr),
                 Generation(u64::from(generation)),
                 FileHandle(handle),
@@ -488,7 +488,7 @@ impl Adapter {
             INodeNo(attr.id),
             entry.next_offset,
             name,
-            &TTL,
+            ttl(&attr),
             &file_attr(&attr),
             generation,
         );

@@ -13,7 +13,13 @@ use crate::fs::{Caller, Entry, NodeAttr};
 
 /// How long the kernel may keep names and attributes: the backing directory belongs to the mount,
 /// so nobody else changes them.
-pub(super) const TTL: Duration = Duration::from_secs(3600);
+const TTL: Duration = Duration::from_secs(3600);
+/// As long as the blocks of a file are still to come, or its set-id bits to go.
+const MOVING_TTL: Duration = Duration::from_secs(1);
+
+pub(super) fn ttl(attr: &NodeAttr) -> &'static Duration {
+    if attr.is_moving { &MOVING_TTL } else { &TTL }
+}
 
 /// Bits of `mode` that are permissions.
 const PERMISSIONS: u32 = 0o7777;
@@ -79,7 +85,7 @@ pub(super) fn sync_kind(data_only: bool) -> SyncKind {
 pub(super) fn reply_entry(reply: ReplyEntry, entry: io::Result<Entry>) {
     match entry {
         Ok(Entry { attr, generation }) => {
-            reply.entry(&TTL, &file_attr(&attr), Generation(u64::from(generation)));
+            reply.entry(ttl(&attr), &file_attr(&attr), Generation(u64::from(generation)));
         }
         Err(error) => reply.error(code(&error)),
     }
@@ -101,7 +107,7 @@ pub(super) fn reply_written(reply: ReplyWrite, result: io::Result<u32>) {
 
 pub(super) fn reply_attr(reply: ReplyAttr, result: io::Result<NodeAttr>) {
     match result {
-        Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
+        Ok(attr) => reply.attr(ttl(&attr), &file_attr(&attr)),
         Err(error) => reply.error(code(&error)),
     }
 }
