@@ -258,6 +258,7 @@ impl Filesystem {
         let mut pieces: Vec<Piece> = Vec::new();
         let state = data.lock();
         state.buffer.overlay(offset, len, &mut pieces);
+        overlay.file_len = state.buffer.end().saturating_sub(offset).min(len as u64) as usize;
         if pieces.is_empty() {
             return overlay;
         }
@@ -290,6 +291,8 @@ struct Overlay {
     bytes: Vec<u8>,
     /// Which of them are set: sorted, apart.
     ranges: Vec<(usize, usize)>,
+    /// How much of the range is before the last buffered byte of the file, wherever that is.
+    file_len: usize,
 }
 
 impl Overlay {
@@ -312,7 +315,7 @@ impl Overlay {
     /// Lays the copy over `bytes`, of which `count` came from the backing file; what is between
     /// its end and buffered bytes are zeros, as they will be when those are stored.
     fn lay_over(&self, mut bytes: Vec<u8>, count: usize) -> Vec<u8> {
-        let end = self.ranges.last().map_or(0, |(_, to)| *to).max(count);
+        let end = self.file_len.max(count);
         if count < end {
             bytes[count..end].fill(0);
         }

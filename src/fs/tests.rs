@@ -181,6 +181,23 @@ fn an_error_is_told_once_to_each_handle_and_the_data_is_kept() {
     assert_eq!(code(fixture.fs.flush(id, first)), None);
 }
 
+/// Goal: a read of a hole before bytes that are only buffered is whole, and one across their end is
+/// cut there. A shorter answer is the end of the file to the kernel and to readers with O_DIRECT.
+#[test]
+fn a_hole_below_buffered_bytes_is_read_whole() {
+    let fixture = Fixture::new(Mood::Wait);
+    let (id, _) = fixture.create("f");
+    std::fs::write(fixture.path("f"), b"stored").unwrap();
+    fixture.write(id, 300_000, b"buffered").recv().unwrap().unwrap();
+    let mut stored = vec![0; 1000];
+    stored[..6].copy_from_slice(b"stored");
+    assert_eq!(fixture.read(id, 0, 1000), stored);
+    assert_eq!(fixture.read(id, 100_000, 4096), vec![0; 4096]);
+    assert_eq!(fixture.read(id, 299_998, 4096), b"\0\0buffered");
+    assert_eq!(fixture.read(id, 300_008, 4096), b"");
+    fixture.storage.set(Mood::Work);
+}
+
 /// Goal: with memory full only replies to writes wait; names, attributes and reads are answered;
 /// when the disk goes on, every reply comes, and the file is whole.
 #[test]
