@@ -44,6 +44,49 @@ pub fn no_request_for_each_write() {
     mount.umount_clean();
 }
 
+/// Goal: an operation on a name or on attributes costs one request where the kernel has to ask, and none where it knows.
+/// Method: the least of some tries, because anybody on the machine may drop the kernel's caches.
+pub fn one_request_for_each_operation() {
+    let mount = Mount::over(&[]);
+    let path = |name: String| mount.path().join(name);
+    fs::create_dir(path("d".into())).unwrap();
+    let file = |n: u32| path(format!("d/f{n}"));
+    for n in 0..20 {
+        fs::write(file(n), "x").unwrap();
+    }
+    // What was just written is asked for once more: its blocks may have changed.
+    std::thread::sleep(Duration::from_millis(1200));
+    let cost = |what: &str, most: u64, act: &dyn Fn(u32)| {
+        let costs = (0..20).map(|n| {
+            let before = mount.figure("requests");
+            act(n);
+            mount.figure("requests") - before
+        });
+        let least = costs.min().unwrap();
+        assert!(least <= most, "{what}: {least} requests");
+    };
+    cost("1000 times stat", 1, &|n| {
+        (0..1000).for_each(|_| drop(fs::metadata(file(n)).unwrap()));
+    });
+    cost("a name that is not there", 1, &|n| assert!(fs::metadata(file(100 + n)).is_err()));
+    // OPEN, FLUSH, and RELEASE, which may come later; what the file holds is in the page cache.
+    cost("open, read, close", 3, &|n| assert_eq!(fs::read(file(n)).unwrap(), b"x"));
+    cost("chmod", 1, &|n| sys_chmod(&file(n)));
+    // LOOKUP finds that it is not there.
+    cost("mkdir", 2, &|n| fs::create_dir(path(format!("d/d{n}"))).unwrap());
+    cost("rmdir", 1, &|n| fs::remove_dir(path(format!("d/d{n}"))).unwrap());
+    cost("link", 2, &|n| fs::hard_link(file(n), path(format!("d/l{n}"))).unwrap());
+    cost("unlink", 1, &|n| fs::remove_file(path(format!("d/l{n}"))).unwrap());
+    cost("rename", 2, &|n| fs::rename(file(n), path(format!("d/g{n}"))).unwrap());
+    cost("create, close", 4, &|n| drop(File::create(path(format!("d/new{n}"))).unwrap()));
+    mount.umount_clean();
+}
+
+fn sys_chmod(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o640)).unwrap();
+}
+
 /// Write what is dirty, and wait for it.
 const SYNC_FILE_RANGE_ALL: u32 = libc::SYNC_FILE_RANGE_WAIT_BEFORE
     | libc::SYNC_FILE_RANGE_WRITE

@@ -73,6 +73,7 @@ fn main() {
         places::descriptors_stay_bounded,
         places::metadata_agrees_while_buffered,
         load::no_request_for_each_write,
+        load::one_request_for_each_operation,
         load::whole_chunks_in_turn,
         load::no_byte_outlives_its_age,
         load::more_open_files_than_chunks,
