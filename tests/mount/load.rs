@@ -74,7 +74,8 @@ pub fn one_request_for_each_operation() {
     cost("chmod", 1, &|n| sys_chmod(&file(n)));
     // LOOKUP finds that it is not there.
     cost("mkdir", 2, &|n| fs::create_dir(path(format!("d/d{n}"))).unwrap());
-    cost("rmdir", 1, &|n| fs::remove_dir(path(format!("d/d{n}"))).unwrap());
+    // RMDIR and FORGET.
+    cost("rmdir", 2, &|n| fs::remove_dir(path(format!("d/d{n}"))).unwrap());
     cost("link", 2, &|n| fs::hard_link(file(n), path(format!("d/l{n}"))).unwrap());
     cost("unlink", 1, &|n| fs::remove_file(path(format!("d/l{n}"))).unwrap());
     cost("rename", 2, &|n| fs::rename(file(n), path(format!("d/g{n}"))).unwrap());
