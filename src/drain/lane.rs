@@ -113,9 +113,10 @@ impl Lane {
     fn take_turn(&self) {
         let turn = self.queue.wait_turn();
         let (bytes, outcome) = self.write_turn(&turn);
-        let load = self.source.turn_ended(turn.file, turn.reason, bytes);
-        let now_ms = boottime_ms();
-        self.queue.with(|scheduler| scheduler.end_turn(turn.file, load, outcome, now_ms));
+        self.source.turn_ended(turn.file, turn.reason, bytes, &mut |load| {
+            let now_ms = boottime_ms();
+            self.queue.with(|scheduler| scheduler.end_turn(turn.file, load, outcome, now_ms));
+        });
     }
 
     fn write_turn(&self, turn: &Turn) -> (u64, Outcome) {

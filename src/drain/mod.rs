@@ -57,8 +57,9 @@ pub trait Source: Send + Sync {
     /// to try again, in milliseconds of CLOCK_BOOTTIME.
     fn failed(&self, file: FileId, run: Option<Run>, error: io::Error) -> u64;
 
-    /// The turn is over after `bytes` in all. Returns the file's load as it is now.
-    fn turn_ended(&self, file: FileId, reason: Reason, bytes: u64) -> Load;
+    /// The turn is over after `bytes` in all. Calls `end` once with the file's load, while that
+    /// cannot change: the scheduler hears of a write meanwhile after it, never before.
+    fn turn_ended(&self, file: FileId, reason: Reason, bytes: u64, end: &mut dyn FnMut(Load));
 }
 
 #[cfg(test)]

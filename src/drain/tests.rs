@@ -179,11 +179,11 @@ impl Source for OneRun {
         boottime_ms() + self.retry_ms
     }
 
-    fn turn_ended(&self, _: FileId, _: Reason, bytes: u64) -> Load {
+    fn turn_ended(&self, _: FileId, _: Reason, bytes: u64, end: &mut dyn FnMut(Load)) {
         self.events.send(format!("ended {bytes}")).unwrap();
         let left = self.run.lock().unwrap().as_ref().map_or(0, |run| run.len);
         let oldest_ms = (left > 0).then_some(0);
-        Load { dirty_bytes: left, has_whole_chunk: left > 0, oldest_ms, open: true }
+        end(Load { dirty_bytes: left, has_whole_chunk: left > 0, oldest_ms, open: true });
     }
 }
 

@@ -82,7 +82,7 @@ impl Source for Filesystem {
         Self::retry_at_ms(attempts)
     }
 
-    fn turn_ended(&self, file: FileId, reason: Reason, bytes: u64) -> Load {
+    fn turn_ended(&self, file: FileId, reason: Reason, bytes: u64, end: &mut dyn FnMut(Load)) {
         let counters = self.counters();
         if bytes > 0 {
             Counters::add(&counters.drain_turns, 1);
@@ -90,17 +90,20 @@ impl Source for Filesystem {
         if reason == Reason::WholeChunk && bytes >= self.geometry.chunk_bytes {
             Counters::add(&counters.whole_chunk_bytes, self.geometry.chunk_bytes);
         }
-        let mut load = Load::default();
+        let mut is_known = false;
         let mut settled = None;
         self.with_state(file, |node, state| {
             self.restore_times(node, state);
-            load = self.load(node, state);
+            end(self.load(node, state));
+            is_known = true;
             settled = state.is_settled().then(|| node.clone());
         });
+        if !is_known {
+            end(Load::default());
+        }
         if let Some(node) = settled {
             self.drop_if_unused(&node);
         }
-        load
     }
 }
 

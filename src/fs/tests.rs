@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::nodes::ROOT_ID;
+use super::quiet::Until;
 use super::*;
 use crate::backing::{KernelStorage, SetTime, SyncKind};
 use crate::drain::Source;
@@ -196,6 +197,31 @@ fn a_hole_below_buffered_bytes_is_read_whole() {
     assert_eq!(fixture.read(id, 299_998, 4096), b"\0\0buffered");
     assert_eq!(fixture.read(id, 300_008, 4096), b"");
     fixture.storage.set(Mood::Work);
+}
+
+/// Goal: bytes that arrive as a turn ends are not forgotten by the scheduler. Method: who waits for
+/// a clean file is told once its bytes are stored, before the lane ends its turn, so that the next
+/// write comes just then; were it forgotten, the next wait would be for ever. Several files, so
+/// that lane and writers take the processor from each other.
+#[test]
+fn a_write_as_a_turn_ends_is_not_forgotten() {
+    let fixture = Fixture::new(Mood::Work);
+    let write_and_wait = &|id: u64| {
+        let node = fixture.fs.node(id).unwrap();
+        for number in 0..3000 {
+            fixture.write(id, number % 100, b"x").recv().unwrap().unwrap();
+            let (reply, replied) = replies();
+            let job = move |result: Result<(), i32>| reply(result.map_err(errno));
+            fixture.fs.when_quiet(&node, Until::Clean, job);
+            replied.recv_timeout(LONG).expect("the bytes are to be stored").unwrap();
+        }
+    };
+    std::thread::scope(|scope| {
+        for file in 0..8 {
+            let (id, _) = fixture.create(&format!("f{file}"));
+            scope.spawn(move || write_and_wait(id));
+        }
+    });
 }
 
 /// Goal: with memory full only replies to writes wait; names, attributes and reads are answered;
