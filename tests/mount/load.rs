@@ -77,7 +77,7 @@ pub fn one_request_for_each_operation() {
     cost("mkdir", 3, &|n| fs::create_dir(path(format!("d/d{n}"))).unwrap());
     cost("rmdir", 3, &|n| fs::remove_dir(path(format!("d/d{n}"))).unwrap());
     cost("link", 4, &|n| fs::hard_link(file(n), path(format!("d/l{n}"))).unwrap());
-    cost("unlink", 2, &|n| fs::remove_file(path(format!("d/l{n}"))).unwrap());
+    cost("unlink", 3, &|n| fs::remove_file(path(format!("d/l{n}"))).unwrap());
     cost("rename", 4, &|n| fs::rename(file(n), path(format!("d/g{n}"))).unwrap());
     cost("create, close", 5, &|n| drop(File::create(path(format!("d/new{n}"))).unwrap()));
     mount.umount_clean();
