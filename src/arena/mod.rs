@@ -3,14 +3,15 @@
 //! Two memfds made by the keeper and mapped before the worker is forked, so that keeper and every
 //! worker see them at the same address:
 //!
-//! - the *arena*: header (geometry, recorded INIT, counters, [`ControlPage`]), the segment table,
-//!   and the data. Its size is fixed: `--memory` plus tables.
+//! - the *arena*: header (geometry, recorded INIT, counters, [`ControlPage`]), the [`Attempts`], the
+//!   segment table, and the data. Its size is fixed: `--memory` plus tables.
 //! - the [`NodeTable`], which grows with the number of nodes the kernel knows.
 //!
 //! Order of stores: bytes first, then the segment's range (release), then the acknowledgement.
 //! A worker that dies between any two instructions leaves tables from which the next one rebuilds.
 //! Nothing here is locked: `fs` holds the file's lock around every change of its segments.
 
+mod attempts;
 mod control_page;
 mod nodes;
 mod segments;
@@ -20,19 +21,26 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+pub use attempts::{Attempts, Mark};
 pub use control_page::{ControlPage, Phase, UnmountMode};
 pub use nodes::{Identity, NodeSlot, NodeTable};
 pub use segments::{Held, SlotPool};
 
 use crate::buffer::{Published, Slot};
 use crate::config::MountConfig;
+use attempts::{ATTEMPTS, Attempt};
 use segments::SegmentEntry;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"coalesce");
 /// Raised whenever the meaning of the arena's bytes changes.
-const LAYOUT_VERSION: u32 = 1;
+const LAYOUT_VERSION: u32 = 2;
 /// Room for the header; the control page has its own.
 const HEADER_BYTES: usize = 4096;
+/// Where the attempts begin.
+const ATTEMPTS_OFFSET: usize = HEADER_BYTES * 2;
+/// Where the segment table begins.
+const TABLE_OFFSET: usize =
+    (ATTEMPTS_OFFSET + size_of::<[Attempt; ATTEMPTS]>()).next_multiple_of(4096);
 /// Longest INIT request that is recorded; Linux sends 104 bytes.
 const INIT_BYTES_MAX: usize = 256;
 
@@ -109,7 +117,7 @@ impl Arena {
         let segments = u32::try_from(config.memory_bytes / u64::from(segment_bytes))
             .map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
         let table_bytes = segments as usize * size_of::<SegmentEntry>();
-        let data_offset = (HEADER_BYTES * 2 + table_bytes).next_multiple_of(64 << 10);
+        let data_offset = (TABLE_OFFSET + table_bytes).next_multiple_of(64 << 10);
         let total = data_offset + segments as usize * segment_bytes as usize;
         let (fd, base) = map_new_memfd(c"coalescefs-arena", total, total)?;
         let arena = Arena {
@@ -144,6 +152,12 @@ impl Arena {
         // SAFETY: the second page of the mapping; all-zero is a valid ControlPage, and it consists
         // of atomics only.
         unsafe { self.base.add(HEADER_BYTES).cast::<ControlPage>().as_ref() }
+    }
+
+    /// Requests that must not be done twice.
+    pub fn attempts(&self) -> Attempts<'_> {
+        // SAFETY: within the mapping; all-zero is valid, and it consists of atomics only.
+        Attempts(unsafe { self.base.add(ATTEMPTS_OFFSET).cast().as_ref() })
     }
 
     /// Figures that survive the worker.
@@ -216,9 +230,7 @@ impl Arena {
     fn entry(&self, slot: Slot) -> &SegmentEntry {
         assert!(slot.0 < self.segments, "slot {} of {}", slot.0, self.segments);
         // SAFETY: in bounds by the assertion; the table consists of atomics only.
-        unsafe {
-            self.base.add(HEADER_BYTES * 2).cast::<SegmentEntry>().add(slot.0 as usize).as_ref()
-        }
+        unsafe { self.base.add(TABLE_OFFSET).cast::<SegmentEntry>().add(slot.0 as usize).as_ref() }
     }
 
     /// Makes `range` of a slot part of what a later worker finds, or changes it.

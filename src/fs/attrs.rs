@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -100,8 +100,8 @@ impl Filesystem {
     pub fn setattr(&self, caller: Caller, id: u64, change: Change, reply: Reply<NodeAttr>) {
         let node = match self.node(id).and_then(|node| {
             self.change_owner_and_mode(&node, &change)?;
-            if change.size.is_some() && !caller.keeps_set_ids() {
-                self.kill_privileges(caller, id)?;
+            if change.size.is_some() {
+                self.kill_privileges_unless_kept(caller, id)?;
             }
             Ok(node)
         }) {
@@ -180,6 +180,17 @@ impl Filesystem {
         Ok(kept != attr.mode)
     }
 
+    /// As [`Filesystem::kill_privileges`], for operations of which the kernel does not say that the
+    /// caller may not keep them.
+    pub fn kill_privileges_unless_kept(&self, caller: Caller, id: u64) -> io::Result<bool> {
+        // The look at the mode comes first: hardly any file has such bits.
+        let mode = self.backing_attr(&self.node(id)?)?.mode;
+        if mode & (libc::S_ISUID | libc::S_ISGID) == 0 || caller.keeps_set_ids() {
+            return Ok(false);
+        }
+        self.kill_privileges(caller, id)
+    }
+
     /// File capabilities do not outlive a change of the file, whoever makes it (capabilities(7)).
     /// Looked at once per file: only `set_xattr` can bring them back.
     pub(super) fn kill_capabilities(&self, node: &Arc<Node>) {
@@ -243,7 +254,9 @@ impl Filesystem {
     ) -> io::Result<()> {
         let node = self.node(id)?;
         let path = self.path_fd(&node)?;
-        backing::set_xattr(path.as_fd(), name, value, flags)?;
+        if flags & libc::XATTR_CREATE == 0 || !self.was_xattr_changed(caller, &path, name) {
+            backing::set_xattr(path.as_fd(), name, value, flags)?;
+        }
         if name == CAPABILITIES
             && let Some(data) = node.data_if_any()
         {
@@ -265,8 +278,24 @@ impl Filesystem {
     }
 
     /// REMOVEXATTR.
-    pub fn remove_xattr(&self, id: u64, name: &OsStr) -> io::Result<()> {
-        backing::remove_xattr(self.path_fd(&self.node(id)?)?.as_fd(), name)
+    pub fn remove_xattr(&self, caller: Caller, id: u64, name: &OsStr) -> io::Result<()> {
+        let path = self.path_fd(&self.node(id)?)?;
+        if self.was_xattr_changed(caller, &path, name) {
+            return Ok(());
+        }
+        backing::remove_xattr(path.as_fd(), name)
+    }
+
+    /// Whether the first attempt of a repeated request has made or removed the attribute; if not,
+    /// notes whether it is there.
+    fn was_xattr_changed(&self, caller: Caller, path: &OwnedFd, name: &OsStr) -> bool {
+        let is_there = backing::get_xattr(path.as_fd(), name, &mut []).is_ok();
+        let mark = is_there.then_some((0, 0));
+        if self.found_before(caller).is_some_and(|[found, _]| found != mark) {
+            return true;
+        }
+        self.begin_attempt(caller, [mark, None]);
+        false
     }
 }
 

@@ -20,6 +20,10 @@ pub struct Caller {
     pub gid: u32,
     /// Thread id; 0 when the caller is in a pid namespace that we do not see.
     pub pid: u32,
+    /// The request's number: the same when it is sent again.
+    pub unique: u64,
+    /// The request was sent before, to a worker that died before it answered.
+    pub is_repeated: bool,
 }
 
 /// What /proc says of a caller.
@@ -89,7 +93,7 @@ mod tests {
     fn this_process_is_in_its_own_group() {
         // SAFETY: reads ids of this process.
         let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
-        let caller = Caller { uid, gid, pid: std::process::id() };
+        let caller = Caller { uid, gid, pid: std::process::id(), unique: 2, is_repeated: false };
         assert!(caller.is_in_group(gid));
         assert!(!caller.is_in_group(u32::MAX - 7));
         assert!(!Caller { uid: 1, pid: 0, ..caller }.keeps_set_ids());

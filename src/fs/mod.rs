@@ -13,6 +13,7 @@
 //! | `quiet` | operations that need the file clean or idle first: fsync, truncate, fallocate |
 //! | `source` | what lanes take from here and report back |
 //! | `rebuild` | a new worker takes over what the former one left |
+//! | `repeated` | requests that come again after a worker died |
 //! | `report` | figures for the control socket |
 //! | `pool` | threads that may wait for the disk |
 //!
@@ -31,6 +32,7 @@ mod nodes;
 mod pool;
 mod quiet;
 mod rebuild;
+mod repeated;
 mod report;
 mod room;
 mod source;

@@ -13,6 +13,7 @@ use super::Filesystem;
 use super::attrs::NodeAttr;
 use super::caller::Caller;
 use super::nodes::Node;
+use super::repeated::{identity, identity_at};
 use crate::backing::{self, Attr, Credentials};
 use crate::drain::{Access, DataFile};
 
@@ -75,7 +76,7 @@ impl Filesystem {
     ) -> io::Result<Entry> {
         let dir = self.directory(parent)?;
         let credentials = credentials(caller, mode, &dir)?;
-        self.make(&credentials, (parent, &dir), name, || {
+        self.make(caller, &credentials, (parent, &dir), name, || {
             backing::mknod_at(dir.as_fd(), name, mode.bits, rdev)
         })
     }
@@ -89,7 +90,8 @@ impl Filesystem {
         mode: Mode,
     ) -> io::Result<Entry> {
         let dir = self.directory(parent)?;
-        self.make(&caller.credentials(mode.umask), (parent, &dir), name, || {
+        let credentials = caller.credentials(mode.umask);
+        self.make(caller, &credentials, (parent, &dir), name, || {
             backing::mkdir_at(dir.as_fd(), name, mode.bits)
         })
     }
@@ -103,19 +105,23 @@ impl Filesystem {
         target: &Path,
     ) -> io::Result<Entry> {
         let dir = self.directory(parent)?;
-        self.make(&caller.credentials(0), (parent, &dir), name, || {
+        self.make(caller, &caller.credentials(0), (parent, &dir), name, || {
             backing::symlink_at(target, dir.as_fd(), name)
         })
     }
 
     fn make(
         &self,
+        caller: Caller,
         credentials: &Credentials,
         (parent, dir): (u64, &OwnedFd),
         name: &OsStr,
         make: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<Entry> {
-        backing::as_caller(credentials, make)?;
+        if !self.was_made(caller, dir, name) {
+            self.begin_attempt(caller, [None, None]);
+            backing::as_caller(credentials, make)?;
+        }
         let attr = backing::attr_at(dir.as_fd(), name)?;
         self.entry(&attr, parent, name)
     }
@@ -130,6 +136,13 @@ impl Filesystem {
         flags: i32,
     ) -> io::Result<(Entry, u64)> {
         let dir = self.directory(parent)?;
+        if self.was_made(caller, &dir, name) {
+            let entry = self.lookup(parent, name)?;
+            let node = self.node(entry.attr.id)?;
+            self.writable_file(&node)?;
+            return Ok((entry, self.add_handle(&node)?));
+        }
+        self.begin_attempt(caller, [None, None]);
         let flags = libc::O_RDWR | flags & libc::O_EXCL;
         let fd = backing::as_caller(&credentials(caller, mode, &dir)?, || {
             backing::create_at(dir.as_fd(), name, flags, mode.bits)
@@ -148,94 +161,128 @@ impl Filesystem {
     }
 
     /// LINK: another name for a node. Errors: link(2).
-    pub fn link(&self, id: u64, parent: u64, name: &OsStr) -> io::Result<Entry> {
+    pub fn link(&self, caller: Caller, id: u64, parent: u64, name: &OsStr) -> io::Result<Entry> {
         let node = self.node(id)?;
         let path = self.path_fd(&node)?;
         let dir = self.directory(parent)?;
-        backing::link_fd_at(path.as_fd(), dir.as_fd(), name)?;
+        if !self.was_made(caller, &dir, name) {
+            self.begin_attempt(caller, [None, None]);
+            backing::link_fd_at(path.as_fd(), dir.as_fd(), name)?;
+        }
         let attr = backing::attr_at(dir.as_fd(), name)?;
         self.entry(&attr, parent, name)
     }
 
     /// UNLINK. What is buffered of a file without names is dropped once it is closed.
-    pub fn unlink(&self, parent: u64, name: &OsStr) -> io::Result<()> {
-        self.remove(parent, name, |dir| backing::unlink_at(dir.as_fd(), name))
+    pub fn unlink(&self, caller: Caller, parent: u64, name: &OsStr) -> io::Result<()> {
+        self.remove(caller, parent, name, |dir| backing::unlink_at(dir.as_fd(), name))
     }
 
     /// RMDIR.
-    pub fn rmdir(&self, parent: u64, name: &OsStr) -> io::Result<()> {
-        self.remove(parent, name, |dir| backing::rmdir_at(dir.as_fd(), name))
+    pub fn rmdir(&self, caller: Caller, parent: u64, name: &OsStr) -> io::Result<()> {
+        self.remove(caller, parent, name, |dir| backing::rmdir_at(dir.as_fd(), name))
     }
 
     fn remove(
         &self,
+        caller: Caller,
         parent: u64,
         name: &OsStr,
         remove: impl FnOnce(&OwnedFd) -> io::Result<()>,
     ) -> io::Result<()> {
         let dir = self.directory(parent)?;
-        let victim = self.find(&dir, parent, name)?;
+        if let Some([victim, _]) = self.found_before(caller)
+            && identity_at(&dir, name) != victim
+        {
+            self.lost_name(self.known_as(victim));
+            return Ok(());
+        }
+        let attr = backing::attr_at(dir.as_fd(), name)?;
+        let victim = self.known(&attr);
+        self.keep_reachable(victim.as_ref(), &dir, parent, name)?;
+        self.begin_attempt(caller, [identity(&attr), None]);
         remove(&dir)?;
         self.lost_name(victim);
         Ok(())
     }
 
-    /// The known node at a name that is about to go away, pinned.
-    fn find(
+    /// Pins a node whose name is about to go away, if it is the name it is known by.
+    fn keep_reachable(
         &self,
+        node: Option<&Arc<Node>>,
         dir: &OwnedFd,
         parent: u64,
         name: &OsStr,
-    ) -> io::Result<Option<(Arc<Node>, Attr)>> {
-        let attr = backing::attr_at(dir.as_fd(), name)?;
-        let Some(node) = self.known(&attr) else { return Ok(None) };
-        if self.arena.nodes().place(node.slot) == (parent, name.to_os_string()) {
-            self.pin(&node, dir.as_fd(), name)?;
+    ) -> io::Result<()> {
+        match node {
+            Some(node) if self.arena.nodes().place(node.slot) == (parent, name.to_os_string()) => {
+                self.pin(node, dir.as_fd(), name)
+            }
+            _ => Ok(()),
         }
-        Ok(Some((node, attr)))
     }
 
-    fn lost_name(&self, victim: Option<(Arc<Node>, Attr)>) {
-        let Some((node, attr)) = victim else { return };
-        if node.is_regular() && attr.nlink > 1 {
+    /// The bytes of a file that has lost its last name are not written any more, and dropped when
+    /// nobody has it open.
+    fn lost_name(&self, victim: Option<Arc<Node>>) {
+        let Some(node) = victim else { return };
+        let Some(data) = node.data_if_any() else { return };
+        // One that has other names is reached by them, or by its pin.
+        if self.backing_attr(&node).is_ok_and(|attr| attr.nlink > 0) {
             return;
         }
-        if let Some(data) = node.data_if_any() {
-            data.lock().deleted = true;
-            if self.arena.nodes().open(node.slot) == 0 {
-                self.discard(&node);
-            }
+        data.lock().deleted = true;
+        if self.arena.nodes().open(node.slot) == 0 {
+            self.discard(&node);
         }
     }
 
     /// RENAME with the flags of renameat2(2).
-    pub fn rename(&self, from: (u64, &OsStr), to: (u64, &OsStr), flags: u32) -> io::Result<()> {
-        let ((from_parent, from_name), (to_parent, to_name)) = (from, to);
+    pub fn rename(
+        &self,
+        caller: Caller,
+        (from_parent, from_name): (u64, &OsStr),
+        (to_parent, to_name): (u64, &OsStr),
+        flags: u32,
+    ) -> io::Result<()> {
         let from_dir = self.directory(from_parent)?;
         let to_dir = self.directory(to_parent)?;
-        let source = self.known(&backing::attr_at(from_dir.as_fd(), from_name)?);
         let exchange = flags & libc::RENAME_EXCHANGE != 0;
-        let target = match backing::attr_at(to_dir.as_fd(), to_name) {
-            Ok(attr) if exchange => self.known(&attr).map(|node| (node, attr)),
-            Ok(_) => self.find(&to_dir, to_parent, to_name)?,
+        if let Some([source, target]) = self.found_before(caller)
+            && source != target
+            && identity_at(&to_dir, to_name) == source
+        {
+            // The places of the nodes were settled when this worker took over.
+            if !exchange {
+                self.lost_name(self.known_as(target));
+            }
+            return Ok(());
+        }
+        let source_attr = backing::attr_at(from_dir.as_fd(), from_name)?;
+        let target_attr = match backing::attr_at(to_dir.as_fd(), to_name) {
+            Ok(attr) => Some(attr),
             Err(error) if backing::errno(&error) == libc::ENOENT => None,
             Err(error) => return Err(error),
         };
-        let same = match (&source, &target) {
-            (Some(source), Some((target, _))) => Arc::ptr_eq(source, target),
-            _ => false,
-        };
+        let source = self.known(&source_attr);
+        let target = target_attr.as_ref().and_then(|attr| self.known(attr));
+        if !exchange {
+            self.keep_reachable(target.as_ref(), &to_dir, to_parent, to_name)?;
+        }
+        // Two names of one file: rename(2) does nothing, and both stay.
+        let found = [identity(&source_attr), target_attr.as_ref().and_then(identity)];
+        let same = found[0] == found[1];
         let moves = [
             source.as_ref().map(|node| (node, to_parent, to_name)),
-            target.as_ref().filter(|_| exchange).map(|(node, _)| (node, from_parent, from_name)),
+            target.as_ref().filter(|_| exchange).map(|node| (node, from_parent, from_name)),
         ];
         let table = self.arena.nodes();
         let intents = moves.each_ref().map(|a_move| {
             a_move.and_then(|(node, parent, name)| table.begin_move(node.id(), parent, name))
         });
+        self.begin_attempt(caller, found);
         let renamed =
             backing::rename_at(from_dir.as_fd(), from_name, to_dir.as_fd(), to_name, flags);
-        // Two names of one file: rename(2) does nothing, and both stay.
         if renamed.is_ok() && !same {
             for (node, parent, name) in moves.into_iter().flatten() {
                 table.set_place(node.slot, parent, name);

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard}
 
 use super::data::FileData;
 use super::{Filesystem, errno};
-use crate::arena::{Arena, Identity, NodeSlot};
+use crate::arena::{Arena, Identity, Mark, NodeSlot};
 use crate::backing::{self, Attr};
 use crate::drain::{Access, DataFile, Need};
 
@@ -191,6 +191,13 @@ impl Filesystem {
     pub(super) fn known(&self, attr: &Attr) -> Option<Arc<Node>> {
         let id = self.nodes.id_of(attr.dev, attr.ino);
         self.nodes.read().get(&id).filter(|node| node.is(attr)).cloned()
+    }
+
+    /// The node of a file that was noted by device and inode number, if it is known.
+    pub(super) fn known_as(&self, mark: Mark) -> Option<Arc<Node>> {
+        let (dev, ino) = mark?;
+        let found = self.nodes.read().get(&self.nodes.id_of(dev, ino)).cloned();
+        found.filter(|node| (node.identity.dev, node.identity.ino) == (dev, ino))
     }
 
     /// Makes the root known, for as long as the mount lives.

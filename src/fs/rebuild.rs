@@ -17,6 +17,7 @@ use crate::buffer::Slot;
 
 impl Filesystem {
     pub(super) fn rebuild(&self, held: Held) -> io::Result<()> {
+        self.arena.attempts().forget_old();
         let table = *self.arena.nodes();
         for slot in (0..table.high_water()).map(NodeSlot) {
             match table.identity(slot) {

@@ -19,7 +19,7 @@ use crate::schedule::{FileId, Reason};
 const CHUNK: u64 = 256 << 10;
 const LONG: Duration = Duration::from_secs(30);
 const MODE: Mode = Mode { bits: 0o755, umask: 0 };
-const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0 };
+const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0, unique: 2, is_repeated: false };
 
 #[derive(Clone, Copy, PartialEq)]
 enum Mood {
@@ -388,7 +388,7 @@ fn deleted_data_is_not_written() {
     let fixture = Fixture::new(Mood::Work);
     let (id, handle) = fixture.create("f");
     fixture.write(id, 0, &[1; 5000]).recv().unwrap().unwrap();
-    fixture.fs.unlink(ROOT_ID, OsStr::new("f")).unwrap();
+    fixture.fs.unlink(CALLER, ROOT_ID, OsStr::new("f")).unwrap();
     assert_eq!(fixture.read(id, 0, 5000), [1; 5000]);
     fixture.fs.release(id, handle);
     fixture.fs.forget(id, 1);
@@ -413,8 +413,8 @@ fn a_new_worker_takes_everything_over() {
         fixture.write(id, 50, &[byte + 10; 100]).recv().unwrap().unwrap();
     }
     let (from, to) = ((ROOT_ID, OsStr::new("moved")), (made.attr.id, OsStr::new("here")));
-    fixture.fs.rename(from, to, 0).unwrap();
-    fixture.fs.unlink(ROOT_ID, OsStr::new("gone")).unwrap();
+    fixture.fs.rename(CALLER, from, to, 0).unwrap();
+    fixture.fs.unlink(CALLER, ROOT_ID, OsStr::new("gone")).unwrap();
     let mtime = fixture.fs.getattr(kept).unwrap().attr.mtime;
 
     let next = attach(&fixture.config, fixture.arena, MoodyStorage::new(Mood::Work));

@@ -46,8 +46,8 @@ impl Adapter {
 
     /// Set-id bits go with the write of somebody who may not keep them. The kernel leaves that to
     /// us, and would go on showing the mode it has.
-    fn kill_privileges(&self, request: &Request, ino: INodeNo) -> io::Result<()> {
-        let changed = self.fs.kill_privileges(caller(request), ino.0)?;
+    fn privileges_killed(&self, ino: INodeNo, changed: io::Result<bool>) -> io::Result<()> {
+        let changed = changed?;
         if let Some(notifier) = self.notifier.get().filter(|_| changed) {
             // A negative offset: attributes only.
             notifier.inval_inode(ino, -1, 0)?;
@@ -153,12 +153,12 @@ impl fuser::Filesystem for Adapter {
         reply_entry(reply, self.counted().mkdir(caller(request), parent.0, name, mode));
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, self.counted().unlink(parent.0, name));
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, self.counted().unlink(caller(request), parent.0, name));
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, self.counted().rmdir(parent.0, name));
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, self.counted().rmdir(caller(request), parent.0, name));
     }
 
     fn symlink(
@@ -174,7 +174,7 @@ impl fuser::Filesystem for Adapter {
 
     fn rename(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -182,19 +182,20 @@ impl fuser::Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let renamed = self.counted().rename((parent.0, name), (newparent.0, newname), flags.bits());
+        let (from, to) = ((parent.0, name), (newparent.0, newname));
+        let renamed = self.counted().rename(caller(request), from, to, flags.bits());
         reply_empty(reply, renamed);
     }
 
     fn link(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         newparent: INodeNo,
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        reply_entry(reply, self.counted().link(ino.0, newparent.0, newname));
+        reply_entry(reply, self.counted().link(caller(request), ino.0, newparent.0, newname));
     }
 
     fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -260,7 +261,8 @@ impl fuser::Filesystem for Adapter {
         let checked = if is_cached { Ok(()) } else { self.fs.flush(ino.0, fh.0) };
         let checked = checked.and_then(|()| {
             if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
-                self.kill_privileges(request, ino)?;
+                let killed = self.fs.kill_privileges(caller(request), ino.0);
+                self.privileges_killed(ino, killed)?;
             }
             Ok(())
         });
@@ -399,13 +401,13 @@ impl fuser::Filesystem for Adapter {
         reply_xattr(reply, size, |value| self.counted().list_xattr(ino.0, value));
     }
 
-    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, self.counted().remove_xattr(ino.0, name));
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, self.counted().remove_xattr(caller(request), ino.0, name));
     }
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -413,8 +415,13 @@ impl fuser::Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let caller = caller(request);
+        let killed = self.fs.kill_privileges_unless_kept(caller, ino.0);
+        if let Err(error) = self.privileges_killed(ino, killed) {
+            return reply.error(code(&error));
+        }
         let answer = Box::new(move |result| reply_empty(reply, result));
-        self.counted().allocate(ino.0, mode, offset, length, answer);
+        self.counted().allocate(caller, ino.0, mode, offset, length, answer);
     }
 
     fn ioctl(
@@ -450,7 +457,7 @@ impl fuser::Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         ino_in: INodeNo,
         _fh_in: FileHandle,
         offset_in: u64,
@@ -461,6 +468,10 @@ impl fuser::Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        let killed = self.fs.kill_privileges_unless_kept(caller(request), ino_out.0);
+        if let Err(error) = self.privileges_killed(ino_out, killed) {
+            return reply.error(code(&error));
+        }
         let answer = move |result| reply_written(reply, result);
         let (from, to) = ((ino_in.0, offset_in), (ino_out.0, offset_out));
         self.counted().copy_range(from, to, len, Box::new(answer));

@@ -17,6 +17,9 @@ const TTL: Duration = Duration::from_secs(3600);
 /// As long as the blocks of a file are still to come, or its set-id bits to go.
 const MOVING_TTL: Duration = Duration::from_secs(1);
 
+/// `FUSE_UNIQUE_RESEND` of `<linux/fuse.h>`: marks the number of a request that is sent again.
+const RESENT: u64 = 1 << 63;
+
 pub(super) fn ttl(attr: &NodeAttr) -> &'static Duration {
     if attr.is_moving { &MOVING_TTL } else { &TTL }
 }
@@ -67,7 +70,14 @@ pub(super) fn file_attr(node: &NodeAttr) -> FileAttr {
 }
 
 pub(super) fn caller(request: &Request) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
+    let unique = u64::from(request.unique());
+    Caller {
+        uid: request.uid(),
+        gid: request.gid(),
+        pid: request.pid(),
+        unique: unique & !RESENT,
+        is_repeated: unique & RESENT != 0,
+    }
 }
 
 pub(super) fn set_time(time: Option<TimeOrNow>) -> SetTime {

@@ -1,0 +1,45 @@
+//! Requests that come again because a worker died before it answered, and that would not find what
+//! they found the first time: the name is made, gone or moved, the attribute set or removed, the
+//! range collapsed.
+//!
+//! What they found is noted in the arena before they are carried out ([`Attempts`]). The kernel
+//! holds the directory's lock, or the inode's, until the request is answered, and nobody else
+//! changes the backing directory: so whatever is different now, the first attempt has done.
+//!
+//! [`Attempts`]: crate::arena::Attempts
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::Filesystem;
+use super::caller::Caller;
+use crate::arena::Mark;
+use crate::backing::{self, Attr};
+
+/// Which file it is.
+pub(super) fn identity(attr: &Attr) -> Mark {
+    Some((attr.dev, attr.ino))
+}
+
+/// Which file is at a name now.
+pub(super) fn identity_at(dir: &OwnedFd, name: &OsStr) -> Mark {
+    backing::attr_at(dir.as_fd(), name).ok().as_ref().and_then(identity)
+}
+
+impl Filesystem {
+    /// What the first attempt of a repeated request found; `None` for a request that is new, or of
+    /// which nothing was done.
+    pub(super) fn found_before(&self, caller: Caller) -> Option<[Mark; 2]> {
+        caller.is_repeated.then(|| self.arena.attempts().find(caller.unique)).flatten()
+    }
+
+    /// Notes what a request finds, before it is carried out.
+    pub(super) fn begin_attempt(&self, caller: Caller, found: [Mark; 2]) {
+        self.arena.attempts().begin(caller.unique, found);
+    }
+
+    /// For a request that makes a name, which the kernel sends only when it is not there.
+    pub(super) fn was_made(&self, caller: Caller, dir: &OwnedFd, name: &OsStr) -> bool {
+        self.found_before(caller).is_some() && identity_at(dir, name).is_some()
+    }
+}
