@@ -6,7 +6,7 @@
 //! | line | meaning |
 //! |---|---|
 //! | `# Goal:` | what is tested |
-//! | `# Needs:` | programs without which it is ignored |
+//! | `# Needs:` | programs without which it is ignored; `a\|b` when either will do |
 //! | `# Runs:` | ways of mounting, see `WAYS` |
 //! | `# Differs:` | patterns of files whose content is never twice the same, and why |
 //! | `# Skips:` | patterns of files that are not compared at all, and why |
@@ -98,7 +98,7 @@ impl Job {
     pub fn cannot_run(&self) -> Option<String> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let is_there = |name: &str| std::env::split_paths(&path).any(|dir| dir.join(name).exists());
-        let missing = self.needs.iter().find(|name| !is_there(name));
+        let missing = self.needs.iter().find(|names| !names.split('|').any(is_there));
         let missing = missing.map(|name| format!("{name} is not installed"));
         missing.or_else(|| self.planned.as_ref().map(|what| format!("planned: {what}")))
     }

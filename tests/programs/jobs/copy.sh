@@ -1,6 +1,6 @@
 # Goal: cp makes and keeps holes, copies by reference where that is possible, and says so where not.
 # Needs: cp openssl
-# Runs: default tiny
+# Runs: default tiny uncached
 job() {
     truncate -s 6M holes
     noise 100K | dd of=holes bs=4096 seek=500 conv=notrunc status=none

@@ -1,6 +1,6 @@
 # Goal: dd with each of its ways to write and sync does what it does elsewhere.
 # Needs: dd openssl
-# Runs: default tiny
+# Runs: default tiny uncached
 job() {
     noise 4M >in
     dd if=in of=fsync bs=100K conv=fsync status=none

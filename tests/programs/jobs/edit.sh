@@ -1,6 +1,6 @@
 # Goal: the small tools that rewrite, patch, shorten and install files leave what they leave elsewhere.
 # Needs: patch sed shuf truncate install ln ed openssl
-# Runs: default tiny
+# Runs: default tiny uncached
 job() {
     lines 5000 >a
     sed 's/line 3000/row 3000/; 10d' a >b

@@ -1,6 +1,6 @@
 # Goal: programs joined by FIFOs of the mount pass everything on, with outputs beside them.
 # Needs: mkfifo
-# Runs: default tiny
+# Runs: default tiny uncached
 job() {
     local i
     for i in $(seq 10); do

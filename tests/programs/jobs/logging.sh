@@ -1,6 +1,6 @@
 # Goal: forty processes append lines to one file, and each line is whole and there once.
 # Needs: python3
-# Runs: default tiny
+# Runs: default tiny uncached
 # Differs: app.log -- lines are in the order in which the processes came
 job() {
     python3 - <<'PYTHON'

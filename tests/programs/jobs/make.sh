@@ -1,7 +1,7 @@
 # Goal: make builds by timestamps: all, then nothing, then just what depends on a touched header;
 # a touched file keeps its time when it is drained, so later makes do nothing either.
 # Needs: make gcc ar
-# Runs: default tiny
+# Runs: default tiny uncached
 job() {
     cat >Makefile <<'MAKE'
 OBJECTS = a.o b.o c.o

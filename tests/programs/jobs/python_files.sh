@@ -1,6 +1,6 @@
 # Goal: Python's temporary files, memory maps, tree copies, and atomic replacements work.
 # Needs: python3
-# Runs: default tiny
+# Runs: default tiny uncached
 job() {
     TMPDIR=$PWD python3 - <<'PYTHON'
 import errno, hashlib, mmap, os, pathlib, shutil, tempfile

@@ -16,7 +16,7 @@ job() {
         echo end >>holes
         chown 1234:5678 deep/noise
         chmod 4711 deep/noise
-        touch -d '2001-02-03 04:05:06.789123456' text deep/noise
+        touch -d '2001-02-03 04:05:06.789123456' text deep/noise deep .
     )
     local options=(-aHX --sparse --itemize-changes)
     rsync "${options[@]}" "$OUTSIDE/from/" to/
@@ -31,7 +31,7 @@ job() {
     echo more >>within/text
     printf changed | dd of=within/deep/noise bs=7 seek=1000 conv=notrunc status=none
     rm within/deep/soft
-    touch -d '2002-02-03 04:05:06' within/text within/deep/noise
+    touch -d '2002-02-03 04:05:06' within/text within/deep/noise within/deep within
     rsync "${options[@]}" --no-whole-file --inplace within/deep/ to/deep/
     rsync "${options[@]}" --append-verify within/text to/text
     rsync "${options[@]}" --delete --delay-updates within/ to/

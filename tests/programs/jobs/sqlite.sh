@@ -2,7 +2,7 @@
 # no row and find it sound, with a rollback journal and with a write-ahead log; a log left by a
 # killed process is recovered.
 # Needs: python3
-# Runs: default tiny
+# Runs: default tiny uncached
 # Differs: *.db* -- pages are in the order in which the processes came
 job() {
     local journal

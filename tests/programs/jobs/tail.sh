@@ -1,6 +1,6 @@
 # Goal: who follows a growing file sees every line, also past a rotation and a truncation.
 # Needs: tail
-# Runs: default tiny
+# Runs: default tiny uncached
 job() {
     touch grows rotates
     tail -n +1 -f -s 0.05 grows >"$OUTSIDE/followed" &
