@@ -25,3 +25,11 @@ lines() { seq -f 'line %.0f of a text that is not too short' "$@"; }
 
 # So many bytes (head -c) that hardly compress and are the same each time.
 noise() { head -c "$1" /dev/zero | openssl enc -aes-128-ctr -K 00 -iv 00 -nosalt 2>/dev/null; }
+
+# as USER GROUP|- COMMAND...: as another user, with a further group or without.
+as() {
+    local user=$1 groups=(--groups "$2")
+    [ "$2" != - ] || groups=(--clear-groups)
+    shift 2
+    setpriv --reuid "$user" --regid "$user" "${groups[@]}" "$@"
+}

@@ -3,6 +3,7 @@
 # Runs: default
 job() {
     echo first >grows
+    touch "$OUTSIDE/screen"
     # A terminal of its own; the interrupt and q come from the keyboard.
     (wait_until test -e stop; printf '\003'; sleep 0.5; printf q; sleep 0.5) |
         TERM=vt100 script -qfc 'stty rows 20 cols 80; less +F grows' "$OUTSIDE/screen" >/dev/null &

@@ -16,9 +16,15 @@ job() {
     mv rotates rotated.1
     lines 60 >rotates
     wait_until grep -q 'line 60 ' "$OUTSIDE/rotated"
+    # As logrotate's copytruncate does it: the writer keeps the file open.
+    exec 6>>rotates
+    echo copied >&6
+    cp rotates rotated.2
+    wait_until grep -q copied "$OUTSIDE/rotated"
     : >rotates
     sleep 0.3
-    echo last >>rotates
+    echo last >&6
+    exec 6>&-
     wait_until grep -q last "$OUTSIDE/rotated"
     wait_until cmp -s grows "$OUTSIDE/followed"
     kill $followers
