@@ -9,10 +9,10 @@ trap 'jobs -p | xargs -r kill 2>/dev/null || true' EXIT
 # For jobs that have no check of their own.
 check() { :; }
 
-# Waits until a command succeeds, not for ever.
+# Waits until a command succeeds; not for ever, but on a machine that is busy, too.
 wait_until() {
     local tries
-    for tries in $(seq 400); do
+    for tries in $(seq 1200); do
         "$@" && return
         sleep 0.05
     done

@@ -6,7 +6,7 @@ job() {
     sort -S 3M --parallel=2 -T . --batch-size=4 numbers -o sorted
     sort -c sorted
     tail -n 1 sorted
-    sort -S 3M -T . -u --compress-program=gzip sorted | cksum
+    head -n 300000 numbers | sort -S 1M -T . -u --compress-program=gzip | cksum
     sort -m sorted numbers 2>/dev/null | wc -l
     ls
 }

@@ -17,7 +17,7 @@ def connect():
     return db
 
 def write(writer):
-    for number in range(25):
+    for number in range(12):
         db = connect()
         db.execute("begin immediate")
         db.executemany("insert into rows values (?, ?, ?)",
@@ -26,7 +26,7 @@ def write(writer):
         db.close()
 
 def read():
-    for _ in range(20):
+    for _ in range(10):
         db = connect()
         count, = db.execute("select count(*) from rows").fetchone()
         sound, = db.execute("pragma integrity_check").fetchone()
