@@ -57,6 +57,10 @@ pub const EXIT_FAILED: i32 = 1;
 const PROGRESS_EVERY: Duration = Duration::from_millis(50);
 /// How often an end that had to wait is tried again.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A mount in use is tried again so often, after a pause each: a program that was just started
+/// holds its parent's descriptors until it has begun, and one that ends until it is gone.
+const BUSY_TRIES: u32 = 10;
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// After the mount is gone, data that cannot be written is tried for so long.
 const LAST_TRIES: Duration = Duration::from_secs(30);
 
@@ -108,6 +112,7 @@ fn serve(context: &WorkerContext) -> io::Result<i32> {
         listeners: Vec::new(),
         by_signal: false,
         unmounting: false,
+        busy_answers: 0,
     };
     ending.wait()
 }
@@ -257,6 +262,8 @@ struct Ending<'a> {
     by_signal: bool,
     /// The keeper was asked to unmount and has not answered.
     unmounting: bool,
+    /// How often in a row the kernel said that the mount is in use.
+    busy_answers: u32,
 }
 
 impl Ending<'_> {
@@ -321,6 +328,11 @@ impl Ending<'_> {
         match errno {
             0 => {}
             libc::EBUSY if self.by_signal => self.request_unmount(UnmountMode::Lazy),
+            libc::EBUSY if self.busy_answers < BUSY_TRIES => {
+                self.busy_answers += 1;
+                std::thread::sleep(BUSY_PAUSE);
+                self.request_unmount(UnmountMode::Plain);
+            }
             libc::EBUSY => self.stay(Answer::Busy),
             errno => {
                 let message = io::Error::from_raw_os_error(errno).to_string();
@@ -334,6 +346,7 @@ impl Ending<'_> {
         if !self.by_signal {
             self.filesystem.resume();
         }
+        self.busy_answers = 0;
         self.tell(&answer);
         self.listeners.clear();
     }

@@ -1,11 +1,14 @@
 //! Making files on behalf of the calling process.
 //!
-//! As root, the thread takes the caller's filesystem user and group id (setfsuid(2), per thread),
-//! so that new files, quotas and the set-group-id rules are the caller's. The kernel has checked
-//! permissions already (`default_permissions`), with the caller's supplementary groups, which we
-//! do not know: so the capabilities that override permissions, which setfsuid drops, are raised
-//! again. CAP_FSETID is not: whether a set-group-id bit stays is decided by the caller's rights.
+//! The thread takes the caller's umask, which the backing filesystem applies or, where the
+//! directory has a default ACL, does not. As root, it also takes the caller's filesystem user and
+//! group id (setfsuid(2), per thread), so that new files, quotas and the set-group-id rules are the
+//! caller's. The kernel has checked permissions already (`default_permissions`), with the caller's
+//! supplementary groups: so the capabilities that override permissions, which setfsuid drops, are
+//! raised again. CAP_FSETID is not: whether a set-group-id bit stays is decided by the caller's
+//! rights.
 
+use std::cell::Cell;
 use std::io;
 
 /// Of the capabilities that setfsuid(2) drops, those that only override permission checks:
@@ -28,20 +31,99 @@ struct Data {
     inheritable: u32,
 }
 
-/// Runs `act` with the caller's ids on this thread. When this process is not root, or the caller
-/// is, it just runs it. `Err` of its own only when the thread's capabilities cannot be set.
-pub fn as_caller<T>(uid: u32, gid: u32, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+/// Whose a new file is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Credentials {
+    /// Filesystem user id.
+    pub uid: u32,
+    /// Filesystem group id.
+    pub gid: u32,
+    /// Permissions that new files are not to have, unless the directory has a default ACL.
+    pub umask: u32,
+    /// A supplementary group that matters: only with it may the file keep a set-group-id bit.
+    pub group: Option<u32>,
+}
+
+/// Runs `act` with the caller's ids and umask on this thread. `EPERM` when this process is not root
+/// and the caller is another user: the file would not be his. Errors of its own else only when the
+/// thread's capabilities cannot be set.
+pub fn as_caller<T>(caller: &Credentials, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let _umask = Umask::of_thread(caller.umask)?;
     // SAFETY: reads the effective user id.
-    let is_root = unsafe { libc::geteuid() } == 0;
-    if !is_root || (uid == 0 && gid == 0) {
+    let own_uid = unsafe { libc::geteuid() };
+    if own_uid != 0 && own_uid != caller.uid {
+        return Err(io::Error::from_raw_os_error(libc::EPERM));
+    }
+    if own_uid != 0 || (caller.uid == 0 && caller.gid == 0) {
         return act();
     }
+    let _groups = caller.group.map(Groups::only).transpose()?;
     let _restored = Restore;
-    set_ids(uid, gid);
-    if uid != 0 {
+    set_ids(caller.uid, caller.gid)?;
+    if caller.uid != 0 {
         raise_capabilities()?;
     }
     act()
+}
+
+/// The umask belongs to a structure that threads share unless told otherwise: CLONE_FS of
+/// unshare(2).
+struct Umask;
+
+impl Umask {
+    fn of_thread(umask: u32) -> io::Result<Umask> {
+        thread_local! {
+            static IS_OWN: Cell<bool> = const { Cell::new(false) };
+        }
+        if !IS_OWN.get() {
+            // SAFETY: affects this thread only; needs no right.
+            if unsafe { libc::unshare(libc::CLONE_FS) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            IS_OWN.set(true);
+        }
+        // SAFETY: cannot fail.
+        unsafe { libc::umask(umask) };
+        Ok(Umask)
+    }
+}
+
+impl Drop for Umask {
+    fn drop(&mut self) {
+        // SAFETY: cannot fail.
+        unsafe { libc::umask(0) };
+    }
+}
+
+/// Puts one supplementary group in the place of the thread's own, and back. By the raw system
+/// calls: those of the library change all threads.
+struct Groups(Vec<libc::gid_t>);
+
+impl Groups {
+    fn only(group: libc::gid_t) -> io::Result<Groups> {
+        // SAFETY: asks for the number only.
+        let count = unsafe { libc::getgroups(0, std::ptr::null_mut()) };
+        let mut own = vec![0; usize::try_from(count).unwrap_or(0)];
+        // SAFETY: writes at most the given number.
+        if unsafe { libc::getgroups(count, own.as_mut_ptr()) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        set_groups(&[group]);
+        Ok(Groups(own))
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        set_groups(&self.0);
+    }
+}
+
+/// Where it is not permitted (in some user namespaces) the groups stay, and a set-group-id bit may
+/// be dropped that could have been kept.
+fn set_groups(groups: &[libc::gid_t]) {
+    // SAFETY: reads the given number of group ids.
+    unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
 }
 
 /// Gives the thread root's ids back; with them the kernel raises the capabilities again.
@@ -49,22 +131,28 @@ struct Restore;
 
 impl Drop for Restore {
     fn drop(&mut self) {
-        set_ids(0, 0);
+        // Back to what it was, which is always permitted.
+        let _ = set_ids(0, 0);
     }
 }
 
-fn set_ids(uid: u32, gid: u32) {
-    // SAFETY: per-thread ids, by the raw system calls; they return the former id and cannot fail
-    // for root. Group first: it needs the rights of the user.
-    unsafe {
-        if uid == 0 {
-            libc::syscall(libc::SYS_setfsuid, uid);
+/// `EPERM` when the ids are none of this user namespace's.
+fn set_ids(uid: u32, gid: u32) -> io::Result<()> {
+    // The calls report the former id and no error; -1 changes nothing.
+    let set = |call: libc::c_long, id: u32| {
+        // SAFETY: per-thread ids, by the raw system calls.
+        unsafe {
+            libc::syscall(call, id);
+            libc::syscall(call, u32::MAX) as u32 == id
         }
-        libc::syscall(libc::SYS_setfsgid, gid);
-        if uid != 0 {
-            libc::syscall(libc::SYS_setfsuid, uid);
-        }
-    }
+    };
+    // Setting the group needs the rights of root.
+    let done = if uid == 0 {
+        set(libc::SYS_setfsuid, uid) & set(libc::SYS_setfsgid, gid)
+    } else {
+        set(libc::SYS_setfsgid, gid) && set(libc::SYS_setfsuid, uid)
+    };
+    if done { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
 }
 
 fn raise_capabilities() -> io::Result<()> {

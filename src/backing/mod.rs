@@ -11,6 +11,7 @@ mod cache;
 mod caller;
 mod data;
 mod dir;
+mod ioctl;
 mod names;
 mod probe;
 mod storage;
@@ -20,17 +21,18 @@ pub use attr::{
     Attr, FsStats, SetTime, Time, attr, attr_at, fs_stats, set_mode, set_owner, set_times,
 };
 pub use cache::{DescriptorCache, raise_descriptor_limit, raise_file_size_limit};
-pub use caller::as_caller;
+pub use caller::{Credentials, as_caller};
 pub use data::{
     allocate, copy_range, extents, flush_range, read_at, seek, set_size, sync_all, sync_data,
     sync_filesystem, try_read_at, write_at,
 };
 pub use dir::{DirEntry, DirReader};
+pub use ioctl::ioctl;
 pub use names::{
     create_at, link_fd_at, mkdir_at, mknod_at, open_flags, open_path_at, open_root, read_link,
     rename_at, reopen, reopen_as_owner, rmdir_at, symlink_at, unlink_at,
 };
-pub use probe::{DirectIo, probe_direct};
+pub use probe::{DirectIo, longest_file_bytes, probe_direct};
 pub use storage::{KernelStorage, Storage, SyncKind};
 pub use xattr::{get_xattr, list_xattr, remove_xattr, set_xattr};
 

@@ -4,7 +4,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use super::{reopen, retry};
+use super::{reopen, retry, seek};
 
 /// Taken where the filesystem opens a file with O_DIRECT but does not say what it needs.
 const ALIGNMENT_ASSUMED: u32 = 4096;
@@ -50,4 +50,17 @@ fn reported_alignment(fd: BorrowedFd) -> io::Result<Option<(u32, u32)>> {
     let statx = unsafe { buf.assume_init() };
     let is_reported = statx.stx_mask & libc::STATX_DIOALIGN != 0;
     Ok(is_reported.then_some((statx.stx_dio_mem_align, statx.stx_dio_offset_align)))
+}
+
+/// The length that no file of the filesystem can exceed, asked with one of its regular files.
+/// lseek(2) refuses positions past it with `EINVAL`; moves the descriptor's position, which nobody
+/// uses. Does not wait.
+pub fn longest_file_bytes(fd: BorrowedFd) -> u64 {
+    let is_allowed = |length: u64| seek(fd, length as i64, libc::SEEK_SET).is_ok();
+    let (mut allowed, mut refused) = (0, 1 << 63);
+    while refused - allowed > 1 {
+        let middle = allowed + (refused - allowed) / 2;
+        if is_allowed(middle) { allowed = middle } else { refused = middle }
+    }
+    allowed
 }

@@ -238,14 +238,39 @@ fn files_made_for_a_caller_are_his() {
     let scene = Scene::new();
     // He may not write here: the kernel's check has been made by then.
     fs::set_permissions(scene.dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
-    as_caller(12345, 23456, || mkdir_at(scene.root(), name("his"), 0o755)).unwrap();
+    let he = Credentials { uid: 12345, gid: 23456, umask: 0o027, group: None };
+    as_caller(&he, || mkdir_at(scene.root(), name("his"), 0o777)).unwrap();
     let his = attr_at(scene.root(), name("his")).unwrap();
-    assert_eq!((his.uid, his.gid), (12345, 23456));
-    let refused = as_caller(12345, 23456, || mkdir_at(scene.root(), name("his"), 0o755));
+    assert_eq!((his.uid, his.gid, his.mode & 0o7777), (12345, 23456, 0o750));
+    let refused = as_caller(&he, || mkdir_at(scene.root(), name("his"), 0o755));
     assert_eq!(code(refused), Some(libc::EEXIST));
     mkdir_at(scene.root(), name("ours"), 0o755).unwrap();
     let ours = attr_at(scene.root(), name("ours")).unwrap();
     assert_eq!((ours.uid, ours.gid), (0, 0));
+}
+
+/// Goal: a file keeps its set-group-id bit in a set-group-id directory only for a maker of the
+/// directory's group, as inode_init_owner of the kernel has it.
+#[test]
+fn a_supplementary_group_counts() {
+    // SAFETY: reads the effective user id.
+    if unsafe { libc::geteuid() } != 0 {
+        eprintln!("not root: the groups of the caller are the daemon's own");
+        return;
+    }
+    let scene = Scene::new();
+    set_owner(scene.root(), None, Some(34567)).unwrap();
+    set_mode(scene.root(), 0o2777).unwrap();
+    let he = Credentials { uid: 12345, gid: 23456, umask: 0, group: None };
+    let make = |file: &str, he: &Credentials| {
+        as_caller(he, || create_at(scene.root(), name(file), libc::O_RDWR, 0o2771)).unwrap();
+        let attr = attr_at(scene.root(), name(file)).unwrap();
+        assert_eq!(attr.gid, 34567);
+        attr.mode & 0o7777
+    };
+    assert_eq!(make("outsider", &he), 0o771);
+    assert_eq!(make("member", &Credentials { group: Some(34567), ..he }), 0o2771);
+    assert_eq!(make("outsider again", &he), 0o771);
 }
 
 /// Goal: O_DIRECT is found where it works, and what is found works.
@@ -275,4 +300,16 @@ fn the_cache_is_bounded_and_keeps_the_first() {
     cache.remove(1);
     cache.remove(3);
     assert!(cache.is_empty());
+}
+
+/// Goal: the longest file is the one that truncate allows, and not a byte longer.
+#[test]
+fn the_longest_file_is_known() {
+    let scene = Scene::new();
+    let fd = scene.file("f", b"");
+    let longest = longest_file_bytes(fd.as_fd());
+    set_size(fd.as_fd(), longest).unwrap();
+    if longest < i64::MAX as u64 {
+        assert_eq!(code(set_size(fd.as_fd(), longest + 1)), Some(libc::EFBIG));
+    }
 }

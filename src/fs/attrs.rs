@@ -5,18 +5,38 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::nodes::Node;
+use super::caller::Caller;
+use super::nodes::{Node, ROOT_ID};
 use super::{Filesystem, Reply};
-use crate::backing::{self, Attr, FsStats, SetTime, Time};
+use crate::backing::{self, Attr, FsStats, SetTime, Time, errno};
+
+const CAPABILITIES: &str = "security.capability";
+const ACCESS_ACL: &str = "system.posix_acl_access";
+const DEFAULT_ACL: &str = "system.posix_acl_default";
+
+fn is_acl(name: &OsStr) -> bool {
+    name == ACCESS_ACL || name == DEFAULT_ACL
+}
 
 /// Attributes of a node as programs are to see them.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeAttr {
-    /// Node id; also the inode number shown.
+    /// Node id.
     pub id: u64,
     /// The rest.
     pub attr: Attr,
+    /// They will change without a request: the file is open or has bytes to be stored, so that
+    /// blocks are to come.
+    pub is_moving: bool,
+}
+
+impl NodeAttr {
+    /// The inode number to show: the node id, which the protocol fixes for the root only.
+    pub fn shown_ino(&self) -> u64 {
+        if self.id == ROOT_ID { self.attr.ino } else { self.id }
+    }
 }
 
 /// What SETATTR is to change; `None` leaves it.
@@ -36,6 +56,20 @@ pub struct Change {
     pub mtime: SetTime,
 }
 
+/// How many blocks of 512 bytes the backing file will have more when `backlog_bytes`, the last of
+/// them before `end`, are stored. Bytes within a file without holes replace others; in one with
+/// holes they are taken to fill these.
+fn blocks_to_come(attr: &Attr, backlog_bytes: u64, end: u64) -> u64 {
+    let unit = u64::from(attr.blksize.max(512));
+    let whole = |bytes: u64| bytes.div_ceil(unit) * (unit / 512);
+    let room = if attr.blocks * 512 >= attr.size {
+        whole(end).saturating_sub(whole(attr.size))
+    } else {
+        whole(end.max(attr.size)).saturating_sub(attr.blocks)
+    };
+    whole(backlog_bytes).min(room)
+}
+
 impl Filesystem {
     /// GETATTR.
     pub fn getattr(&self, id: u64) -> io::Result<NodeAttr> {
@@ -48,22 +82,27 @@ impl Filesystem {
     /// the program wrote, and blocks that count the backlog.
     pub(super) fn overlaid(&self, node: &Node, attr: &Attr) -> NodeAttr {
         let mut attr = *attr;
+        let mut is_moving = false;
         if let Some(data) = node.data_if_any() {
             let state = data.lock();
-            attr.size = attr.size.max(state.buffer.end());
             let backlog_bytes = state.buffer.dirty_bytes() + state.buffer.in_flight_bytes();
-            attr.blocks += backlog_bytes.div_ceil(512);
+            attr.blocks += blocks_to_come(&attr, backlog_bytes, state.buffer.end());
+            attr.size = attr.size.max(state.buffer.end());
+            is_moving = backlog_bytes > 0 || self.arena.nodes().open(node.slot) > 0;
             if let Some((secs, nanos)) = self.arena.nodes().mtime(node.slot) {
                 attr.mtime = Time { secs, nanos };
             }
         }
-        NodeAttr { id: node.id(), attr }
+        NodeAttr { id: node.id(), attr, is_moving }
     }
 
-    /// SETATTR. The reply waits when a truncation meets bytes that are on their way to the disk.
-    pub fn setattr(&self, id: u64, change: Change, reply: Reply<NodeAttr>) {
+    /// SETATTR on behalf of `caller`. The reply waits when a truncation meets bytes that are on their way to the disk.
+    pub fn setattr(&self, caller: Caller, id: u64, change: Change, reply: Reply<NodeAttr>) {
         let node = match self.node(id).and_then(|node| {
             self.change_owner_and_mode(&node, &change)?;
+            if change.size.is_some() && !caller.keeps_set_ids() {
+                self.kill_privileges(caller, id)?;
+            }
             Ok(node)
         }) {
             Ok(node) => node,
@@ -125,33 +164,99 @@ impl Filesystem {
         }
     }
 
-    /// A write by somebody who may not keep the set-user-id and set-group-id bits.
-    pub fn kill_privileges(&self, id: u64) -> io::Result<()> {
+    /// A write or truncation by somebody who may not keep the set-user-id and set-group-id bits:
+    /// they go as setattr_should_drop_suidgid of the kernel has it. Returns whether any was there.
+    pub fn kill_privileges(&self, caller: Caller, id: u64) -> io::Result<bool> {
         let node = self.node(id)?;
-        let mode = self.backing_attr(&node)?.mode;
-        let mut kept = mode & !libc::S_ISUID;
-        if mode & libc::S_IXGRP != 0 {
+        let attr = self.backing_attr(&node)?;
+        let mut kept = attr.mode & !libc::S_ISUID;
+        let has_group_bit = attr.mode & libc::S_ISGID != 0;
+        if has_group_bit && (attr.mode & libc::S_IXGRP != 0 || !caller.is_in_group(attr.gid)) {
             kept &= !libc::S_ISGID;
         }
-        if kept != mode {
+        if kept != attr.mode {
             backing::set_mode(self.path_fd(&node)?.as_fd(), kept & 0o7777)?;
         }
-        Ok(())
+        Ok(kept != attr.mode)
     }
 
-    /// STATFS of the backing filesystem.
-    pub fn statfs(&self) -> io::Result<FsStats> {
-        backing::fs_stats(self.root())
+    /// File capabilities do not outlive a change of the file, whoever makes it (capabilities(7)).
+    /// Looked at once per file: only `set_xattr` can bring them back.
+    pub(super) fn kill_capabilities(&self, node: &Arc<Node>) {
+        let Some(data) = node.data_if_any() else { return };
+        if data.without_capabilities.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let remove = || {
+            let path = self.path_fd(node)?;
+            let name = OsStr::new(CAPABILITIES);
+            // Asked first: an ordinary user may not even try to remove what is not there.
+            backing::get_xattr(path.as_fd(), name, &mut [])?;
+            backing::remove_xattr(path.as_fd(), name)
+        };
+        match remove() {
+            Err(error) if !matches!(errno(&error), libc::ENODATA | libc::EOPNOTSUPP) => {
+                // They go when the first byte is stored: the backing filesystem sees to it.
+                log::debug!("capabilities of {}: {error}", self.display_path(node));
+            }
+            _ => {}
+        }
     }
 
-    /// GETXATTR into `buf`; an empty one asks for the length.
+    /// STATFS of the backing filesystem that the node is on.
+    pub fn statfs(&self, id: u64) -> io::Result<FsStats> {
+        backing::fs_stats(self.path_fd(&self.node(id)?)?.as_fd())
+    }
+
+    /// Whether the backing directory's filesystem has POSIX ACLs.
+    pub fn has_acls(&self) -> bool {
+        let mut none = [];
+        match backing::get_xattr(self.root(), OsStr::new(ACCESS_ACL), &mut none) {
+            Ok(_) => true,
+            Err(error) => errno(&error) == libc::ENODATA,
+        }
+    }
+
+    /// GETXATTR into `buf`; an empty one asks for the length. A file that cannot have an ACL has
+    /// none: the kernel asks for it whenever it checks permissions, and takes any other error for
+    /// their result.
     pub fn get_xattr(&self, id: u64, name: &OsStr, buf: &mut [u8]) -> io::Result<usize> {
-        backing::get_xattr(self.path_fd(&self.node(id)?)?.as_fd(), name, buf)
+        let got = backing::get_xattr(self.path_fd(&self.node(id)?)?.as_fd(), name, buf);
+        match got {
+            Err(error) if errno(&error) == libc::EOPNOTSUPP && is_acl(name) => {
+                Err(super::errno(libc::ENODATA))
+            }
+            other => other,
+        }
     }
 
-    /// SETXATTR with the flags of setxattr(2).
-    pub fn set_xattr(&self, id: u64, name: &OsStr, value: &[u8], flags: i32) -> io::Result<()> {
-        backing::set_xattr(self.path_fd(&self.node(id)?)?.as_fd(), name, value, flags)
+    /// SETXATTR with the flags of setxattr(2), on behalf of `caller`: an access ACL set by somebody
+    /// who is not of the file's group takes the set-group-id bit away, see posix_acl_update_mode of
+    /// the kernel.
+    pub fn set_xattr(
+        &self,
+        caller: Caller,
+        id: u64,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+    ) -> io::Result<()> {
+        let node = self.node(id)?;
+        let path = self.path_fd(&node)?;
+        backing::set_xattr(path.as_fd(), name, value, flags)?;
+        if name == CAPABILITIES
+            && let Some(data) = node.data_if_any()
+        {
+            data.without_capabilities.store(false, Ordering::Release);
+        }
+        if name == ACCESS_ACL {
+            let attr = backing::attr(path.as_fd())?;
+            let has_bit = attr.mode & libc::S_ISGID != 0;
+            if has_bit && !caller.keeps_set_ids() && !caller.is_in_group(attr.gid) {
+                backing::set_mode(path.as_fd(), attr.mode & 0o7777 & !libc::S_ISGID)?;
+            }
+        }
+        Ok(())
     }
 
     /// LISTXATTR into `buf`; an empty one asks for the length.
@@ -162,5 +267,24 @@ impl Filesystem {
     /// REMOVEXATTR.
     pub fn remove_xattr(&self, id: u64, name: &OsStr) -> io::Result<()> {
         backing::remove_xattr(self.path_fd(&self.node(id)?)?.as_fd(), name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backing::attr;
+
+    #[test]
+    fn blocks_to_come_are_those_of_a_plain_copy() {
+        let file = tempfile::tempfile().unwrap();
+        let of = |size, blocks| Attr { size, blocks, blksize: 4096, ..attr(file.as_fd()).unwrap() };
+        assert_eq!(blocks_to_come(&of(0, 0), 10, 10), 8, "a block for a few bytes");
+        assert_eq!(blocks_to_come(&of(10, 8), 10, 20), 0, "in the last block");
+        assert_eq!(blocks_to_come(&of(4096, 8), 8192, 12288), 16, "appended");
+        assert_eq!(blocks_to_come(&of(8192, 16), 8192, 8192), 0, "overwritten");
+        assert_eq!(blocks_to_come(&of(1 << 20, 0), 4096, 8192), 8, "into a hole");
+        assert_eq!(blocks_to_come(&of(8192, 8), 8192, 8192), 8, "half a hole");
+        assert_eq!(blocks_to_come(&of(0, 0), 10, 1 << 30), 8, "far behind the end");
     }
 }

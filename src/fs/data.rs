@@ -2,12 +2,12 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::nodes::Node;
 use super::quiet::Waiter;
-use super::{Filesystem, Reply};
+use super::{Filesystem, Reply, errno};
 use crate::arena::Counters;
 use crate::backing;
 use crate::buffer::{FileBuffer, Geometry, Piece, Published, Slot, Step};
@@ -51,6 +51,8 @@ impl FileState {
 /// A regular file's part of a node.
 pub(super) struct FileData {
     state: Mutex<FileState>,
+    /// The file is known to have no capabilities (the extended attribute).
+    pub(super) without_capabilities: AtomicBool,
     pub(super) queue: Arc<LaneQueue>,
 }
 
@@ -66,7 +68,7 @@ impl FileData {
             failures: 0,
             deleted: false,
         };
-        FileData { state: Mutex::new(state), queue }
+        FileData { state: Mutex::new(state), without_capabilities: AtomicBool::new(false), queue }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, FileState> {
@@ -95,7 +97,8 @@ pub(super) struct Write {
 
 impl Filesystem {
     /// WRITE: takes all of `bytes` or none. The reply comes at once while there is room, later
-    /// when not; on `Ok` the bytes outlive the death of the worker. Errors: `ESTALE`, `EINVAL`.
+    /// when not; on `Ok` the bytes outlive the death of the worker. Errors: `ESTALE`, `EINVAL`,
+    /// `EFBIG` for what the backing filesystem could never take.
     pub fn write(&self, id: u64, offset: u64, bytes: &[u8], from: WriteFrom, reply: Reply<u32>) {
         let counters = self.counters();
         Counters::add(&counters.write_requests, 1);
@@ -104,11 +107,39 @@ impl Filesystem {
             Ok(node) => node,
             Err(error) => return reply(Err(error)),
         };
+        if let Err(error) = self.check_end(&node, offset.saturating_add(bytes.len() as u64)) {
+            return reply(Err(error));
+        }
+        self.kill_capabilities(&node);
         if self.room.is_starved() || !self.try_write(&node, offset, bytes, from) {
             let write = Write { node, offset, bytes: bytes.to_vec(), from, reply };
             return self.starve(write);
         }
         self.acknowledge(&node, bytes.len(), reply);
+    }
+
+    /// `EFBIG` when no file of the backing filesystem can be so long: once taken, the bytes could
+    /// never be stored.
+    fn check_end(&self, node: &Arc<Node>, end: u64) -> io::Result<()> {
+        /// Every filesystem has files of this length.
+        const ALWAYS_FITS: u64 = (2 << 30) - 1;
+        if end <= ALWAYS_FITS {
+            return Ok(());
+        }
+        let dev = node.identity.dev;
+        let known = self.longest_files.read().expect("no panics under this lock");
+        let found = known.iter().find(|(of, _)| *of == dev).map(|(_, longest)| *longest);
+        drop(known);
+        let longest = match found {
+            Some(longest) => longest,
+            None => {
+                let longest = backing::longest_file_bytes((*self.data_file(node)?).as_fd());
+                let mut known = self.longest_files.write().expect("no panics under this lock");
+                known.push((dev, longest));
+                longest
+            }
+        };
+        if end > longest { Err(errno(libc::EFBIG)) } else { Ok(()) }
     }
 
     /// Puts bytes into the arena. `false` when there are not enough free segments.
@@ -227,6 +258,7 @@ impl Filesystem {
         let mut pieces: Vec<Piece> = Vec::new();
         let state = data.lock();
         state.buffer.overlay(offset, len, &mut pieces);
+        overlay.file_len = state.buffer.end().saturating_sub(offset).min(len as u64) as usize;
         if pieces.is_empty() {
             return overlay;
         }
@@ -259,6 +291,8 @@ struct Overlay {
     bytes: Vec<u8>,
     /// Which of them are set: sorted, apart.
     ranges: Vec<(usize, usize)>,
+    /// How much of the range is before the last buffered byte of the file, wherever that is.
+    file_len: usize,
 }
 
 impl Overlay {
@@ -281,7 +315,7 @@ impl Overlay {
     /// Lays the copy over `bytes`, of which `count` came from the backing file; what is between
     /// its end and buffered bytes are zeros, as they will be when those are stored.
     fn lay_over(&self, mut bytes: Vec<u8>, count: usize) -> Vec<u8> {
-        let end = self.ranges.last().map_or(0, |(_, to)| *to).max(count);
+        let end = self.file_len.max(count);
         if count < end {
             bytes[count..end].fill(0);
         }

@@ -16,7 +16,7 @@ use crate::backing::{self, DirReader};
 /// One entry of a directory.
 #[derive(Clone, Debug)]
 pub struct DirectoryEntry {
-    /// Inode number.
+    /// Inode number, as stat(2) shows it here.
     pub ino: u64,
     /// Where to go on after it; as the backing filesystem numbers its entries.
     pub next_offset: u64,
@@ -144,11 +144,12 @@ impl Filesystem {
                 reader
             }
         };
+        let dev = self.node(id)?.identity.dev;
         let mut buf = vec![0; DIRECTORY_BATCH_BYTES];
         let mut reader = reader.lock().expect("no panics under this lock");
         for entry in reader.next_batch(offset, &mut buf)? {
             let entry = DirectoryEntry {
-                ino: entry.ino,
+                ino: self.nodes.shown_ino(dev, entry.ino),
                 next_offset: entry.next_offset,
                 kind: entry.kind,
                 name: entry.name.to_os_string(),

@@ -5,6 +5,8 @@
 //! | `nodes` | which backing file a node id is, and how to reach it |
 //! | `names` | lookup, create, link, rename, unlink |
 //! | `attrs` | attributes, times, truncation, extended attributes, statfs |
+//! | `caller` | who asks, and what he may do |
+//! | `ioctl` | file attributes by ioctl |
 //! | `handles` | open files and directories, readdir |
 //! | `data` | one file's buffered bytes: write, read, steps on the arena |
 //! | `room` | memory: admission of writes, those that wait, pressure |
@@ -20,8 +22,10 @@
 //! attributes are looked up in the backing directory on the calling thread.
 
 mod attrs;
+mod caller;
 mod data;
 mod handles;
+mod ioctl;
 mod names;
 mod nodes;
 mod pool;
@@ -44,9 +48,10 @@ use crate::drain::{DataFile, LaneQueue, Throttle};
 use crate::schedule::Policy;
 
 pub use attrs::{Change, NodeAttr};
+pub use caller::Caller;
 pub use data::WriteFrom;
 pub use handles::DirectoryEntry;
-pub use names::{Caller, Entry};
+pub use names::{Entry, Mode};
 pub use room::Limits;
 
 use handles::Handles;
@@ -94,6 +99,8 @@ pub struct Filesystem {
     storage: Arc<dyn Storage>,
     throttle: Arc<Throttle>,
     queues: RwLock<Vec<(u64, Arc<LaneQueue>)>>,
+    /// The longest file of each backing device, asked when it first matters.
+    longest_files: RwLock<Vec<(u64, u64)>>,
     /// Files with an error of writing, by node id.
     failing: Mutex<std::collections::BTreeSet<u64>>,
     backlog_bytes: AtomicU64,
@@ -129,6 +136,7 @@ impl Filesystem {
             storage,
             throttle: Arc::new(Throttle::new(config.drain_rate)),
             queues: RwLock::default(),
+            longest_files: RwLock::default(),
             failing: Mutex::default(),
             backlog_bytes: AtomicU64::new(0),
             limits,

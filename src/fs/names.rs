@@ -11,18 +11,10 @@ use std::sync::Arc;
 
 use super::Filesystem;
 use super::attrs::NodeAttr;
+use super::caller::Caller;
 use super::nodes::Node;
-use crate::backing::{self, Attr};
+use crate::backing::{self, Attr, Credentials};
 use crate::drain::{Access, DataFile};
-
-/// On whose behalf a file is made.
-#[derive(Clone, Copy, Debug)]
-pub struct Caller {
-    /// Filesystem user id of the calling process.
-    pub uid: u32,
-    /// Filesystem group id of the calling process.
-    pub gid: u32,
-}
 
 /// A name the kernel may now remember.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +23,26 @@ pub struct Entry {
     pub attr: NodeAttr,
     /// Generation of the node id.
     pub generation: u32,
+}
+
+/// The mode a file is to be made with.
+#[derive(Clone, Copy, Debug)]
+pub struct Mode {
+    /// Type and permissions as the caller gave them.
+    pub bits: u32,
+    /// The caller's umask.
+    pub umask: u32,
+}
+
+/// What a file that is no directory is made with. In a set-group-id directory it may keep the bit
+/// itself only when its maker is of the directory's group.
+fn credentials(caller: Caller, mode: Mode, dir: &OwnedFd) -> io::Result<Credentials> {
+    let mut credentials = caller.credentials(mode.umask);
+    if mode.bits & libc::S_ISGID != 0 {
+        let gid = backing::attr(dir.as_fd())?.gid;
+        credentials.group = caller.is_in_group(gid).then_some(gid);
+    }
+    Ok(credentials)
 }
 
 impl Filesystem {
@@ -58,15 +70,28 @@ impl Filesystem {
         caller: Caller,
         parent: u64,
         name: &OsStr,
-        mode: u32,
+        mode: Mode,
         rdev: u32,
     ) -> io::Result<Entry> {
-        self.make(caller, parent, name, |dir| backing::mknod_at(dir.as_fd(), name, mode, rdev))
+        let dir = self.directory(parent)?;
+        let credentials = credentials(caller, mode, &dir)?;
+        self.make(&credentials, (parent, &dir), name, || {
+            backing::mknod_at(dir.as_fd(), name, mode.bits, rdev)
+        })
     }
 
     /// MKDIR. Errors: mkdir(2).
-    pub fn mkdir(&self, caller: Caller, parent: u64, name: &OsStr, mode: u32) -> io::Result<Entry> {
-        self.make(caller, parent, name, |dir| backing::mkdir_at(dir.as_fd(), name, mode))
+    pub fn mkdir(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        mode: Mode,
+    ) -> io::Result<Entry> {
+        let dir = self.directory(parent)?;
+        self.make(&caller.credentials(mode.umask), (parent, &dir), name, || {
+            backing::mkdir_at(dir.as_fd(), name, mode.bits)
+        })
     }
 
     /// SYMLINK. Errors: symlink(2).
@@ -77,18 +102,20 @@ impl Filesystem {
         name: &OsStr,
         target: &Path,
     ) -> io::Result<Entry> {
-        self.make(caller, parent, name, |dir| backing::symlink_at(target, dir.as_fd(), name))
+        let dir = self.directory(parent)?;
+        self.make(&caller.credentials(0), (parent, &dir), name, || {
+            backing::symlink_at(target, dir.as_fd(), name)
+        })
     }
 
     fn make(
         &self,
-        caller: Caller,
-        parent: u64,
+        credentials: &Credentials,
+        (parent, dir): (u64, &OwnedFd),
         name: &OsStr,
-        make: impl FnOnce(&OwnedFd) -> io::Result<()>,
+        make: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<Entry> {
-        let dir = self.directory(parent)?;
-        backing::as_caller(caller.uid, caller.gid, || make(&dir))?;
+        backing::as_caller(credentials, make)?;
         let attr = backing::attr_at(dir.as_fd(), name)?;
         self.entry(&attr, parent, name)
     }
@@ -99,13 +126,13 @@ impl Filesystem {
         caller: Caller,
         parent: u64,
         name: &OsStr,
-        mode: u32,
+        mode: Mode,
         flags: i32,
     ) -> io::Result<(Entry, u64)> {
         let dir = self.directory(parent)?;
         let flags = libc::O_RDWR | flags & libc::O_EXCL;
-        let fd = backing::as_caller(caller.uid, caller.gid, || {
-            backing::create_at(dir.as_fd(), name, flags, mode)
+        let fd = backing::as_caller(&credentials(caller, mode, &dir)?, || {
+            backing::create_at(dir.as_fd(), name, flags, mode.bits)
         })?;
         let attr = backing::attr(fd.as_fd())?;
         let entry = self.entry(&attr, parent, name)?;

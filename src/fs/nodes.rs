@@ -2,7 +2,8 @@
 //!
 //! The node id is the inode number on the backing filesystem, so that programs see the numbers
 //! they would see without us; the root is 1 as FUSE demands, and files of other filesystems below
-//! the backing directory get ids with the highest bit set.
+//! the backing directory get ids with the highest bit set: an index of the device and the inode
+//! number there, or, for numbers that leave no room for it, a number of our own.
 //!
 //! A node is reached by the descriptor that pins it, else by parent and name. A node whose name
 //! goes away while the kernel knows it is pinned first: the descriptor keeps the inode number from
@@ -26,6 +27,51 @@ pub(super) const ROOT_ID: u64 = 1;
 const FOREIGN: u64 = 1 << 63;
 /// Bits of a foreign id that hold the inode number.
 const FOREIGN_INO_BITS: u32 = 48;
+/// The device index that stands for none: the low bits are a number of our own.
+const NUMBERED: u64 = (1 << (63 - FOREIGN_INO_BITS)) - 1;
+
+/// What ids of foreign files stand for. Never shrinks: an id once given keeps its meaning.
+#[derive(Default)]
+struct Foreign {
+    devs: Vec<u64>,
+    numbered: HashMap<(u64, u64), u64>,
+    last_number: u64,
+}
+
+impl Foreign {
+    fn id_of(&mut self, dev: u64, ino: u64) -> u64 {
+        let index = self.devs.iter().position(|known| *known == dev).unwrap_or_else(|| {
+            self.devs.push(dev);
+            self.devs.len() - 1
+        }) as u64;
+        if index < NUMBERED && ino >> FOREIGN_INO_BITS == 0 {
+            return FOREIGN | index << FOREIGN_INO_BITS | ino;
+        }
+        let number = *self.numbered.entry((dev, ino)).or_insert_with(|| {
+            self.last_number += 1;
+            self.last_number
+        });
+        FOREIGN | NUMBERED << FOREIGN_INO_BITS | number
+    }
+
+    /// Takes over what a former worker gave out.
+    fn adopt(&mut self, identity: &Identity) {
+        let (index, low) = (
+            (identity.id & !FOREIGN) >> FOREIGN_INO_BITS,
+            identity.id & ((1 << FOREIGN_INO_BITS) - 1),
+        );
+        if index == NUMBERED {
+            self.numbered.insert((identity.dev, identity.ino), low);
+            self.last_number = self.last_number.max(low);
+            return;
+        }
+        let index = index as usize;
+        if self.devs.len() <= index {
+            self.devs.resize(index + 1, 0);
+        }
+        self.devs[index] = identity.dev;
+    }
+}
 
 /// A file the kernel knows, or that still has bytes to be written.
 pub(super) struct Node {
@@ -72,7 +118,7 @@ pub(super) struct Nodes {
     root_dev: u64,
     map: RwLock<Map>,
     free: Mutex<Vec<NodeSlot>>,
-    foreign_devs: Mutex<Vec<u64>>,
+    foreign: Mutex<Foreign>,
 }
 
 impl Nodes {
@@ -84,7 +130,7 @@ impl Nodes {
             root_dev: attr.dev,
             map: RwLock::default(),
             free: Mutex::default(),
-            foreign_devs: Mutex::default(),
+            foreign: Mutex::default(),
         })
     }
 
@@ -97,28 +143,22 @@ impl Nodes {
     }
 
     /// The node id of a backing file; the root is known by its id alone.
-    pub(super) fn id_of(&self, attr: &Attr) -> u64 {
-        if attr.dev == self.root_dev && attr.ino > ROOT_ID && attr.ino < FOREIGN {
-            return attr.ino;
+    pub(super) fn id_of(&self, dev: u64, ino: u64) -> u64 {
+        if dev == self.root_dev && ino > ROOT_ID && ino < FOREIGN {
+            return ino;
         }
-        let mut devs = self.foreign_devs.lock().expect("no panics under this lock");
-        let index = devs.iter().position(|dev| *dev == attr.dev).unwrap_or_else(|| {
-            devs.push(attr.dev);
-            devs.len() - 1
-        });
-        let ino_mask = (1 << FOREIGN_INO_BITS) - 1;
-        FOREIGN | (index as u64) << FOREIGN_INO_BITS | (attr.ino & ino_mask)
+        self.foreign.lock().expect("no panics under this lock").id_of(dev, ino)
+    }
+
+    /// The inode number to show for an entry of a directory on `dev`.
+    pub(super) fn shown_ino(&self, dev: u64, ino: u64) -> u64 {
+        if dev == self.root_dev { ino } else { self.id_of(dev, ino) }
     }
 
     /// Takes over a node of a former worker.
     pub(super) fn adopt(&self, identity: Identity, slot: NodeSlot) -> Arc<Node> {
         if identity.id & FOREIGN != 0 {
-            let index = ((identity.id & !FOREIGN) >> FOREIGN_INO_BITS) as usize;
-            let mut devs = self.foreign_devs.lock().expect("no panics under this lock");
-            if devs.len() <= index {
-                devs.resize(index + 1, 0);
-            }
-            devs[index] = identity.dev;
+            self.foreign.lock().expect("no panics under this lock").adopt(&identity);
         }
         let node = Arc::new(Node::new(identity, slot));
         self.write().insert(identity.id, node.clone());
@@ -149,7 +189,7 @@ impl Filesystem {
 
     /// The node of a backing file, if it is known.
     pub(super) fn known(&self, attr: &Attr) -> Option<Arc<Node>> {
-        let id = self.nodes.id_of(attr);
+        let id = self.nodes.id_of(attr.dev, attr.ino);
         self.nodes.read().get(&id).filter(|node| node.is(attr)).cloned()
     }
 
@@ -166,7 +206,7 @@ impl Filesystem {
 
     /// The node for a backing file found under `parent` and `name`, counted as looked up once.
     pub(super) fn remember(&self, attr: &Attr, parent: u64, name: &OsStr) -> io::Result<Arc<Node>> {
-        let id = self.nodes.id_of(attr);
+        let id = self.nodes.id_of(attr.dev, attr.ino);
         let table = self.arena.nodes();
         let mut map = self.nodes.write();
         let node = match map.get(&id) {
@@ -349,5 +389,31 @@ impl Filesystem {
         }
         let queue = self.queue(node.identity.dev)?;
         Ok(node.data.get_or_init(|| Box::new(FileData::new(self.geometry, queue))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: files of other filesystems never get each other's ids, whatever their inode numbers,
+    /// and keep theirs when another worker takes over.
+    #[test]
+    fn foreign_ids_never_collide() {
+        let mut foreign = Foreign::default();
+        let files: Vec<(u64, u64)> = (0..40_000u64)
+            .map(|dev| (dev, 7))
+            .chain([(1, 7 | 1 << 48), (2, 7 | 1 << 48), (1, 7 | 1 << 63), (1, u64::MAX)])
+            .collect();
+        let ids: Vec<u64> = files.iter().map(|(dev, ino)| foreign.id_of(*dev, *ino)).collect();
+        assert_eq!(ids.iter().collect::<std::collections::HashSet<_>>().len(), files.len());
+        assert!(ids.iter().all(|id| id & FOREIGN != 0));
+        let mut next = Foreign::default();
+        for (id, (dev, ino)) in ids.iter().zip(&files).rev() {
+            let kind = libc::S_IFREG;
+            next.adopt(&Identity { id: *id, generation: 0, dev: *dev, ino: *ino, kind });
+        }
+        assert_eq!(files.iter().map(|(dev, ino)| next.id_of(*dev, *ino)).collect::<Vec<_>>(), ids);
+        assert!(!ids.contains(&next.id_of(50_000, 7)));
     }
 }

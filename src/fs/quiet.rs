@@ -136,6 +136,7 @@ impl Filesystem {
             Ok(data) => data,
             Err(error) => return reply(Err(error)),
         };
+        self.kill_capabilities(node);
         let mut state = data.lock();
         self.raise_barrier(node, data, &mut state);
         let until = if state.buffer.has_in_flight_from(size) { Some(Until::Idle) } else { None };

@@ -17,7 +17,8 @@ use crate::schedule::{FileId, Reason};
 
 const CHUNK: u64 = 256 << 10;
 const LONG: Duration = Duration::from_secs(30);
-const CALLER: Caller = Caller { uid: 0, gid: 0 };
+const MODE: Mode = Mode { bits: 0o755, umask: 0 };
+const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0 };
 
 #[derive(Clone, Copy, PartialEq)]
 enum Mood {
@@ -85,7 +86,7 @@ impl Fixture {
 
     /// Makes a file and opens it: node id and handle.
     fn create(&self, name: &str) -> (u64, u64) {
-        let made = self.fs.create(CALLER, ROOT_ID, OsStr::new(name), 0o644, libc::O_WRONLY);
+        let made = self.fs.create(CALLER, ROOT_ID, OsStr::new(name), MODE, libc::O_WRONLY);
         let (entry, handle) = made.unwrap();
         (entry.attr.id, handle)
     }
@@ -112,7 +113,7 @@ impl Fixture {
             mtime: SetTime::Omit,
         };
         let (reply, replied) = replies();
-        self.fs.setattr(id, change, reply);
+        self.fs.setattr(CALLER, id, change, reply);
         replied
     }
 
@@ -178,6 +179,23 @@ fn an_error_is_told_once_to_each_handle_and_the_data_is_kept() {
     assert_eq!(std::fs::read(fixture.path("f")).unwrap(), b"precious");
     assert!(fixture.fs.failing_files().is_empty());
     assert_eq!(code(fixture.fs.flush(id, first)), None);
+}
+
+/// Goal: a read of a hole before bytes that are only buffered is whole, and one across their end is
+/// cut there. A shorter answer is the end of the file to the kernel and to readers with O_DIRECT.
+#[test]
+fn a_hole_below_buffered_bytes_is_read_whole() {
+    let fixture = Fixture::new(Mood::Wait);
+    let (id, _) = fixture.create("f");
+    std::fs::write(fixture.path("f"), b"stored").unwrap();
+    fixture.write(id, 300_000, b"buffered").recv().unwrap().unwrap();
+    let mut stored = vec![0; 1000];
+    stored[..6].copy_from_slice(b"stored");
+    assert_eq!(fixture.read(id, 0, 1000), stored);
+    assert_eq!(fixture.read(id, 100_000, 4096), vec![0; 4096]);
+    assert_eq!(fixture.read(id, 299_998, 4096), b"\0\0buffered");
+    assert_eq!(fixture.read(id, 300_008, 4096), b"");
+    fixture.storage.set(Mood::Work);
 }
 
 /// Goal: with memory full only replies to writes wait; names, attributes and reads are answered;
@@ -360,7 +378,7 @@ fn deleted_data_is_not_written() {
 #[test]
 fn a_new_worker_takes_everything_over() {
     let fixture = Fixture::new(Mood::Wait);
-    let made = fixture.fs.mkdir(CALLER, ROOT_ID, OsStr::new("dir"), 0o755).unwrap();
+    let made = fixture.fs.mkdir(CALLER, ROOT_ID, OsStr::new("dir"), MODE).unwrap();
     let (kept, _) = fixture.create("kept");
     let (moved, _) = fixture.create("moved");
     let (gone, _) = fixture.create("gone");

@@ -3,27 +3,28 @@
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use fuser::{
-    CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::backing::{SetTime, SyncKind, Time, errno};
-use crate::fs::{Caller, Change, Entry, Filesystem, NodeAttr, WriteFrom};
-
-/// How long the kernel may keep names and attributes: the backing directory belongs to the mount,
-/// so nobody else changes them.
-const TTL: Duration = Duration::from_secs(3600);
+use super::convert::{
+    caller, code, file_attr, kind_of_entry, reply_attr, reply_empty, reply_entry, reply_ioctl,
+    reply_opened, reply_written, reply_xattr, set_time, sync_kind, ttl,
+};
+use crate::fs::{Change, Entry, Filesystem, Mode, WriteFrom};
 
 /// Asked for where the kernel has them. Without KILLPRIV_V2 the kernel looks an attribute up on
 /// every write().
-const WANTED: [InitFlags; 7] = [
+const WANTED: [InitFlags; 8] = [
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    // The umask comes with the request: a default ACL stands above it.
+    InitFlags::FUSE_DONT_MASK,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
     InitFlags::FUSE_PARALLEL_DIROPS,
@@ -32,16 +33,26 @@ const WANTED: [InitFlags; 7] = [
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
 ];
 
-/// Bits of `mode` that are permissions.
-const PERMISSIONS: u32 = 0o7777;
-
 pub(super) struct Adapter {
     fs: Arc<Filesystem>,
+    /// There once the session is.
+    notifier: Arc<OnceLock<Notifier>>,
 }
 
 impl Adapter {
-    pub(super) fn new(fs: Arc<Filesystem>) -> Adapter {
-        Adapter { fs }
+    pub(super) fn new(fs: Arc<Filesystem>, notifier: Arc<OnceLock<Notifier>>) -> Adapter {
+        Adapter { fs, notifier }
+    }
+
+    /// Set-id bits go with the write of somebody who may not keep them. The kernel leaves that to
+    /// us, and would go on showing the mode it has.
+    fn kill_privileges(&self, request: &Request, ino: INodeNo) -> io::Result<()> {
+        let changed = self.fs.kill_privileges(caller(request), ino.0)?;
+        if let Some(notifier) = self.notifier.get().filter(|_| changed) {
+            // A negative offset: attributes only.
+            notifier.inval_inode(ino, -1, 0)?;
+        }
+        Ok(())
     }
 
     /// The filesystem, for one more request.
@@ -51,117 +62,15 @@ impl Adapter {
     }
 }
 
-fn code(error: &io::Error) -> Errno {
-    Errno::from_i32(errno(error))
-}
-
-fn kind_of(mode: u32) -> FileType {
-    match mode & libc::S_IFMT {
-        libc::S_IFDIR => FileType::Directory,
-        libc::S_IFLNK => FileType::Symlink,
-        libc::S_IFIFO => FileType::NamedPipe,
-        libc::S_IFSOCK => FileType::Socket,
-        libc::S_IFCHR => FileType::CharDevice,
-        libc::S_IFBLK => FileType::BlockDevice,
-        _ => FileType::RegularFile,
-    }
-}
-
-/// From `d_type` of getdents64(2).
-fn kind_of_entry(kind: u8) -> FileType {
-    kind_of(u32::from(kind) << 12)
-}
-
-fn file_attr(node: &NodeAttr) -> FileAttr {
-    let attr = &node.attr;
-    FileAttr {
-        ino: INodeNo(node.id),
-        size: attr.size,
-        blocks: attr.blocks,
-        atime: attr.atime.into(),
-        mtime: attr.mtime.into(),
-        ctime: attr.ctime.into(),
-        crtime: SystemTime::UNIX_EPOCH,
-        kind: kind_of(attr.mode),
-        perm: (attr.mode & PERMISSIONS) as u16,
-        nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: attr.rdev,
-        blksize: attr.blksize,
-        flags: 0,
-    }
-}
-
-fn caller(request: &Request) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid() }
-}
-
-fn set_time(time: Option<TimeOrNow>) -> SetTime {
-    match time {
-        None => SetTime::Omit,
-        Some(TimeOrNow::Now) => SetTime::Now,
-        Some(TimeOrNow::SpecificTime(time)) => SetTime::At(Time::from(time)),
-    }
-}
-
-fn sync_kind(data_only: bool) -> SyncKind {
-    if data_only { SyncKind::Data } else { SyncKind::All }
-}
-
-fn reply_entry(reply: ReplyEntry, entry: io::Result<Entry>) {
-    match entry {
-        Ok(Entry { attr, generation }) => {
-            reply.entry(&TTL, &file_attr(&attr), Generation(u64::from(generation)));
-        }
-        Err(error) => reply.error(code(&error)),
-    }
-}
-
-fn reply_empty(reply: ReplyEmpty, result: io::Result<()>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(code(&error)),
-    }
-}
-
-fn reply_written(reply: ReplyWrite, result: io::Result<u32>) {
-    match result {
-        Ok(bytes) => reply.written(bytes),
-        Err(error) => reply.error(code(&error)),
-    }
-}
-
-fn reply_attr(reply: ReplyAttr, result: io::Result<NodeAttr>) {
-    match result {
-        Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
-        Err(error) => reply.error(code(&error)),
-    }
-}
-
-fn reply_opened(reply: ReplyOpen, handle: io::Result<u64>, flags: FopenFlags) {
-    match handle {
-        Ok(handle) => reply.opened(FileHandle(handle), flags),
-        Err(error) => reply.error(code(&error)),
-    }
-}
-
-/// A value, or its length when the caller only asks for that (`size` 0).
-fn reply_xattr(reply: ReplyXattr, size: u32, get: impl FnOnce(&mut [u8]) -> io::Result<usize>) {
-    let mut value = vec![0; size as usize];
-    match get(&mut value) {
-        Ok(len) if size == 0 => reply.size(len as u32),
-        Ok(len) => reply.data(&value[..len]),
-        Err(error) => reply.error(code(&error)),
-    }
-}
-
 impl fuser::Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let limits = self.fs.limits();
         let mut wanted = WANTED.to_vec();
         if self.fs.uses_writeback_cache() {
             wanted.push(InitFlags::FUSE_WRITEBACK_CACHE);
+        }
+        if self.fs.has_acls() {
+            wanted.push(InitFlags::FUSE_POSIX_ACL);
         }
         for flag in wanted {
             if config.add_capabilities(flag).is_err() {
@@ -188,7 +97,7 @@ impl fuser::Filesystem for Adapter {
 
     fn setattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -206,7 +115,8 @@ impl fuser::Filesystem for Adapter {
     ) {
         let change =
             Change { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
-        self.counted().setattr(ino.0, change, Box::new(move |result| reply_attr(reply, result)));
+        let answer = Box::new(move |result| reply_attr(reply, result));
+        self.counted().setattr(caller(request), ino.0, change, answer);
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
@@ -222,10 +132,11 @@ impl fuser::Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let mode = Mode { bits: mode, umask };
         reply_entry(reply, self.counted().mknod(caller(request), parent.0, name, mode, rdev));
     }
 
@@ -235,9 +146,10 @@ impl fuser::Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
+        let mode = Mode { bits: mode, umask };
         reply_entry(reply, self.counted().mkdir(caller(request), parent.0, name, mode));
     }
 
@@ -295,13 +207,14 @@ impl fuser::Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let mode = Mode { bits: mode, umask };
         match self.counted().create(caller(request), parent.0, name, mode, flags) {
             Ok((Entry { attr, generation }, handle)) => reply.created(
-                &TTL,
+                ttl(&attr),
                 &file_attr(&attr),
                 Generation(u64::from(generation)),
                 FileHandle(handle),
@@ -331,7 +244,7 @@ impl fuser::Filesystem for Adapter {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -347,7 +260,7 @@ impl fuser::Filesystem for Adapter {
         let checked = if is_cached { Ok(()) } else { self.fs.flush(ino.0, fh.0) };
         let checked = checked.and_then(|()| {
             if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
-                self.fs.kill_privileges(ino.0)?;
+                self.kill_privileges(request, ino)?;
             }
             Ok(())
         });
@@ -456,8 +369,8 @@ impl fuser::Filesystem for Adapter {
         self.counted().fsync_directory(ino.0, sync_kind(datasync), answer);
     }
 
-    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        match self.counted().statfs() {
+    fn statfs(&self, _request: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        match self.counted().statfs(ino.0) {
             Ok(s) => reply.statfs(
                 s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namelen, s.frsize,
             ),
@@ -467,7 +380,7 @@ impl fuser::Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -475,7 +388,7 @@ impl fuser::Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply_empty(reply, self.counted().set_xattr(ino.0, name, value, flags));
+        reply_empty(reply, self.counted().set_xattr(caller(request), ino.0, name, value, flags));
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -502,6 +415,21 @@ impl fuser::Filesystem for Adapter {
     ) {
         let answer = Box::new(move |result| reply_empty(reply, result));
         self.counted().allocate(ino.0, mode, offset, length, answer);
+    }
+
+    fn ioctl(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        command: u32,
+        input: &[u8],
+        output_bytes: u32,
+        reply: ReplyIoctl,
+    ) {
+        let answer = Box::new(move |result| reply_ioctl(reply, result));
+        self.counted().ioctl(caller(request), ino.0, command, input, output_bytes, answer);
     }
 
     fn lseek(
@@ -560,7 +488,7 @@ impl Adapter {
             INodeNo(attr.id),
             entry.next_offset,
             name,
-            &TTL,
+            ttl(&attr),
             &file_attr(&attr),
             generation,
         );

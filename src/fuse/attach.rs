@@ -8,7 +8,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use fuser::{Config, Session, SessionACL};
 
@@ -39,7 +39,10 @@ pub fn serve(
     send(&ours, &request)?;
     let mut config = Config::default();
     config.n_threads = Some(threads);
-    let session = Session::from_fd(Adapter::new(filesystem), sessions, SessionACL::All, config)?;
+    let notifier = Arc::new(OnceLock::new());
+    let adapter = Adapter::new(filesystem, notifier.clone());
+    let session = Session::from_fd(adapter, sessions, SessionACL::All, config)?;
+    notifier.get_or_init(|| session.notifier());
     if !was_done {
         let mut answer = [0; INIT_BUFFER_BYTES];
         let len = receive(&ours, &mut answer)?;

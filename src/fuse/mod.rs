@@ -7,5 +7,6 @@
 
 mod adapter;
 mod attach;
+mod convert;
 
 pub use attach::serve;

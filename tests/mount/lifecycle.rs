@@ -1,7 +1,7 @@
 //! How a mount begins and ends, and what is left afterwards: nothing.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -70,6 +70,21 @@ pub fn a_mount_in_use_is_not_unmounted() {
     drop(open);
     mount.umount_clean();
     assert_eq!(fs::read(mount.path().join("f")).unwrap(), b"still here");
+}
+
+/// Goal: a use that is over in a moment, as by a program that is about to end, is waited for.
+pub fn a_moment_of_use_does_not_refuse_umount() {
+    let mount = Mount::over(&[]);
+    let hold = "exec 3>f; echo ready; sleep 0.1";
+    let mut holder = Command::new("sh")
+        .args(["-c", hold])
+        .current_dir(mount.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    holder.stdout.take().unwrap().read_exact(&mut [0; 6]).unwrap();
+    mount.umount_clean();
+    assert!(holder.wait().unwrap().success());
 }
 
 /// Goal: `ps` shows which process is which, and for which mount.

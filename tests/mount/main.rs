@@ -13,6 +13,7 @@ mod data;
 mod lifecycle;
 mod load;
 mod operations;
+mod places;
 
 use std::sync::{PoisonError, RwLock};
 
@@ -63,11 +64,14 @@ fn main() {
         lifecycle::signals_end_the_mount_in_order,
         lifecycle::plain_umount_loses_nothing,
         lifecycle::a_mount_in_use_is_not_unmounted,
+        lifecycle::a_moment_of_use_does_not_refuse_umount,
         lifecycle::processes_are_told_apart,
         lifecycle::foreground_ends_on_ctrl_c,
         lifecycle::run_covers_a_directory_for_one_command,
         lifecycle::a_panicking_test_leaves_nothing,
         lifecycle::the_mount_helper_mounts,
+        places::descriptors_stay_bounded,
+        places::metadata_agrees_while_buffered,
         load::no_request_for_each_write,
         load::whole_chunks_in_turn,
         load::no_byte_outlives_its_age,
@@ -78,8 +82,15 @@ fn main() {
     ];
     let namespace_skip = skip.clone().or_else(support::cannot_unshare);
     trials.extend(trials![&namespace_skip, lifecycle::works_in_a_user_namespace]);
-    trials.extend(trials![&root_skip, operations::new_files_belong_to_the_caller]);
-    for reason in [&skip, &namespace_skip, &root_skip].into_iter().flatten() {
+    trials.extend(trials![
+        &root_skip,
+        operations::new_files_belong_to_the_caller,
+        places::filesystems_below_stay_usable,
+        places::mount_options_are_those_of_the_backing,
+    ]);
+    let helper_skip = root_skip.clone().or_else(support::cannot_use_helper);
+    trials.extend(trials![&helper_skip, places::an_ordinary_user_in_a_namespace_of_mounts]);
+    for reason in [&skip, &namespace_skip, &root_skip, &helper_skip].into_iter().flatten() {
         eprintln!("some mount tests are ignored: {reason}");
     }
     libtest_mimic::run(&arguments, trials).exit();

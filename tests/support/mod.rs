@@ -25,15 +25,20 @@ pub fn cannot_mount() -> Option<String> {
     if fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_err() {
         return Some("/dev/fuse cannot be opened".into());
     }
-    let has_helper = Command::new("fusermount3")
-        .arg("-V")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
     // SAFETY: reads the effective user id.
     let is_root = unsafe { libc::geteuid() } == 0;
-    (!is_root && !has_helper).then(|| "neither root nor fusermount3".into())
+    (!is_root && !has_helper()).then(|| "neither root nor fusermount3".into())
+}
+
+fn has_helper() -> bool {
+    let mut command = Command::new("fusermount3");
+    command.arg("-V").stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// Why tests of the setuid helper cannot run here, if they cannot.
+pub fn cannot_use_helper() -> Option<String> {
+    (!has_helper()).then(|| "no fusermount3".into())
 }
 
 /// Why tests that need root cannot run here, if they cannot.
@@ -63,6 +68,15 @@ impl Mount {
         Self::make(options, "warn", "out", "out")
     }
 
+    /// As [`Mount::over`], for a backing directory that `prepare` (a shell script run in it) has
+    /// filled or mounted things on, by a daemon that is started under `prefix`: a command that runs
+    /// another.
+    pub fn over_prepared(prepare: &str, prefix: &[&str]) -> Mount {
+        let mount = Self::unmounted("out", "out");
+        sh(&mount.backing, prepare);
+        mount.start(prefix, &[], "warn")
+    }
+
     /// As [`Mount::over`], with what the daemon is to log, as `RUST_LOG` has it.
     pub fn over_with_log(options: &[&str], log: &str) -> Mount {
         Self::make(options, log, "out", "out")
@@ -74,22 +88,29 @@ impl Mount {
     }
 
     fn make(options: &[&str], log_filter: &str, backing: &str, mountpoint: &str) -> Mount {
+        Self::unmounted(backing, mountpoint).start(&[], options, log_filter)
+    }
+
+    fn unmounted(backing: &str, mountpoint: &str) -> Mount {
         let dir = tempfile::Builder::new().prefix("coalescefs-test-").tempdir().unwrap();
         let (backing, mountpoint) = (dir.path().join(backing), dir.path().join(mountpoint));
         fs::create_dir_all(&backing).unwrap();
         fs::create_dir_all(&mountpoint).unwrap();
-        let mut mount = Mount { dir, pids: Vec::new(), backing, mountpoint };
-        let log = mount.log_path();
-        let mut command = Command::new(PROGRAM);
-        command.env("RUST_LOG", log_filter);
-        command.arg("mount").args(options).arg("--log-file").arg(log).arg(&mount.backing);
-        if mount.backing != mount.mountpoint {
-            command.arg(&mount.mountpoint);
+        Mount { dir, pids: Vec::new(), backing, mountpoint }
+    }
+
+    fn start(mut self, prefix: &[&str], options: &[&str], log_filter: &str) -> Mount {
+        let words: Vec<&str> = prefix.iter().copied().chain([PROGRAM, "mount"]).collect();
+        let mut command = Command::new(words[0]);
+        command.env("RUST_LOG", log_filter).args(&words[1..]).args(options);
+        command.arg("--log-file").arg(self.log_path()).arg(&self.backing);
+        if self.backing != self.mountpoint {
+            command.arg(&self.mountpoint);
         }
         succeed(&mut command);
-        let status = mount.status();
-        mount.pids = ["keeper_pid", "worker_pid"].map(|key| pid(&status, key)).to_vec();
-        mount
+        let status = self.status();
+        self.pids = ["keeper_pid", "worker_pid"].map(|key| pid(&status, key)).to_vec();
+        self
     }
 
     /// Where programs write.
@@ -178,12 +199,12 @@ impl Drop for Mount {
                 tail.into_iter().rev().collect::<Vec<_>>().join("\n")
             );
         }
-        while is_mounted(&self.mountpoint) {
-            let lazily = Command::new("umount").arg("-l").arg(&self.mountpoint).status();
+        // The backing directory may hold mounts of the test's own.
+        for mounted in mounts_below(self.dir.path()) {
+            let lazily = Command::new("umount").arg("-l").arg(&mounted).status();
             if !lazily.is_ok_and(|status| status.success()) {
                 let helper = ["-u", "-z"];
-                let _ = Command::new("fusermount3").args(helper).arg(&self.mountpoint).status();
-                break;
+                let _ = Command::new("fusermount3").args(helper).arg(&mounted).status();
             }
         }
         // The keeper first, so that it does not start another worker; the worker of now may not be
@@ -224,10 +245,20 @@ pub fn is_running(pid: i32) -> bool {
     cmdline.starts_with(b"coalescefs\0")
 }
 
-/// Whether something is mounted at `path`.
+/// Everything mounted at or below `path`, what was mounted last first.
+fn mounts_below(path: &Path) -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    let mut below: Vec<PathBuf> = points.filter(|point| point.starts_with(path)).collect();
+    below.reverse();
+    below
+}
+
+/// Whether a mount of ours is at `path`.
 pub fn is_mounted(path: &Path) -> bool {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    table.lines().any(|line| line.split(' ').nth(4) == path.to_str())
+    let mut ours = table.lines().filter(|line| line.contains(" - fuse.coalescefs "));
+    ours.any(|line| line.split(' ').nth(4) == path.to_str())
 }
 
 /// Runs a command that must succeed.

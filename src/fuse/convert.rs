@@ -1,0 +1,141 @@
+//! Between the filesystem's types and fuser's, and the replies that go with each.
+
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+};
+
+use crate::backing::{SetTime, SyncKind, Time, errno};
+use crate::fs::{Caller, Entry, NodeAttr};
+
+/// How long the kernel may keep names and attributes: the backing directory belongs to the mount,
+/// so nobody else changes them.
+const TTL: Duration = Duration::from_secs(3600);
+/// As long as the blocks of a file are still to come, or its set-id bits to go.
+const MOVING_TTL: Duration = Duration::from_secs(1);
+
+pub(super) fn ttl(attr: &NodeAttr) -> &'static Duration {
+    if attr.is_moving { &MOVING_TTL } else { &TTL }
+}
+
+/// Bits of `mode` that are permissions.
+const PERMISSIONS: u32 = 0o7777;
+
+pub(super) fn code(error: &io::Error) -> Errno {
+    Errno::from_i32(errno(error))
+}
+
+fn kind_of(mode: u32) -> FileType {
+    match mode & libc::S_IFMT {
+        libc::S_IFDIR => FileType::Directory,
+        libc::S_IFLNK => FileType::Symlink,
+        libc::S_IFIFO => FileType::NamedPipe,
+        libc::S_IFSOCK => FileType::Socket,
+        libc::S_IFCHR => FileType::CharDevice,
+        libc::S_IFBLK => FileType::BlockDevice,
+        _ => FileType::RegularFile,
+    }
+}
+
+/// From `d_type` of getdents64(2).
+pub(super) fn kind_of_entry(kind: u8) -> FileType {
+    kind_of(u32::from(kind) << 12)
+}
+
+pub(super) fn file_attr(node: &NodeAttr) -> FileAttr {
+    let attr = &node.attr;
+    FileAttr {
+        ino: INodeNo(node.shown_ino()),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: attr.atime.into(),
+        mtime: attr.mtime.into(),
+        ctime: attr.ctime.into(),
+        crtime: SystemTime::UNIX_EPOCH,
+        kind: kind_of(attr.mode),
+        perm: (attr.mode & PERMISSIONS) as u16,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev,
+        blksize: attr.blksize,
+        flags: 0,
+    }
+}
+
+pub(super) fn caller(request: &Request) -> Caller {
+    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
+}
+
+pub(super) fn set_time(time: Option<TimeOrNow>) -> SetTime {
+    match time {
+        None => SetTime::Omit,
+        Some(TimeOrNow::Now) => SetTime::Now,
+        Some(TimeOrNow::SpecificTime(time)) => SetTime::At(Time::from(time)),
+    }
+}
+
+pub(super) fn sync_kind(data_only: bool) -> SyncKind {
+    if data_only { SyncKind::Data } else { SyncKind::All }
+}
+
+pub(super) fn reply_entry(reply: ReplyEntry, entry: io::Result<Entry>) {
+    match entry {
+        Ok(Entry { attr, generation }) => {
+            reply.entry(ttl(&attr), &file_attr(&attr), Generation(u64::from(generation)));
+        }
+        Err(error) => reply.error(code(&error)),
+    }
+}
+
+pub(super) fn reply_empty(reply: ReplyEmpty, result: io::Result<()>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(code(&error)),
+    }
+}
+
+pub(super) fn reply_written(reply: ReplyWrite, result: io::Result<u32>) {
+    match result {
+        Ok(bytes) => reply.written(bytes),
+        Err(error) => reply.error(code(&error)),
+    }
+}
+
+pub(super) fn reply_attr(reply: ReplyAttr, result: io::Result<NodeAttr>) {
+    match result {
+        Ok(attr) => reply.attr(ttl(&attr), &file_attr(&attr)),
+        Err(error) => reply.error(code(&error)),
+    }
+}
+
+pub(super) fn reply_opened(reply: ReplyOpen, handle: io::Result<u64>, flags: FopenFlags) {
+    match handle {
+        Ok(handle) => reply.opened(FileHandle(handle), flags),
+        Err(error) => reply.error(code(&error)),
+    }
+}
+
+pub(super) fn reply_ioctl(reply: ReplyIoctl, result: io::Result<(i32, Vec<u8>)>) {
+    match result {
+        Ok((value, data)) => reply.ioctl(value, &data),
+        Err(error) => reply.error(code(&error)),
+    }
+}
+
+/// A value, or its length when the caller only asks for that (`size` 0).
+pub(super) fn reply_xattr(
+    reply: ReplyXattr,
+    size: u32,
+    get: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+) {
+    let mut value = vec![0; size as usize];
+    match get(&mut value) {
+        Ok(len) if size == 0 => reply.size(len as u32),
+        Ok(len) => reply.data(&value[..len]),
+        Err(error) => reply.error(code(&error)),
+    }
+}
