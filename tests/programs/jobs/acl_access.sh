@@ -1,6 +1,5 @@
 # Goal: POSIX ACLs let in whom they name, and keep out whom they do not; a directory's default
 # ACL takes the place of the umask.
-# Planned: POSIX ACLs are kept, but not looked at
 # Needs: setfacl setpriv
 # Runs: default tiny
 job() {

