@@ -1,6 +1,5 @@
 # Goal: set-user-id and set-group-id bits end when another user reserves space or makes a hole.
 # Needs: setpriv fallocate
-# Planned: fallocate(2) leaves set-id bits alone
 # Runs: default uncached
 job() {
     chmod 711 ..
