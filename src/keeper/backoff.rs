@@ -10,8 +10,8 @@ const DEATHS_AT_ONCE: usize = 5;
 const WINDOW: Duration = Duration::from_secs(10);
 /// First wait, doubled with each further death.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
-/// Longest wait: programs hang for no longer than this once the cause has gone.
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// Longest wait: programs wait for it, and starting a worker ten times a second costs little.
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
 /// Remembers the last deaths.
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ mod tests {
         }
     }
 
-    /// Goal: a crash loop is slowed down, never beyond a second, and forgotten afterwards.
+    /// Goal: a crash loop is slowed down, never beyond a tenth of a second, and forgotten afterwards.
     #[test]
     fn deaths_in_a_row_wait_longer_and_longer() {
         let mut backoff = Backoff::default();
@@ -61,8 +61,8 @@ mod tests {
             now += wait;
         }
         assert_eq!(waits[..5], [0; 5]);
-        assert_eq!(waits[5..12], [10, 20, 40, 80, 160, 320, 640]);
-        assert_eq!(waits[12..], [1000, 1000]);
+        assert_eq!(waits[5..9], [10, 20, 40, 80]);
+        assert_eq!(waits[9..], [100; 5]);
         assert_eq!(backoff.wait_after_death(now + WINDOW), Duration::ZERO);
     }
 }

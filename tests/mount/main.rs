@@ -10,6 +10,7 @@
 mod support;
 
 mod data;
+mod deaths;
 mod lifecycle;
 mod load;
 mod operations;
@@ -80,6 +81,7 @@ fn main() {
         load::others_are_answered_while_writers_wait,
         load::memory_stays_bounded,
         load::the_worker_dies_under_forty_programs,
+        deaths::the_worker_is_killed_under_a_mixed_load,
     ];
     let namespace_skip = skip.clone().or_else(support::cannot_unshare);
     trials.extend(trials![&namespace_skip, lifecycle::works_in_a_user_namespace]);
