@@ -9,7 +9,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 
+use super::caller::Caller;
 use super::nodes::Node;
+use super::repeated::NO_HANDLE;
 use super::{Filesystem, errno};
 use crate::backing::{self, DirReader};
 
@@ -45,20 +47,27 @@ impl Handles {
 
 impl Filesystem {
     /// OPEN. Returns the handle. Errors: open(2) on the backing file.
-    pub fn open(&self, id: u64, flags: i32) -> io::Result<u64> {
+    pub fn open(&self, caller: Caller, id: u64, flags: i32) -> io::Result<u64> {
         let node = self.node(id)?;
         self.data(&node)?;
         match flags & libc::O_ACCMODE {
             libc::O_RDONLY => self.data_file(&node)?,
             _ => self.writable_file(&node)?,
         };
-        self.add_handle(&node)
+        self.add_handle(caller, &node)
     }
 
-    pub(super) fn add_handle(&self, node: &Arc<Node>) -> io::Result<u64> {
+    pub(super) fn add_handle(&self, caller: Caller, node: &Arc<Node>) -> io::Result<u64> {
         let data = self.data(node)?;
-        self.arena.nodes().add_open(node.slot);
-        let handle = self.arena.next_handle();
+        let handle = match self.given_before(caller) {
+            Some((_, handle)) if handle != NO_HANDLE => handle,
+            _ => {
+                self.arena.nodes().add_open(node.slot);
+                let handle = self.arena.next_handle();
+                self.begin_attempt(caller, [None, Some((node.id(), handle))]);
+                handle
+            }
+        };
         let state = data.lock();
         self.tell_queue(node, data, &state);
         let seen = state.failures;
@@ -86,21 +95,16 @@ impl Filesystem {
     }
 
     /// RELEASE: the last descriptor of an open file is closed.
-    pub fn release(&self, id: u64, handle: u64) {
+    pub fn release(&self, caller: Caller, id: u64, handle: u64) {
         self.handles.files.lock().expect("no panics under this lock").remove(&handle);
         let Ok(node) = self.node(id) else { return };
-        let open = self.arena.nodes().sub_open(node.slot);
+        if self.found_before(caller).is_none() {
+            self.begin_attempt(caller, [None, None]);
+            self.arena.nodes().sub_open(node.slot);
+        }
         let Some(data) = node.data_if_any() else { return };
         let state = data.lock();
         self.tell_queue(&node, data, &state);
-        let (deleted, settled) = (state.deleted, state.is_settled());
-        drop(state);
-        if open == 0 && deleted {
-            self.discard(&node);
-        }
-        if open == 0 && settled {
-            self.drop_if_unused(&node);
-        }
     }
 
     /// OPENDIR. Returns the handle.

@@ -13,7 +13,7 @@ use super::Filesystem;
 use super::attrs::NodeAttr;
 use super::caller::Caller;
 use super::nodes::Node;
-use super::repeated::{identity, identity_at};
+use super::repeated::{NO_HANDLE, identity, identity_at};
 use crate::backing::{self, Attr, Credentials};
 use crate::drain::{Access, DataFile};
 
@@ -48,19 +48,29 @@ fn credentials(caller: Caller, mode: Mode, dir: &OwnedFd) -> io::Result<Credenti
 
 impl Filesystem {
     /// LOOKUP. `ENOENT` when there is no such name.
-    pub fn lookup(&self, parent: u64, name: &OsStr) -> io::Result<Entry> {
+    pub fn lookup(&self, caller: Caller, parent: u64, name: &OsStr) -> io::Result<Entry> {
         let dir = self.directory(parent)?;
         let attr = backing::attr_at(dir.as_fd(), name)?;
-        self.entry(&attr, parent, name)
+        self.entry(caller, &attr, parent, name)
     }
 
     pub(super) fn directory(&self, id: u64) -> io::Result<Arc<OwnedFd>> {
         self.path_fd(&self.node(id)?)
     }
 
-    /// Counts a lookup of what is at `name`, and describes it.
-    pub(super) fn entry(&self, attr: &Attr, parent: u64, name: &OsStr) -> io::Result<Entry> {
-        let node = self.remember(attr, parent, name)?;
+    /// Counts a lookup of what is at `name`, once for each request, and describes it.
+    pub(super) fn entry(
+        &self,
+        caller: Caller,
+        attr: &Attr,
+        parent: u64,
+        name: &OsStr,
+    ) -> io::Result<Entry> {
+        let was_counted = self.given_before(caller).is_some();
+        let node = self.remember(attr, parent, name, u64::from(!was_counted))?;
+        if !was_counted {
+            self.begin_attempt(caller, [identity(attr), Some((node.id(), NO_HANDLE))]);
+        }
         let attr = self.overlaid(&node, attr);
         Ok(Entry { attr, generation: node.identity.generation })
     }
@@ -123,7 +133,7 @@ impl Filesystem {
             backing::as_caller(credentials, make)?;
         }
         let attr = backing::attr_at(dir.as_fd(), name)?;
-        self.entry(&attr, parent, name)
+        self.entry(caller, &attr, parent, name)
     }
 
     /// CREATE: makes the file if it is not there, and opens it. Returns the handle, too.
@@ -137,10 +147,10 @@ impl Filesystem {
     ) -> io::Result<(Entry, u64)> {
         let dir = self.directory(parent)?;
         if self.was_made(caller, &dir, name) {
-            let entry = self.lookup(parent, name)?;
+            let entry = self.lookup(caller, parent, name)?;
             let node = self.node(entry.attr.id)?;
             self.writable_file(&node)?;
-            return Ok((entry, self.add_handle(&node)?));
+            return Ok((entry, self.add_handle(caller, &node)?));
         }
         self.begin_attempt(caller, [None, None]);
         let flags = libc::O_RDWR | flags & libc::O_EXCL;
@@ -148,10 +158,10 @@ impl Filesystem {
             backing::create_at(dir.as_fd(), name, flags, mode.bits)
         })?;
         let attr = backing::attr(fd.as_fd())?;
-        let entry = self.entry(&attr, parent, name)?;
+        let entry = self.entry(caller, &attr, parent, name)?;
         let node = self.node(entry.attr.id)?;
         self.files.insert(node.id(), DataFile::new(fd, Access::ReadWrite));
-        let handle = self.add_handle(&node)?;
+        let handle = self.add_handle(caller, &node)?;
         Ok((entry, handle))
     }
 
@@ -170,7 +180,7 @@ impl Filesystem {
             backing::link_fd_at(path.as_fd(), dir.as_fd(), name)?;
         }
         let attr = backing::attr_at(dir.as_fd(), name)?;
-        self.entry(&attr, parent, name)
+        self.entry(caller, &attr, parent, name)
     }
 
     /// UNLINK. What is buffered of a file without names is dropped once it is closed.
@@ -222,8 +232,8 @@ impl Filesystem {
         }
     }
 
-    /// The bytes of a file that has lost its last name are not written any more, and dropped when
-    /// nobody has it open.
+    /// The bytes of a file that has lost its last name are dropped when the kernel forgets it, which
+    /// it does as soon as nobody has it open.
     fn lost_name(&self, victim: Option<Arc<Node>>) {
         let Some(node) = victim else { return };
         let Some(data) = node.data_if_any() else { return };
@@ -232,9 +242,6 @@ impl Filesystem {
             return;
         }
         data.lock().deleted = true;
-        if self.arena.nodes().open(node.slot) == 0 {
-            self.discard(&node);
-        }
     }
 
     /// RENAME with the flags of renameat2(2).

@@ -211,8 +211,15 @@ impl Filesystem {
         Ok(())
     }
 
-    /// The node for a backing file found under `parent` and `name`, counted as looked up once.
-    pub(super) fn remember(&self, attr: &Attr, parent: u64, name: &OsStr) -> io::Result<Arc<Node>> {
+    /// The node for a backing file found under `parent` and `name`, counted as looked up `lookups`
+    /// times more.
+    pub(super) fn remember(
+        &self,
+        attr: &Attr,
+        parent: u64,
+        name: &OsStr,
+        lookups: u64,
+    ) -> io::Result<Arc<Node>> {
         let id = self.nodes.id_of(attr.dev, attr.ino);
         let table = self.arena.nodes();
         let mut map = self.nodes.write();
@@ -223,17 +230,17 @@ impl Filesystem {
             }
             Some(stale) => {
                 // Another file has the number now: a new generation tells the kernel.
-                let (slot, lookups) = (stale.slot, table.lookups(stale.slot));
+                let (slot, known) = (stale.slot, table.lookups(stale.slot));
                 let generation = stale.identity.generation + 1;
                 self.forget_descriptors(id);
                 self.nodes.release_slot(slot);
                 let node = self.insert(&mut map, id, generation, attr, parent, name)?;
-                table.add_lookups(node.slot, lookups);
+                table.add_lookups(node.slot, known);
                 node
             }
             None => self.insert(&mut map, id, 0, attr, parent, name)?,
         };
-        table.add_lookups(node.slot, 1);
+        table.add_lookups(node.slot, lookups);
         Ok(node)
     }
 
@@ -258,9 +265,14 @@ impl Filesystem {
     /// FORGET: the kernel gives `count` lookups back.
     pub fn forget(&self, id: u64, count: u64) {
         let Some(node) = self.nodes.read().get(&id).cloned() else { return };
-        if self.arena.nodes().sub_lookups(node.slot, count) == 0 {
-            self.drop_if_unused(&node);
+        if self.arena.nodes().sub_lookups(node.slot, count) > 0 {
+            return;
         }
+        // Nobody can reach a file without names any more: what is buffered of it is not written.
+        if node.data_if_any().is_some_and(|data| data.lock().deleted) {
+            self.discard(&node);
+        }
+        self.drop_if_unused(&node);
     }
 
     /// Lets go of a node that the kernel does not know any more and that holds nothing.
@@ -274,7 +286,8 @@ impl Filesystem {
         let table = self.arena.nodes();
         let mut map = self.nodes.write();
         let is_current = map.get(&node.id()).is_some_and(|known| Arc::ptr_eq(known, node));
-        if !is_current || table.lookups(node.slot) > 0 || table.open(node.slot) > 0 {
+        // What is open is known: the handle count need not be asked.
+        if !is_current || table.lookups(node.slot) > 0 {
             return;
         }
         map.remove(&node.id());

@@ -41,7 +41,9 @@ impl Filesystem {
                 continue;
             };
             let data = self.data(&node)?;
+            let is_deleted = self.backing_attr(&node).is_ok_and(|attr| attr.nlink == 0);
             let mut state = data.lock();
+            state.deleted = is_deleted;
             let mut steps = Vec::new();
             state.buffer.restore(published, &mut steps);
             self.carry_out(&node, &steps, &[]);

@@ -5,6 +5,8 @@
 //! What they found is noted in the arena before they are carried out ([`Attempts`]). The kernel
 //! holds the directory's lock, or the inode's, until the request is answered, and nobody else
 //! changes the backing directory: so whatever is different now, the first attempt has done.
+//! Lookups and handles that a request gave out are noted right after they are counted: a worker
+//! that dies in between leaves one too many, which keeps a node in memory, and never one too few.
 //!
 //! [`Attempts`]: crate::arena::Attempts
 
@@ -15,6 +17,9 @@ use super::Filesystem;
 use super::caller::Caller;
 use crate::arena::Mark;
 use crate::backing::{self, Attr};
+
+/// In place of a handle: the request has given out a node only.
+pub(super) const NO_HANDLE: u64 = 0;
 
 /// Which file it is.
 pub(super) fn identity(attr: &Attr) -> Mark {
@@ -38,8 +43,17 @@ impl Filesystem {
         self.arena.attempts().begin(caller.unique, found);
     }
 
+    /// The node id and handle that the first attempt of a repeated request gave out and counted; the
+    /// kernel, which never heard of it, will give it back once.
+    pub(super) fn given_before(&self, caller: Caller) -> Option<(u64, u64)> {
+        self.found_before(caller).and_then(|[_, given]| given)
+    }
+
     /// For a request that makes a name, which the kernel sends only when it is not there.
     pub(super) fn was_made(&self, caller: Caller, dir: &OwnedFd, name: &OsStr) -> bool {
         self.found_before(caller).is_some() && identity_at(dir, name).is_some()
     }
 }
+
+#[cfg(test)]
+mod tests;

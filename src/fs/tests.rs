@@ -19,7 +19,12 @@ use crate::schedule::{FileId, Reason};
 const CHUNK: u64 = 256 << 10;
 const LONG: Duration = Duration::from_secs(30);
 const MODE: Mode = Mode { bits: 0o755, umask: 0 };
-const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0, unique: 2, is_repeated: false };
+
+fn caller() -> Caller {
+    // SAFETY: reads ids of this process.
+    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    Caller { uid, gid, pid: 0, unique: 2, is_repeated: false }
+}
 
 #[derive(Clone, Copy, PartialEq)]
 enum Mood {
@@ -87,7 +92,7 @@ impl Fixture {
 
     /// Makes a file and opens it: node id and handle.
     fn create(&self, name: &str) -> (u64, u64) {
-        let made = self.fs.create(CALLER, ROOT_ID, OsStr::new(name), MODE, libc::O_WRONLY);
+        let made = self.fs.create(caller(), ROOT_ID, OsStr::new(name), MODE, libc::O_WRONLY);
         let (entry, handle) = made.unwrap();
         (entry.attr.id, handle)
     }
@@ -114,7 +119,7 @@ impl Fixture {
             mtime: SetTime::Omit,
         };
         let (reply, replied) = replies();
-        self.fs.setattr(CALLER, id, change, reply);
+        self.fs.setattr(caller(), id, change, reply);
         replied
     }
 
@@ -163,7 +168,7 @@ fn code<T>(result: io::Result<T>) -> Option<i32> {
 fn an_error_is_told_once_to_each_handle_and_the_data_is_kept() {
     let fixture = Fixture::new(Mood::Fail(libc::EIO));
     let (id, first) = fixture.create("f");
-    let second = fixture.fs.open(id, libc::O_WRONLY).unwrap();
+    let second = fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap();
     fixture.write(id, 0, b"precious").recv().unwrap().unwrap();
     assert_eq!(code(fixture.fsync(id)), Some(libc::EIO));
     assert_eq!(code(fixture.fs.flush(id, first)), Some(libc::EIO));
@@ -247,7 +252,7 @@ fn only_writers_wait_for_a_disk_that_hangs() {
     assert!(!waiting.is_empty());
     assert_eq!(fixture.fs.status().waiting_writes, waiting.len() as u64);
     assert!(fixture.fs.held_bytes() <= 4 << 20);
-    assert_eq!(fixture.fs.lookup(ROOT_ID, OsStr::new("f")).unwrap().attr.id, id);
+    assert_eq!(fixture.fs.lookup(caller(), ROOT_ID, OsStr::new("f")).unwrap().attr.id, id);
     assert_eq!(fixture.read(id, piece, 10), [1; 10]);
     fixture.create("another");
     assert!(waiting.iter().all(|replied| replied.try_recv().is_err()));
@@ -388,9 +393,9 @@ fn deleted_data_is_not_written() {
     let fixture = Fixture::new(Mood::Work);
     let (id, handle) = fixture.create("f");
     fixture.write(id, 0, &[1; 5000]).recv().unwrap().unwrap();
-    fixture.fs.unlink(CALLER, ROOT_ID, OsStr::new("f")).unwrap();
+    fixture.fs.unlink(caller(), ROOT_ID, OsStr::new("f")).unwrap();
     assert_eq!(fixture.read(id, 0, 5000), [1; 5000]);
-    fixture.fs.release(id, handle);
+    fixture.fs.release(caller(), id, handle);
     fixture.fs.forget(id, 1);
     assert_eq!(fixture.fs.backlog_bytes(), 0);
     assert_eq!(fixture.fs.held_bytes(), 0);
@@ -404,7 +409,7 @@ fn deleted_data_is_not_written() {
 #[test]
 fn a_new_worker_takes_everything_over() {
     let fixture = Fixture::new(Mood::Wait);
-    let made = fixture.fs.mkdir(CALLER, ROOT_ID, OsStr::new("dir"), MODE).unwrap();
+    let made = fixture.fs.mkdir(caller(), ROOT_ID, OsStr::new("dir"), MODE).unwrap();
     let (kept, _) = fixture.create("kept");
     let (moved, _) = fixture.create("moved");
     let (gone, _) = fixture.create("gone");
@@ -413,8 +418,8 @@ fn a_new_worker_takes_everything_over() {
         fixture.write(id, 50, &[byte + 10; 100]).recv().unwrap().unwrap();
     }
     let (from, to) = ((ROOT_ID, OsStr::new("moved")), (made.attr.id, OsStr::new("here")));
-    fixture.fs.rename(CALLER, from, to, 0).unwrap();
-    fixture.fs.unlink(CALLER, ROOT_ID, OsStr::new("gone")).unwrap();
+    fixture.fs.rename(caller(), from, to, 0).unwrap();
+    fixture.fs.unlink(caller(), ROOT_ID, OsStr::new("gone")).unwrap();
     let mtime = fixture.fs.getattr(kept).unwrap().attr.mtime;
 
     let next = attach(&fixture.config, fixture.arena, MoodyStorage::new(Mood::Work));

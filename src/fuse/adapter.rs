@@ -17,7 +17,7 @@ use super::convert::{
     caller, code, file_attr, kind_of_entry, reply_attr, reply_empty, reply_entry, reply_ioctl,
     reply_opened, reply_written, reply_xattr, set_time, sync_kind, ttl,
 };
-use crate::fs::{Change, Entry, Filesystem, Mode, WriteFrom};
+use crate::fs::{Caller, Change, Entry, Filesystem, Mode, WriteFrom};
 
 /// Asked for where the kernel has them. Without KILLPRIV_V2 the kernel looks an attribute up on
 /// every write().
@@ -83,8 +83,8 @@ impl fuser::Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        reply_entry(reply, self.counted().lookup(parent.0, name));
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        reply_entry(reply, self.counted().lookup(caller(request), parent.0, name));
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, nlookup: u64) {
@@ -198,8 +198,12 @@ impl fuser::Filesystem for Adapter {
         reply_entry(reply, self.counted().link(caller(request), ino.0, newparent.0, newname));
     }
 
-    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        reply_opened(reply, self.counted().open(ino.0, flags.0), FopenFlags::FOPEN_KEEP_CACHE);
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        reply_opened(
+            reply,
+            self.counted().open(caller(request), ino.0, flags.0),
+            FopenFlags::FOPEN_KEEP_CACHE,
+        );
     }
 
     fn create(
@@ -279,7 +283,7 @@ impl fuser::Filesystem for Adapter {
 
     fn release(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -287,7 +291,7 @@ impl fuser::Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.counted().release(ino.0, fh.0);
+        self.counted().release(caller(request), ino.0, fh.0);
         reply.ok();
     }
 
@@ -332,15 +336,15 @@ impl fuser::Filesystem for Adapter {
 
     fn readdirplus(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let read = self
-            .counted()
-            .read_directory(ino.0, fh.0, offset, |entry| self.add_plus(ino, entry, &mut reply));
+        let read = self.counted().read_directory(ino.0, fh.0, offset, |entry| {
+            self.add_plus(request, ino, entry, &mut reply)
+        });
         match read {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(code(&error)),
@@ -483,6 +487,7 @@ impl Adapter {
     /// looked up: the kernel does not count them.
     fn add_plus(
         &self,
+        request: &Request,
         dir: INodeNo,
         entry: &crate::fs::DirectoryEntry,
         reply: &mut ReplyDirectoryPlus,
@@ -490,7 +495,12 @@ impl Adapter {
         let name = entry.name.as_os_str();
         let looked_up = match name.as_encoded_bytes() {
             b"." | b".." => self.fs.getattr(dir.0).ok().map(|attr| (attr, 0, false)),
-            _ => self.fs.lookup(dir.0, name).ok().map(|entry| (entry.attr, entry.generation, true)),
+            _ => {
+                // Each entry is counted, also when the request comes again.
+                let caller = Caller { is_repeated: false, ..caller(request) };
+                let entry = self.fs.lookup(caller, dir.0, name).ok();
+                entry.map(|entry| (entry.attr, entry.generation, true))
+            }
         };
         // Gone since the directory was read: left out, as a later read would.
         let Some((attr, generation, counted)) = looked_up else { return true };
