@@ -292,7 +292,7 @@ impl Filesystem {
             backing::rename_at(from_dir.as_fd(), from_name, to_dir.as_fd(), to_name, flags);
         if renamed.is_ok() && !same {
             for (node, parent, name) in moves.into_iter().flatten() {
-                table.set_place(node.slot, parent, name);
+                self.move_node(node, parent, name);
             }
         }
         intents.into_iter().for_each(|intent| table.end_move(intent));

@@ -8,11 +8,15 @@
 //! A node is reached by the descriptor that pins it, else by parent and name. A node whose name
 //! goes away while the kernel knows it is pinned first: the descriptor keeps the inode number from
 //! being given to another file, and outlives the worker in the shared descriptor table.
+//!
+//! The kernel may forget a file that still has bytes to be stored, and the directories above it: a
+//! node is kept as long as it is the parent of another.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::data::FileData;
@@ -77,13 +81,21 @@ impl Foreign {
 pub(super) struct Node {
     pub(super) identity: Identity,
     pub(super) slot: NodeSlot,
+    /// Nodes that are reached by way of this one. Changed under the map's lock.
+    children: AtomicU32,
     pin: Mutex<Option<Arc<OwnedFd>>>,
     data: OnceLock<Box<FileData>>,
 }
 
 impl Node {
     pub(super) fn new(identity: Identity, slot: NodeSlot) -> Node {
-        Node { identity, slot, pin: Mutex::default(), data: OnceLock::new() }
+        Node {
+            identity,
+            slot,
+            children: AtomicU32::new(0),
+            pin: Mutex::default(),
+            data: OnceLock::new(),
+        }
     }
 
     pub(super) fn id(&self) -> u64 {
@@ -111,6 +123,19 @@ impl Node {
 }
 
 type Map = HashMap<u64, Arc<Node>>;
+
+fn gain_child(map: &Map, parent: u64) {
+    if let Some(parent) = map.get(&parent) {
+        parent.children.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn lose_child(map: &Map, parent: u64) {
+    if let Some(parent) = map.get(&parent) {
+        let before = parent.children.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0, "node {} had no child to lose", parent.id());
+    }
+}
 
 /// All nodes.
 pub(super) struct Nodes {
@@ -225,16 +250,20 @@ impl Filesystem {
         let mut map = self.nodes.write();
         let node = match map.get(&id) {
             Some(node) if node.is(attr) => {
-                table.set_place(node.slot, parent, name);
-                node.clone()
+                let node = node.clone();
+                self.set_place(&map, &node, parent, name);
+                node
             }
             Some(stale) => {
                 // Another file has the number now: a new generation tells the kernel.
                 let (slot, known) = (stale.slot, table.lookups(stale.slot));
                 let generation = stale.identity.generation + 1;
+                let children = stale.children.load(Ordering::Relaxed);
+                lose_child(&map, table.place(slot).0);
                 self.forget_descriptors(id);
                 self.nodes.release_slot(slot);
                 let node = self.insert(&mut map, id, generation, attr, parent, name)?;
+                node.children.store(children, Ordering::Relaxed);
                 table.add_lookups(node.slot, known);
                 node
             }
@@ -258,8 +287,32 @@ impl Filesystem {
         let slot = self.nodes.take_slot()?;
         self.arena.nodes().fill(slot, &identity, parent, name);
         let node = Arc::new(Node::new(identity, slot));
+        gain_child(map, parent);
         map.insert(id, node.clone());
         Ok(node)
+    }
+
+    /// Notes that a node is reached by another parent or name from now on.
+    pub(super) fn move_node(&self, node: &Node, parent: u64, name: &OsStr) {
+        self.set_place(&self.nodes.write(), node, parent, name);
+    }
+
+    fn set_place(&self, map: &Map, node: &Node, parent: u64, name: &OsStr) {
+        let table = self.arena.nodes();
+        let (former, _) = table.place(node.slot);
+        if former != parent {
+            gain_child(map, parent);
+            lose_child(map, former);
+        }
+        table.set_place(node.slot, parent, name);
+    }
+
+    /// Counts the children of nodes that were taken over from a former worker.
+    pub(super) fn count_children(&self) {
+        let map = self.nodes.read();
+        for node in map.values() {
+            gain_child(&map, self.arena.nodes().place(node.slot).0);
+        }
     }
 
     /// FORGET: the kernel gives `count` lookups back.
@@ -275,28 +328,37 @@ impl Filesystem {
         self.drop_if_unused(&node);
     }
 
-    /// Lets go of a node that the kernel does not know any more and that holds nothing.
+    /// Lets go of a node that the kernel does not know any more, that holds nothing, and by which no
+    /// other is reached; and of those above it for which the same is true then.
     pub(super) fn drop_if_unused(&self, node: &Arc<Node>) {
-        // Looked at before the map is locked: a file's lock comes first. It stays true, since only
-        // the kernel could add bytes, and it would have to look the node up first.
-        if node.id() == ROOT_ID || node.data_if_any().is_some_and(|data| !data.lock().is_settled())
-        {
-            return;
+        let mut next = Some(node.clone());
+        while let Some(node) = next {
+            // Looked at before the map is locked: a file's lock comes first. It stays true, since
+            // only the kernel could add bytes, and it would have to look the node up first.
+            let is_settled = node.data_if_any().is_none_or(|data| data.lock().is_settled());
+            if node.id() == ROOT_ID || !is_settled {
+                return;
+            }
+            let table = self.arena.nodes();
+            let mut map = self.nodes.write();
+            let is_current = map.get(&node.id()).is_some_and(|known| Arc::ptr_eq(known, &node));
+            let is_parent = node.children.load(Ordering::Relaxed) > 0;
+            // What is open is known: the handle count need not be asked.
+            if !is_current || is_parent || table.lookups(node.slot) > 0 {
+                return;
+            }
+            map.remove(&node.id());
+            let (parent, _) = table.place(node.slot);
+            lose_child(&map, parent);
+            let parent = map.get(&parent).cloned();
+            self.nodes.release_slot(node.slot);
+            drop(map);
+            self.forget_descriptors(node.id());
+            next = parent;
         }
-        let table = self.arena.nodes();
-        let mut map = self.nodes.write();
-        let is_current = map.get(&node.id()).is_some_and(|known| Arc::ptr_eq(known, node));
-        // What is open is known: the handle count need not be asked.
-        if !is_current || table.lookups(node.slot) > 0 {
-            return;
-        }
-        map.remove(&node.id());
-        self.nodes.release_slot(node.slot);
-        drop(map);
-        self.forget_descriptors(node.id());
     }
 
-    fn forget_descriptors(&self, id: u64) {
+    pub(super) fn forget_descriptors(&self, id: u64) {
         self.paths.remove(id);
         self.files.remove(id);
     }

@@ -29,6 +29,7 @@ impl Filesystem {
             }
         }
         self.remember_root()?;
+        self.count_children();
         for (id, parent, name) in table.take_unfinished_moves() {
             self.settle_move(id, parent, name);
         }
@@ -77,7 +78,7 @@ impl Filesystem {
         let Ok(node) = self.node(id) else { return };
         let there = self.directory(parent).and_then(|dir| backing::attr_at(dir.as_fd(), &name));
         if there.is_ok_and(|attr| attr.dev == node.identity.dev && attr.ino == node.identity.ino) {
-            self.arena.nodes().set_place(node.slot, parent, &name);
+            self.move_node(&node, parent, &name);
         }
     }
 

@@ -387,6 +387,28 @@ fn truncation_waits_for_bytes_in_flight() {
     assert_eq!(std::fs::read(fixture.path("f")).unwrap(), [1; 10]);
 }
 
+/// Goal: the kernel may forget a file and the directory it is in while bytes of the file are to be
+/// stored: both stay reachable until they are, and are forgotten then.
+#[test]
+fn forgotten_directories_of_buffered_files_stay_reachable() {
+    let fixture = Fixture::new(Mood::Wait);
+    let dir = fixture.fs.mkdir(caller(), ROOT_ID, OsStr::new("dir"), MODE).unwrap().attr.id;
+    let made = fixture.fs.create(caller(), dir, OsStr::new("f"), MODE, libc::O_WRONLY).unwrap();
+    let (id, handle) = (made.0.attr.id, made.1);
+    fixture.write(id, 0, &[1; 5000]).recv().unwrap().unwrap();
+    fixture.fs.release(caller(), id, handle);
+    fixture.fs.forget(id, 1);
+    fixture.fs.forget(dir, 1);
+    let node = fixture.fs.node(id).unwrap();
+    fixture.fs.forget_descriptors(id);
+    fixture.fs.forget_descriptors(dir);
+    assert!(fixture.fs.path_fd(&node).is_ok());
+    fixture.storage.set(Mood::Work);
+    fixture.fs.finish();
+    fixture.wait_until("nothing to be known", |fs| fs.node(id).is_err() && fs.node(dir).is_err());
+    assert_eq!(std::fs::read(fixture.path("dir/f")).unwrap(), [1; 5000]);
+}
+
 /// Goal: what is deleted is never written.
 #[test]
 fn deleted_data_is_not_written() {
