@@ -285,7 +285,12 @@ impl Actor {
             fs::rename(&old, &new).expect("rename");
             shelf.name.store(name + 1, Ordering::SeqCst);
         } else {
-            fs::hard_link(&old, &new).expect("link");
+            if fs::hard_link(&old, &new).is_err() {
+                // Linux takes no link count from LINK's reply while the file is being cut; after the
+                // unlink it believes that no name is left, until it asks again.
+                fs::metadata(&old).expect("stat");
+                fs::hard_link(&old, &new).expect("link");
+            }
             shelf.name.store(name + 1, Ordering::SeqCst);
             fs::remove_file(&old).expect("unlink");
         }
