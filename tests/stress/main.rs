@@ -213,9 +213,10 @@ fn records_with_memory_to_spare() {
     records(&mount, &all_roles(), || {});
 }
 
-/// Goal: as above, with drains all the time: of what is read, written and cut at that moment.
+/// Goal: as above, with drains all the time: of what is read, written and cut at that moment. Slow
+/// ones, so that bytes are on their way for long.
 fn records_while_draining() {
-    let mount = Mount::beside(&TINY);
+    let mount = Mount::beside(&[&TINY[..], &["--drain-rate", "20M"]].concat());
     records(&mount, &all_roles(), || {});
 }
 
