@@ -50,7 +50,7 @@ impl Filesystem {
         let mut attr = *attr;
         if let Some(data) = node.data_if_any() {
             let state = data.lock();
-            attr.size = attr.size.max(state.buffer.end());
+            attr.size = attr.size.max(state.end());
             let backlog_bytes = state.buffer.dirty_bytes() + state.buffer.in_flight_bytes();
             attr.blocks += backlog_bytes.div_ceil(512);
             if let Some((secs, nanos)) = self.arena.nodes().mtime(node.slot) {
