@@ -87,7 +87,7 @@ impl Filesystem {
             let state = data.lock();
             let backlog_bytes = state.buffer.dirty_bytes() + state.buffer.in_flight_bytes();
             attr.blocks += blocks_to_come(&attr, backlog_bytes, state.buffer.end());
-            attr.size = attr.size.max(state.buffer.end());
+            attr.size = attr.size.max(state.end());
             is_moving = backlog_bytes > 0 || self.arena.nodes().open(node.slot) > 0;
             if let Some((secs, nanos)) = self.arena.nodes().mtime(node.slot) {
                 attr.mtime = Time { secs, nanos };

@@ -25,6 +25,9 @@ pub(super) struct Failure {
 /// What a file's lock guards.
 pub(super) struct FileState {
     pub(super) buffer: FileBuffer,
+    /// One past the last byte that was stored and not cut off since: the backing file is at least
+    /// that long.
+    pub(super) stored_end: u64,
     /// Where the next turn by age looks for bytes: one chunk after the other, so that none waits
     /// for ever behind one that is written again and again.
     pub(super) age_cursor: u64,
@@ -42,6 +45,12 @@ pub(super) struct FileState {
 }
 
 impl FileState {
+    /// The file is at least that long. Not less while bytes go from the buffer to the backing file,
+    /// so that it mends a size that was asked of the backing file before.
+    pub(super) fn end(&self) -> u64 {
+        self.buffer.end().max(self.stored_end)
+    }
+
     /// Nothing is buffered and nothing waits: the node may be forgotten.
     pub(super) fn is_settled(&self) -> bool {
         self.buffer.is_clean() && self.waiters.is_empty() && self.barriers == 0
@@ -60,6 +69,7 @@ impl FileData {
     pub(super) fn new(geometry: Geometry, queue: Arc<LaneQueue>) -> FileData {
         let state = FileState {
             buffer: FileBuffer::new(geometry),
+            stored_end: 0,
             age_cursor: 0,
             barriers: 0,
             waiters: Vec::new(),

@@ -186,6 +186,7 @@ impl Filesystem {
             let before = state.buffer.dirty_bytes();
             let mut steps = Vec::new();
             state.buffer.truncate(size, &mut steps);
+            state.stored_end = state.stored_end.min(size);
             self.carry_out(node, &steps, &[]);
             let dropped = before - state.buffer.dirty_bytes();
             self.backlog_bytes.fetch_sub(dropped, Ordering::Relaxed);

@@ -45,6 +45,7 @@ impl Source for Filesystem {
         self.with_state(run.file, |node, state| {
             let mut steps = Vec::new();
             state.buffer.complete(&run.pieces, &mut steps);
+            state.stored_end = state.stored_end.max(run.offset + run.len);
             self.carry_out(node, &steps, &[]);
             self.backlog_bytes.fetch_sub(run.len, Ordering::Relaxed);
             if state.failure.take().is_some() {

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::io::{self, IoSlice};
 use std::os::fd::{BorrowedFd, IntoRawFd};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -226,6 +227,33 @@ fn a_write_as_a_turn_ends_is_not_forgotten() {
             let (id, _) = fixture.create(&format!("f{file}"));
             scope.spawn(move || write_and_wait(id));
         }
+    });
+}
+
+/// Goal: the size shown is never less than what was acknowledged before, also when the bytes leave
+/// for the backing file at that very moment.
+#[test]
+fn the_size_does_not_shrink_while_bytes_are_stored() {
+    let fixture = &Fixture::new(Mood::Work);
+    let (id, _) = fixture.create("f");
+    let acknowledged = &std::sync::atomic::AtomicU64::new(0);
+    let done = &std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(move || {
+                while !done.load(Ordering::SeqCst) {
+                    let least = acknowledged.load(Ordering::SeqCst);
+                    let size = fixture.fs.getattr(id).unwrap().attr.size;
+                    assert!(size >= least, "{size} of {least} bytes are shown");
+                }
+            });
+        }
+        for number in 0..300 {
+            fixture.write(id, number * 10, &[1; 10]).recv().unwrap().unwrap();
+            acknowledged.store(number * 10 + 10, Ordering::SeqCst);
+            fixture.fsync(id).unwrap();
+        }
+        done.store(true, Ordering::SeqCst);
     });
 }
 
