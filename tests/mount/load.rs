@@ -217,7 +217,10 @@ pub fn others_are_answered_while_writers_wait() {
                 .unwrap()
         })
         .collect();
-    mount.wait_for("writers to wait", |status| status["waiting_writes"].as_u64() > Some(0));
+    let begun = || (0..8).all(|n| mount.path().join(format!("big{n}")).exists());
+    mount.wait_for("writers to wait", |status| {
+        status["waiting_writes"].as_u64() > Some(0) && begun()
+    });
     // Kept open: closing a file that others write waits for what they have written so far, as the
     // kernel does it on every FUSE filesystem with a writeback cache.
     let reader = File::open(mount.path().join("big2")).unwrap();
