@@ -12,6 +12,8 @@ use super::nodes::{Node, ROOT_ID};
 use super::{Filesystem, Reply};
 use crate::backing::{self, Attr, FsStats, SetTime, Time, errno};
 
+/// Longest list of names: the kernel's own bound.
+const XATTR_LIST_MAX: usize = 64 << 10;
 const CAPABILITIES: &str = "security.capability";
 const ACCESS_ACL: &str = "system.posix_acl_access";
 const DEFAULT_ACL: &str = "system.posix_acl_default";
@@ -272,9 +274,20 @@ impl Filesystem {
         Ok(())
     }
 
-    /// LISTXATTR into `buf`; an empty one asks for the length.
-    pub fn list_xattr(&self, id: u64, buf: &mut [u8]) -> io::Result<usize> {
-        backing::list_xattr(self.path_fd(&self.node(id)?)?.as_fd(), buf)
+    /// LISTXATTR: the names, each ended by NUL. Those that only CAP_SYS_ADMIN may read are shown to
+    /// nobody else, see xattr(7).
+    pub fn list_xattr(&self, caller: Caller, id: u64) -> io::Result<Vec<u8>> {
+        let path = self.path_fd(&self.node(id)?)?;
+        let mut names = vec![0; XATTR_LIST_MAX];
+        let len = backing::list_xattr(path.as_fd(), &mut names)?;
+        names.truncate(len);
+        let is_trusted = |name: &[u8]| name.starts_with(b"trusted.");
+        let mut each = names.split_inclusive(|byte| *byte == 0);
+        if each.any(is_trusted) && !caller.is_admin() {
+            let shown = names.split_inclusive(|byte| *byte == 0).filter(|name| !is_trusted(name));
+            names = shown.flatten().copied().collect();
+        }
+        Ok(names)
     }
 
     /// REMOVEXATTR.

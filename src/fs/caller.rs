@@ -10,6 +10,8 @@ use crate::backing::Credentials;
 
 /// CAP_FSETID of capabilities(7): its holder's writes and truncations leave set-id bits alone.
 const CAP_FSETID: u64 = 1 << 4;
+/// CAP_SYS_ADMIN.
+const CAP_SYS_ADMIN: u64 = 1 << 21;
 
 /// On whose behalf something is done.
 #[derive(Clone, Copy, Debug)]
@@ -46,8 +48,17 @@ impl Caller {
 
     /// Whether the caller's writes leave set-id bits alone.
     pub(super) fn keeps_set_ids(&self) -> bool {
+        self.has_capability(CAP_FSETID)
+    }
+
+    /// Whether the caller may see `trusted` attributes.
+    pub(super) fn is_admin(&self) -> bool {
+        self.has_capability(CAP_SYS_ADMIN)
+    }
+
+    fn has_capability(&self, capability: u64) -> bool {
         match self.rights() {
-            Some(rights) => rights.effective_capabilities & CAP_FSETID != 0,
+            Some(rights) => rights.effective_capabilities & capability != 0,
             None => self.uid == 0,
         }
     }

@@ -165,6 +165,11 @@ impl Filesystem {
         self.arena.counters()
     }
 
+    /// Runs `job` on a thread that may wait for the disk, or for other requests to be answered.
+    pub fn on_pool(&self, job: impl FnOnce() + Send + 'static) {
+        self.pool.run(job);
+    }
+
     fn root(&self) -> BorrowedFd<'_> {
         // SAFETY: opened by the keeper before the mount and never closed.
         unsafe { BorrowedFd::borrow_raw(self.root) }

@@ -9,7 +9,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::caller::Caller;
 use super::data::{FileData, FileState};
 use super::nodes::Node;
 use super::{Filesystem, Reply, errno};
@@ -201,27 +200,12 @@ impl Filesystem {
         self.room_made();
     }
 
-    /// FALLOCATE: the backing filesystem's own, on a clean file.
-    pub fn allocate(
-        &self,
-        caller: Caller,
-        id: u64,
-        mode: i32,
-        offset: u64,
-        len: u64,
-        reply: Reply<()>,
-    ) {
+    /// FALLOCATE: the backing filesystem's own, on a clean file. The kernel's FUSE refuses modes that
+    /// move what follows, so that it does no harm when it is done twice.
+    pub fn allocate(&self, id: u64, mode: i32, offset: u64, len: u64, reply: Reply<()>) {
         self.on_clean_file(id, reply, move |me, node| {
             let file = me.writable_file(node)?;
             me.data(node)?.lock().unsynced = true;
-            // These move what follows: done twice they would take or make room twice.
-            if mode & (libc::FALLOC_FL_COLLAPSE_RANGE | libc::FALLOC_FL_INSERT_RANGE) != 0 {
-                let size = Some((backing::attr((*file).as_fd())?.size, 0));
-                if me.found_before(caller).is_some_and(|[found, _]| found != size) {
-                    return Ok(());
-                }
-                me.begin_attempt(caller, [size, None]);
-            }
             backing::allocate((*file).as_fd(), mode, offset, len)
         });
     }

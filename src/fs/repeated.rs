@@ -1,6 +1,5 @@
 //! Requests that come again because a worker died before it answered, and that would not find what
-//! they found the first time: the name is made, gone or moved, the attribute set or removed, the
-//! range collapsed.
+//! they found the first time: the name is made, gone or moved, the attribute set or removed.
 //!
 //! What they found is noted in the arena before they are carried out ([`Attempts`]). The kernel
 //! holds the directory's lock, or the inode's, until the request is answered, and nobody else

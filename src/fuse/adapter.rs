@@ -398,11 +398,19 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        reply_xattr(reply, size, |value| self.counted().get_xattr(ino.0, name, value));
+        let mut value = vec![0; size as usize];
+        match self.counted().get_xattr(ino.0, name, &mut value) {
+            Ok(len) if size == 0 => reply.size(len as u32),
+            Ok(len) => reply.data(&value[..len]),
+            Err(error) => reply.error(code(&error)),
+        }
     }
 
-    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        reply_xattr(reply, size, |value| self.counted().list_xattr(ino.0, value));
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        match self.counted().list_xattr(caller(request), ino.0) {
+            Ok(names) => reply_xattr(reply, size, &names),
+            Err(error) => reply.error(code(&error)),
+        }
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -419,13 +427,12 @@ impl fuser::Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let caller = caller(request);
-        let killed = self.fs.kill_privileges_unless_kept(caller, ino.0);
+        let killed = self.fs.kill_privileges_unless_kept(caller(request), ino.0);
         if let Err(error) = self.privileges_killed(ino, killed) {
             return reply.error(code(&error));
         }
         let answer = Box::new(move |result| reply_empty(reply, result));
-        self.counted().allocate(caller, ino.0, mode, offset, length, answer);
+        self.counted().allocate(ino.0, mode, offset, length, answer);
     }
 
     fn ioctl(
@@ -456,7 +463,22 @@ impl fuser::Filesystem for Adapter {
             Ok(offset) => reply.offset(offset),
             Err(error) => reply.error(code(&error)),
         };
-        self.counted().seek(ino.0, offset, whence, Box::new(answer));
+        let fs = self.counted().clone();
+        if !fs.uses_writeback_cache() {
+            return fs.seek(ino.0, offset, whence, Box::new(answer));
+        }
+        let notifier = self.notifier.clone();
+        self.fs.on_pool(move || {
+            // The kernel asks before it has handed over what was just written. Told to let go of
+            // the file's pages, it writes them out first, and waits until other threads of ours
+            // have answered.
+            if let Some(notifier) = notifier.get()
+                && let Err(error) = notifier.inval_inode(ino, 0, 0)
+            {
+                log::debug!("cannot have node {ino} written out: {error}");
+            }
+            fs.seek(ino.0, offset, whence, Box::new(answer));
+        });
     }
 
     fn copy_file_range(

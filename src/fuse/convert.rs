@@ -136,16 +136,11 @@ pub(super) fn reply_ioctl(reply: ReplyIoctl, result: io::Result<(i32, Vec<u8>)>)
     }
 }
 
-/// A value, or its length when the caller only asks for that (`size` 0).
-pub(super) fn reply_xattr(
-    reply: ReplyXattr,
-    size: u32,
-    get: impl FnOnce(&mut [u8]) -> io::Result<usize>,
-) {
-    let mut value = vec![0; size as usize];
-    match get(&mut value) {
-        Ok(len) if size == 0 => reply.size(len as u32),
-        Ok(len) => reply.data(&value[..len]),
-        Err(error) => reply.error(code(&error)),
+/// A list of names, or its length when the caller only asks for that (`size` 0).
+pub(super) fn reply_xattr(reply: ReplyXattr, size: u32, names: &[u8]) {
+    match names.len() {
+        len if size == 0 => reply.size(len as u32),
+        len if len > size as usize => reply.error(Errno::ERANGE),
+        _ => reply.data(names),
     }
 }

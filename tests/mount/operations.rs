@@ -43,6 +43,8 @@ try setfattr -x user.key d/attr; getfattr -d d/attr; stat -f -c %l d
 try dd if=/dev/zero of=d/holes bs=4096 count=1 seek=10 conv=fsync status=none; show d/holes
 python3 -c 'import os; f = os.open("d/holes", os.O_RDWR)
 print([os.lseek(f, 0, how) for how in (os.SEEK_DATA, os.SEEK_HOLE)])
+fresh = os.open("d/fresh", os.O_RDWR | os.O_CREAT); os.pwrite(fresh, b"x" * 9000, 1 << 20)
+print([os.lseek(fresh, at, how) for at in (0, 1 << 20) for how in (os.SEEK_DATA, os.SEEK_HOLE)])
 print(os.copy_file_range(f, f, 4096, 40960, 0), os.pread(f, 3, 0), os.fdatasync(f))'
 rm -rf d copy; ls | wc -l
 "#;
