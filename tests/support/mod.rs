@@ -73,8 +73,23 @@ impl Mount {
         Self::make(options, "warn", "below", "out")
     }
 
+    /// As [`Mount::over`], on a directory of its own below `parent`.
+    pub fn over_in(parent: &Path, options: &[&str]) -> Mount {
+        Self::make_in(parent, options, "warn", "out", "out")
+    }
+
     fn make(options: &[&str], log_filter: &str, backing: &str, mountpoint: &str) -> Mount {
-        let dir = tempfile::Builder::new().prefix("coalescefs-test-").tempdir().unwrap();
+        Self::make_in(&std::env::temp_dir(), options, log_filter, backing, mountpoint)
+    }
+
+    fn make_in(
+        parent: &Path,
+        options: &[&str],
+        log_filter: &str,
+        backing: &str,
+        mountpoint: &str,
+    ) -> Mount {
+        let dir = tempfile::Builder::new().prefix("coalescefs-test-").tempdir_in(parent).unwrap();
         let (backing, mountpoint) = (dir.path().join(backing), dir.path().join(mountpoint));
         fs::create_dir_all(&backing).unwrap();
         fs::create_dir_all(&mountpoint).unwrap();
