@@ -21,12 +21,7 @@ pub const KNOWN_DIFFERENCES: &[Known] = &[
         on: &[],
         why: "the FUSE library has no TMPFILE request: EOPNOTSUPP, on which programs fall back",
     },
-    Known {
-        case: "open::temporary_files",
-        call: "O_TMPFILE RW",
-        on: &[],
-        why: "as above",
-    },
+    Known { case: "open::temporary_files", call: "O_TMPFILE RW", on: &[], why: "as above" },
 ];
 
 /// The ones of a case on a kind of filesystem.

@@ -1,6 +1,12 @@
 //! The table: all cases, by group.
 
+mod ioctl;
+mod large;
+mod locks;
+mod names;
 mod open;
+mod space;
+mod xattr;
 
 use crate::compare::Case;
 
@@ -21,6 +27,52 @@ pub fn all() -> Vec<Case> {
         open::deleted_files_again,
         open::modes_and_umask,
         open::running_programs_are_not_written,
+        names::rename_plain,
+        names::rename_noreplace,
+        names::rename_exchange,
+        names::rename_whiteout,
+        names::rename_odd,
+        names::rename_of_open_files,
+        names::link_and_linkat,
+        names::unlink_and_rmdir,
+        names::a_removed_current_directory,
+        names::mkdir_mknod_symlink,
+        names::long_names_and_any_byte,
+        names::loops_and_depth,
+        names::names_come_back,
+        space::fallocate_allocating,
+        space::fallocate_zeroing,
+        space::fallocate_moving,
+        space::fallocate_odd,
+        space::data_and_holes,
+        space::lseek_values,
+        space::copy_file_range,
+        space::truncate,
+        space::too_big,
+        space::past_sixteen_tebibytes,
+        space::limit_of_the_file_size,
+        ioctl::file_flags,
+        ioctl::forbidding_flags,
+        ioctl::extended_flags,
+        ioctl::clones,
+        ioctl::extents,
+        ioctl::generic,
+        xattr::each_namespace,
+        xattr::as_an_ordinary_user,
+        xattr::sizes_at_the_limits,
+        xattr::of_open_files,
+        xattr::capabilities,
+        xattr::acl_values,
+        xattr::acl_inheritance,
+        xattr::acl_permissions,
+        locks::flock_conflicts,
+        locks::blocking,
+        locks::a_wait_is_interrupted,
+        locks::fcntl_ranges,
+        locks::deadlock,
+        locks::leases,
+        large::a_large_directory,
+        large::many_links,
     ]
 }
 
