@@ -12,7 +12,8 @@ const IMAGE_BYTES: u64 = 400 << 20;
 
 /// Filesystems that can be made, and by what.
 const KINDS: [(&str, &[&str]); 4] = [
-    ("ext4", &["mkfs.ext4", "-q", "-F"]),
+    // Blocks of the size that FUSE shows for its own; a small image would have smaller ones.
+    ("ext4", &["mkfs.ext4", "-q", "-F", "-b", "4096"]),
     ("xfs", &["mkfs.xfs", "-q", "-f"]),
     ("btrfs", &["mkfs.btrfs", "-q", "-f"]),
     ("tmpfs", &[]),
@@ -20,10 +21,10 @@ const KINDS: [(&str, &[&str]); 4] = [
 
 /// A place for mounts and plain directories on one filesystem.
 pub struct Ground {
-    /// What trials are named after.
-    pub name: &'static str,
     /// The kind of filesystem.
     pub kind: &'static str,
+    /// Entries of a large directory; fewer where time is better spent on other things.
+    pub entries: usize,
     dir: PathBuf,
     mounted: bool,
     _holder: TempDir,
@@ -41,7 +42,7 @@ impl Ground {
             _ => "other",
         };
         let dir = holder.path().to_path_buf();
-        Ground { name: "here", kind, dir, mounted: false, _holder: holder }
+        Ground { kind, entries: 100_000, dir, mounted: false, _holder: holder }
     }
 
     /// Those that can be made, or why not.
@@ -68,7 +69,7 @@ impl Ground {
         };
         run(mount.arg(&dir))?;
         // From here on Drop unmounts.
-        let ground = Ground { name: kind, kind, dir, mounted: true, _holder: holder };
+        let ground = Ground { kind, entries: 10_000, dir, mounted: true, _holder: holder };
         crate::sys::let_all_in(ground.path());
         Ok(ground)
     }

@@ -9,8 +9,6 @@ use libc::*;
 use crate::log::Log;
 use crate::sys::{self, c, open, openat, sys};
 
-/// Entries of the large directory.
-const ENTRIES: usize = 100_000;
 const LINKS: usize = 10_000;
 
 /// The rest of a directory's entries: position after it, name.
@@ -44,26 +42,33 @@ fn make(dir: &OwnedFd, name: &str) {
 }
 
 /// How often the names that were there all the time were listed.
-fn count(log: &Log, what: &str, listed: &[(i64, Vec<u8>)], stayed: impl Fn(usize) -> bool) {
+fn count(
+    log: &Log,
+    what: &str,
+    listed: &[(i64, Vec<u8>)],
+    stayed: &mut dyn Iterator<Item = usize>,
+) {
     let mut seen: BTreeMap<&[u8], usize> = BTreeMap::new();
     listed.iter().for_each(|(_, name)| *seen.entry(name).or_default() += 1);
     let times = |at: &usize| seen.get(format!("entry {at}").as_bytes()).copied().unwrap_or(0);
-    let stayed: Vec<usize> = (0..ENTRIES).filter(|at| stayed(*at)).collect();
+    let stayed: Vec<usize> = stayed.collect();
     let missed = stayed.iter().filter(|at| times(at) == 0).count();
     let doubled = stayed.iter().filter(|at| times(at) > 1).count();
     log.line(what, format_args!("{} stayed, {missed} missed, {doubled} doubled", stayed.len()));
 }
 
 pub fn a_large_directory(log: &Log) {
+    let count_of_entries = std::env::var(crate::compare::ENTRIES_VARIABLE).unwrap();
+    let size: usize = count_of_entries.parse().unwrap();
     fs::create_dir("d").unwrap();
     let dir = open("d", O_RDONLY, 0).unwrap();
-    (0..ENTRIES).for_each(|at| make(&dir, &format!("entry {at}")));
+    (0..size).for_each(|at| make(&dir, &format!("entry {at}")));
     let listed = entries(&dir, usize::MAX);
     log.line("listed", listed.len());
-    count(log, "listed", &listed, |_| true);
+    count(log, "listed", &listed, &mut (0..size));
     // Every position leads on to what followed it, in any order.
     let mut wrong = 0;
-    for at in (0..listed.len() - 1).step_by(1777).rev() {
+    for at in (0..listed.len() - 1).step_by(size / 50 + 1).rev() {
         seek(&dir, listed[at].0);
         wrong += usize::from(entries(&dir, 1)[0].1 != listed[at + 1].1);
     }
@@ -71,16 +76,16 @@ pub fn a_large_directory(log: &Log) {
     log.line("links", sys::fstat(&dir).unwrap().st_nlink);
     // Removed and created while listed: what stays is seen once.
     seek(&dir, 0);
-    let mut listed = entries(&dir, 20_000);
+    let mut listed = entries(&dir, size / 5);
     let position = listed.last().unwrap().0;
     let writer = open("d", O_RDONLY, 0).unwrap();
-    for at in (0..ENTRIES).filter(|at| at % 5 == 0) {
+    for at in (0..size).step_by(5) {
         let name = c(format!("entry {at}"));
         sys!(unlinkat(writer.as_raw_fd(), name.as_ptr(), 0)).unwrap();
     }
-    (0..5000).for_each(|at| make(&writer, &format!("new {at}")));
+    (0..size / 20).for_each(|at| make(&writer, &format!("new {at}")));
     listed.extend(entries(&dir, usize::MAX));
-    count(log, "while changed", &listed, |at| at % 5 != 0);
+    count(log, "while changed", &listed, &mut (0..size).filter(|at| at % 5 != 0));
     seek(&dir, position);
     log.line("goes on", !entries(&dir, 1).is_empty());
     seek(&dir, 0);

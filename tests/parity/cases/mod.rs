@@ -6,6 +6,8 @@ mod locks;
 mod names;
 mod open;
 mod space;
+mod stat;
+mod writes;
 mod xattr;
 
 use crate::compare::Case;
@@ -73,6 +75,21 @@ pub fn all() -> Vec<Case> {
         locks::leases,
         large::a_large_directory,
         large::many_links,
+        stat::fields,
+        stat::birth_and_direct_io,
+        stat::of_the_filesystem,
+        stat::set_times,
+        stat::times_of_others,
+        stat::what_moves_times,
+        stat::relatime,
+        writes::append_by_several_processes,
+        writes::append_and_positions,
+        writes::direct_aligned,
+        writes::direct_unaligned,
+        writes::vectors_with_flags,
+        writes::vectors_with_hints,
+        writes::bad_arguments,
+        writes::advice_and_sync,
     ]
 }
 

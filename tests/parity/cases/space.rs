@@ -273,13 +273,8 @@ pub fn limit_of_the_file_size(log: &Log) {
     for ignored in [true, false] {
         sys::in_child(log, if ignored { "ignored" } else { "not ignored" }, || {
             if ignored {
-                sys!(sigaction(
-                    SIGXFSZ,
-                    // SAFETY: plain old data.
-                    &sigaction { sa_sigaction: SIG_IGN, ..unsafe { std::mem::zeroed() } },
-                    std::ptr::null_mut()
-                ))
-                .unwrap();
+                // SAFETY: no pointers.
+                unsafe { signal(SIGXFSZ, SIG_IGN) };
             }
             let limit = rlimit { rlim_cur: 65_536, rlim_max: RLIM_INFINITY };
             sys!(setrlimit(RLIMIT_FSIZE, &limit)).unwrap();
