@@ -153,6 +153,11 @@ pub fn log_stat(log: &Log, name: &str) {
     log.value(format_args!("stat {name}"), lstat(name).map(|stat| shown(&stat)));
 }
 
+/// Logs what stat(2) says of a name after a call.
+pub fn log_stat_after(log: &Log, call: &str, name: &str) {
+    log.value(format_args!("{call}: stat {name}"), lstat(name).map(|stat| shown(&stat)));
+}
+
 /// Logs a whole file: size, hash.
 pub fn log_file(log: &Log, name: &str) {
     log.value(format_args!("contents of {name}"), fs::read(name).map(|bytes| brief(&bytes)));

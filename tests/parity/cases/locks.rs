@@ -83,7 +83,9 @@ pub fn blocking(log: &Log) {
     let fd = sys::file("file", b"bytes");
     let raw = fd.as_raw_fd();
     sys!(flock(raw, LOCK_EX)).unwrap();
-    let unlock = || drop(sys!(flock(raw, LOCK_UN)).unwrap());
+    let unlock = || {
+        sys!(flock(raw, LOCK_UN)).unwrap();
+    };
     waits(log, "flock", unlock, || {
         log.ok("flock", sys!(flock(again().as_raw_fd(), LOCK_EX)));
     });

@@ -3,8 +3,11 @@
 mod ioctl;
 mod large;
 mod locks;
+mod mapping;
 mod names;
 mod open;
+mod pipes;
+mod rights;
 mod space;
 mod stat;
 mod writes;
@@ -22,6 +25,8 @@ macro_rules! cases {
 /// Every case.
 pub fn all() -> Vec<Case> {
     cases![
+        large::a_large_directory,
+        large::many_links,
         open::every_flag_on_every_type,
         open::bad_descriptors_and_resolve_flags,
         open::temporary_files,
@@ -53,12 +58,32 @@ pub fn all() -> Vec<Case> {
         space::too_big,
         space::past_sixteen_tebibytes,
         space::limit_of_the_file_size,
-        ioctl::file_flags,
-        ioctl::forbidding_flags,
-        ioctl::extended_flags,
-        ioctl::clones,
-        ioctl::extents,
-        ioctl::generic,
+        writes::append_by_several_processes,
+        writes::append_and_positions,
+        writes::direct_aligned,
+        writes::direct_unaligned,
+        writes::vectors_with_flags,
+        writes::vectors_with_hints,
+        writes::bad_arguments,
+        writes::half_a_buffer,
+        writes::advice_and_sync,
+        mapping::shared_and_private,
+        mapping::past_the_end,
+        mapping::arguments,
+        mapping::advice_on_mappings,
+        mapping::written_from_its_own_mapping,
+        mapping::without_descriptor_and_name,
+        pipes::splice_both_ways,
+        pipes::sendfile_all_ways,
+        pipes::fifos_and_sockets,
+        pipes::inotify,
+        stat::fields,
+        stat::birth_and_direct_io,
+        stat::of_the_filesystem,
+        stat::set_times,
+        stat::times_of_others,
+        stat::what_moves_times,
+        stat::relatime,
         xattr::each_namespace,
         xattr::as_an_ordinary_user,
         xattr::sizes_at_the_limits,
@@ -67,29 +92,25 @@ pub fn all() -> Vec<Case> {
         xattr::acl_values,
         xattr::acl_inheritance,
         xattr::acl_permissions,
+        rights::set_id_bits_go,
+        rights::set_id_bits_of_root,
+        rights::chmod_and_chown,
+        rights::directories_with_set_group_id,
+        rights::sticky_directories,
+        rights::denials,
+        rights::rights_are_of_the_moment_of_opening,
         locks::flock_conflicts,
         locks::blocking,
         locks::a_wait_is_interrupted,
         locks::fcntl_ranges,
         locks::deadlock,
         locks::leases,
-        large::a_large_directory,
-        large::many_links,
-        stat::fields,
-        stat::birth_and_direct_io,
-        stat::of_the_filesystem,
-        stat::set_times,
-        stat::times_of_others,
-        stat::what_moves_times,
-        stat::relatime,
-        writes::append_by_several_processes,
-        writes::append_and_positions,
-        writes::direct_aligned,
-        writes::direct_unaligned,
-        writes::vectors_with_flags,
-        writes::vectors_with_hints,
-        writes::bad_arguments,
-        writes::advice_and_sync,
+        ioctl::file_flags,
+        ioctl::forbidding_flags,
+        ioctl::extended_flags,
+        ioctl::clones,
+        ioctl::extents,
+        ioctl::generic,
     ]
 }
 

@@ -208,7 +208,7 @@ fn full_acl(mask: u16) -> Vec<u8> {
 }
 
 fn log_acl(log: &Log, name: &str) {
-    sys::log_stat(log, name);
+    sys::log_stat_after(log, "ACL", name);
     log.value(format_args!("access ACL of {name}"), get(name, ACCESS, 1000));
     log.value(format_args!("default ACL of {name}"), get(name, DEFAULT, 1000));
 }
