@@ -49,7 +49,12 @@ pub fn file_flags(log: &Log) {
 pub fn forbidding_flags(log: &Log) {
     for (flag_name, flag) in [("APPEND", 0x20), ("IMMUTABLE", 0x10)] {
         let fd = sys::file("file", b"bytes");
-        let set = |flags: c_int| sys!(ioctl(fd.as_raw_fd(), FS_IOC_SETFLAGS, &flags));
+        let mut before: c_int = 0;
+        let _ = sys!(ioctl(fd.as_raw_fd(), FS_IOC_GETFLAGS, &mut before));
+        let set = |flag: c_int| {
+            let flags = before | flag;
+            sys!(ioctl(fd.as_raw_fd(), FS_IOC_SETFLAGS, &flags))
+        };
         log.ok(format_args!("SETFLAGS {flag_name}"), set(flag));
         log.ok(format_args!("{flag_name}: open to write"), open("file", O_WRONLY, 0));
         log.ok(format_args!("{flag_name}: to append"), open("file", O_WRONLY | O_APPEND, 0));
