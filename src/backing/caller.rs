@@ -15,6 +15,8 @@ use std::io;
 /// CAP_DAC_OVERRIDE (1), CAP_DAC_READ_SEARCH (2), and CAP_MKNOD (27), which the kernel has
 /// checked for the caller as well; see capabilities(7).
 const RAISED: u64 = 1 << 1 | 1 << 2 | 1 << 27;
+/// CAP_SYS_ADMIN, in the first word of the set.
+const ADMIN: u32 = 1 << 21;
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
 #[repr(C)]
@@ -155,17 +157,38 @@ fn set_ids(uid: u32, gid: u32) -> io::Result<()> {
     if done { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
 }
 
+/// Runs `act` on this thread without CAP_SYS_ADMIN, for what the backing filesystem decides by it.
+/// Errors of its own only when the thread's capabilities cannot be set.
+pub fn without_admin<T>(act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    struct Raise;
+    impl Drop for Raise {
+        fn drop(&mut self) {
+            // It was there before, so it is permitted.
+            let _ = change_effective(|data| data[0].effective |= ADMIN & data[0].permitted);
+        }
+    }
+    change_effective(|data| data[0].effective &= !ADMIN)?;
+    let _raise = Raise;
+    act()
+}
+
 fn raise_capabilities() -> io::Result<()> {
+    let wanted = [RAISED as u32, (RAISED >> 32) as u32];
+    change_effective(|data| {
+        for (data, wanted) in data.iter_mut().zip(wanted) {
+            data.effective |= wanted & data.permitted;
+        }
+    })
+}
+
+fn change_effective(change: impl FnOnce(&mut [Data; 2])) -> io::Result<()> {
     let mut header = Header { version: CAPABILITY_VERSION_3, pid: 0 };
     let mut data = [Data::default(); 2];
     // SAFETY: structures of version 3, for this thread.
     if unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    let wanted = [RAISED as u32, (RAISED >> 32) as u32];
-    for (data, wanted) in data.iter_mut().zip(wanted) {
-        data.effective |= wanted & data.permitted;
-    }
+    change(&mut data);
     // SAFETY: as above.
     if unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) } < 0 {
         return Err(io::Error::last_os_error());

@@ -21,7 +21,7 @@ pub use attr::{
     Attr, FsStats, SetTime, Time, attr, attr_at, fs_stats, set_mode, set_owner, set_times,
 };
 pub use cache::{DescriptorCache, raise_descriptor_limit, raise_file_size_limit};
-pub use caller::{Credentials, as_caller};
+pub use caller::{Credentials, as_caller, without_admin};
 pub use data::{
     allocate, copy_range, extents, flush_range, read_at, seek, set_size, sync_all, sync_data,
     sync_filesystem, try_read_at, write_at,

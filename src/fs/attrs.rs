@@ -274,18 +274,20 @@ impl Filesystem {
         Ok(())
     }
 
-    /// LISTXATTR: the names, each ended by NUL. Those that only CAP_SYS_ADMIN may read are shown to
-    /// nobody else, see xattr(7).
+    /// LISTXATTR: the names, each ended by NUL. Whether those that only CAP_SYS_ADMIN may read are
+    /// shown to others is the backing filesystem's choice, see xattr(7).
     pub fn list_xattr(&self, caller: Caller, id: u64) -> io::Result<Vec<u8>> {
         let path = self.path_fd(&self.node(id)?)?;
-        let mut names = vec![0; XATTR_LIST_MAX];
-        let len = backing::list_xattr(path.as_fd(), &mut names)?;
-        names.truncate(len);
-        let is_trusted = |name: &[u8]| name.starts_with(b"trusted.");
-        let mut each = names.split_inclusive(|byte| *byte == 0);
-        if each.any(is_trusted) && !caller.is_admin() {
-            let shown = names.split_inclusive(|byte| *byte == 0).filter(|name| !is_trusted(name));
-            names = shown.flatten().copied().collect();
+        let list = || {
+            let mut names = vec![0; XATTR_LIST_MAX];
+            let len = backing::list_xattr(path.as_fd(), &mut names)?;
+            names.truncate(len);
+            Ok(names)
+        };
+        let names = list()?;
+        let mut each = names.split(|byte| *byte == 0);
+        if each.any(|name| name.starts_with(b"trusted.")) && !caller.is_admin() {
+            return backing::without_admin(list);
         }
         Ok(names)
     }

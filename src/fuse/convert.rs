@@ -1,7 +1,7 @@
 //! Between the filesystem's types and fuser's, and the replies that go with each.
 
 use std::io;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyEmpty,
@@ -84,7 +84,19 @@ pub(super) fn set_time(time: Option<TimeOrNow>) -> SetTime {
     match time {
         None => SetTime::Omit,
         Some(TimeOrNow::Now) => SetTime::Now,
-        Some(TimeOrNow::SpecificTime(time)) => SetTime::At(Time::from(time)),
+        Some(TimeOrNow::SpecificTime(time)) => SetTime::At(received_time(time)),
+    }
+}
+
+/// fuser takes the nanoseconds of a time before 1970 as if they counted backwards, as the seconds
+/// do; here they count forwards again.
+fn received_time(time: SystemTime) -> Time {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(_) => Time::from(time),
+        Err(error) => {
+            let before = error.duration();
+            Time { secs: -(before.as_secs() as i64), nanos: before.subsec_nanos() }
+        }
     }
 }
 

@@ -72,7 +72,7 @@ impl Mount {
     /// filled or mounted things on, by a daemon that is started under `prefix`: a command that runs
     /// another.
     pub fn over_prepared(prepare: &str, prefix: &[&str]) -> Mount {
-        let mount = Self::unmounted("out", "out");
+        let mount = Self::unmounted(&std::env::temp_dir(), "out", "out");
         sh(&mount.backing, prepare);
         mount.start(prefix, &[], "warn")
     }
@@ -87,12 +87,17 @@ impl Mount {
         Self::make(options, "warn", "below", "out")
     }
 
-    fn make(options: &[&str], log_filter: &str, backing: &str, mountpoint: &str) -> Mount {
-        Self::unmounted(backing, mountpoint).start(&[], options, log_filter)
+    /// As [`Mount::over`], on a directory of its own below `parent`.
+    pub fn over_in(parent: &Path, options: &[&str]) -> Mount {
+        Self::unmounted(parent, "out", "out").start(&[], options, "warn")
     }
 
-    fn unmounted(backing: &str, mountpoint: &str) -> Mount {
-        let dir = tempfile::Builder::new().prefix("coalescefs-test-").tempdir().unwrap();
+    fn make(options: &[&str], log_filter: &str, backing: &str, mountpoint: &str) -> Mount {
+        Self::unmounted(&std::env::temp_dir(), backing, mountpoint).start(&[], options, log_filter)
+    }
+
+    fn unmounted(parent: &Path, backing: &str, mountpoint: &str) -> Mount {
+        let dir = tempfile::Builder::new().prefix("coalescefs-test-").tempdir_in(parent).unwrap();
         let (backing, mountpoint) = (dir.path().join(backing), dir.path().join(mountpoint));
         fs::create_dir_all(&backing).unwrap();
         fs::create_dir_all(&mountpoint).unwrap();
