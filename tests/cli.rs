@@ -311,7 +311,8 @@ fn help_and_a_reader_that_goes_away() {
     // The pipe is closed before anything is written to it.
     let mut child = command(&["status"]).stdout(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    // 1 if a mount of somebody else's is dead; a panic would be 101, a signal no code.
+    assert!(matches!(child.wait().unwrap().code(), Some(0 | 1)));
 }
 
 fn a_mount_begins_and_ends() {
