@@ -22,6 +22,7 @@ use crate::control::protocol::{Answer, FileStatus, Status};
 use crate::control::server::{self, Source};
 use crate::fs::{Filesystem, Parts};
 use crate::fuse;
+use crate::mount::privilege;
 
 /// What the keeper prepared before it forked the worker. The descriptors are in a table that
 /// keeper and worker share (`CLONE_FILES`), so they stay open when the worker dies; none may be
@@ -89,9 +90,14 @@ fn die_of_panics() {
 fn serve(context: &WorkerContext) -> io::Result<i32> {
     let arena = context.arena;
     arena.control().set_phase(Phase::Starting);
+    privilege::prepare_worker()?;
     let descriptors = backing::raise_descriptor_limit();
     backing::raise_file_size_limit();
     become_io_flusher();
+    if let Err(error) = arena.lock_in_memory() {
+        log::info!("the buffers may be swapped out: {error}; raise the limit of locked memory");
+    }
+    privilege::limit_worker()?;
     let filesystem = Filesystem::attach(Parts {
         config: context.config.clone(),
         arena,

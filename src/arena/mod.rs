@@ -119,7 +119,7 @@ impl Arena {
         let table_bytes = segments as usize * size_of::<SegmentEntry>();
         let data_offset = (TABLE_OFFSET + table_bytes).next_multiple_of(64 << 10);
         let total = data_offset + segments as usize * segment_bytes as usize;
-        let (fd, base) = map_new_memfd(c"coalescefs-arena", total, total)?;
+        let (fd, base) = map_new_memfd(c"coalescefs-arena", total, total, Size::Fixed)?;
         let arena = Arena {
             base,
             data_offset,
@@ -173,6 +173,16 @@ impl Arena {
     /// Descriptors that belong to the arena and must stay open.
     pub fn descriptors(&self) -> [RawFd; 2] {
         [self.fd, self.nodes.descriptor()]
+    }
+
+    /// Keeps what the arena holds from being swapped out, page by page as it is used: mlock2(2),
+    /// for this process. `Err(ENOMEM)` or `Err(EPERM)` where RLIMIT_MEMLOCK does not allow it.
+    pub fn lock_in_memory(&self) -> io::Result<()> {
+        let total = self.data_offset + self.segments as usize * self.segment_bytes as usize;
+        // SAFETY: the whole mapping, made in `create`; changes no byte of it.
+        let result =
+            unsafe { libc::mlock2(self.base.as_ptr().cast(), total, libc::MLOCK_ONFAULT as _) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// Bytes of one segment.
@@ -286,21 +296,33 @@ impl Arena {
     }
 }
 
-/// Makes a sealed-to-exec, close-on-exec memfd of `len` bytes and maps `reserve` bytes of it.
+/// Whether a memfd keeps its first size.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Size {
+    Fixed,
+    Grows,
+}
+
+/// Makes a memfd of `len` bytes and maps `reserve` bytes of it. Sealed: whoever got hold of the
+/// descriptor could else shrink it, and the next access would be SIGBUS. Left out of core dumps,
+/// which would hold everybody's data.
 fn map_new_memfd(
     name: &std::ffi::CStr,
     len: usize,
     reserve: usize,
+    size: Size,
 ) -> io::Result<(OwnedFd, NonNull<u8>)> {
-    // SAFETY: plain system call with a valid C string.
-    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a fresh descriptor of ours.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let fd = new_memfd(name)?;
     // SAFETY: valid descriptor.
     if unsafe { libc::ftruncate(fd.as_raw_fd(), len as libc::off_t) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let seals = match size {
+        Size::Fixed => libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL,
+        Size::Grows => libc::F_SEAL_SHRINK | libc::F_SEAL_SEAL,
+    };
+    // SAFETY: valid descriptor.
+    if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: a new shared mapping at an address of the kernel's choice.
@@ -315,9 +337,32 @@ fn map_new_memfd(
         )
     };
     match NonNull::new(base.cast::<u8>()) {
-        Some(base) if base.as_ptr().cast() != libc::MAP_FAILED => Ok((fd, base)),
+        Some(base) if base.as_ptr().cast() != libc::MAP_FAILED => {
+            // SAFETY: the mapping just made; a flag that changes no byte. It cannot fail there.
+            unsafe { libc::madvise(base.as_ptr().cast(), reserve, libc::MADV_DONTDUMP) };
+            Ok((fd, base))
+        }
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// A memfd that can be sealed and, since Linux 6.3, never be executed.
+fn new_memfd(name: &std::ffi::CStr) -> io::Result<OwnedFd> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    let mut error = io::Error::from_raw_os_error(libc::EINVAL);
+    for flags in [flags | libc::MFD_NOEXEC_SEAL, flags] {
+        // SAFETY: plain system call with a valid C string.
+        let fd = unsafe { libc::memfd_create(name.as_ptr(), flags) };
+        if fd >= 0 {
+            // SAFETY: a fresh descriptor of ours.
+            return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+        error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EINVAL) {
+            break;
+        }
+    }
+    Err(error)
 }
 
 #[cfg(test)]

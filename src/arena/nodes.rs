@@ -17,7 +17,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use super::map_new_memfd;
+use super::{Size, map_new_memfd};
 
 /// Longest name of a directory entry on Linux (NAME_MAX).
 const NAME_MAX: usize = 255;
@@ -120,8 +120,8 @@ fn table_bytes(capacity: u32) -> usize {
 
 impl NodeTable {
     pub(super) fn create() -> io::Result<NodeTable> {
-        let (fd, base) =
-            map_new_memfd(c"coalescefs-nodes", table_bytes(GROW_BY), table_bytes(NODES_MAX))?;
+        let (len, reserve) = (table_bytes(GROW_BY), table_bytes(NODES_MAX));
+        let (fd, base) = map_new_memfd(c"coalescefs-nodes", len, reserve, Size::Grows)?;
         let table = NodeTable { base, fd: fd.into_raw_fd() };
         table.header().capacity.store(GROW_BY, Ordering::Relaxed);
         Ok(table)

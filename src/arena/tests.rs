@@ -82,3 +82,29 @@ fn unfinished_moves_are_found() {
     assert_eq!(nodes.take_unfinished_moves(), [(8, 2, OsString::from("b"))]);
     assert!(nodes.take_unfinished_moves().is_empty());
 }
+
+/// Goal: no holder of a descriptor can take memory away from under the mapping, nor keep the node
+/// table from growing.
+#[test]
+fn the_memory_is_sealed() {
+    let arena = Arena::create(&config(8 << 20)).unwrap();
+    let [data, nodes] = arena.descriptors();
+    // SAFETY: both are open as long as the arena, which is never unmapped.
+    let resize = |fd, bytes| unsafe {
+        match libc::ftruncate(fd, bytes) {
+            0 => None,
+            _ => io::Error::last_os_error().raw_os_error(),
+        }
+    };
+    assert_eq!(resize(data, 4096), Some(libc::EPERM));
+    assert_eq!(resize(data, 1 << 30), Some(libc::EPERM));
+    assert_eq!(resize(nodes, 4096), Some(libc::EPERM));
+    for fd in [data, nodes] {
+        // SAFETY: as above.
+        let sealed = unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, libc::F_SEAL_FUTURE_WRITE) };
+        assert_eq!(sealed, -1, "no seal can be added");
+    }
+    for _ in 0..10_000 {
+        arena.nodes().extend().unwrap();
+    }
+}

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{c_string, errno, magic_link, retry};
+use super::{entry_name, errno, magic_link, retry};
 
 /// A point in time: seconds and nanoseconds since 1970; negative seconds before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +123,7 @@ pub fn attr(fd: BorrowedFd) -> io::Result<Attr> {
 
 /// Attributes of what is at `name`; of a symlink itself. Errors: statx(2).
 pub fn attr_at(dir: BorrowedFd, name: &OsStr) -> io::Result<Attr> {
-    stat(dir.as_raw_fd(), &c_string(name)?, libc::AT_SYMLINK_NOFOLLOW)
+    stat(dir.as_raw_fd(), &entry_name(name)?, libc::AT_SYMLINK_NOFOLLOW)
 }
 
 /// Changes permissions; O_PATH will do, except for symlinks, which have none. Errors: chmod(2).

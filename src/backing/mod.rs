@@ -51,6 +51,16 @@ fn c_string(name: &OsStr) -> io::Result<CString> {
     CString::new(name.as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
 }
 
+/// One name in a directory, for a system call. `EINVAL` for what would lead elsewhere: the kernel
+/// asks for no such name, and no other source of names is to be trusted to.
+fn entry_name(name: &OsStr) -> io::Result<CString> {
+    let bytes = name.as_bytes();
+    if bytes == b"." || bytes == b".." || bytes.contains(&b'/') {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    c_string(name)
+}
+
 /// The magic link to an open file, for calls that have no form for O_PATH descriptors.
 fn magic_link(fd: BorrowedFd) -> CString {
     CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).expect("digits hold no NUL")

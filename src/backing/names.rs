@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use super::{c_string, errno, magic_link, retry};
+use super::{c_string, entry_name, errno, magic_link, retry};
 
 fn open_at(dir: libc::c_int, name: &std::ffi::CStr, flags: i32, mode: u32) -> io::Result<OwnedFd> {
     // SAFETY: valid C string; the result is a fresh descriptor.
@@ -23,7 +23,7 @@ pub fn open_root(path: &Path) -> io::Result<OwnedFd> {
 
 /// An O_PATH descriptor of what is at `name`, a symlink itself included. Errors: open(2).
 pub fn open_path_at(dir: BorrowedFd, name: &OsStr) -> io::Result<OwnedFd> {
-    open_at(dir.as_raw_fd(), &c_string(name)?, libc::O_PATH | libc::O_NOFOLLOW, 0)
+    open_at(dir.as_raw_fd(), &entry_name(name)?, libc::O_PATH | libc::O_NOFOLLOW, 0)
 }
 
 /// Opens the file that a descriptor stands for once more, with other flags; works for O_PATH
@@ -47,11 +47,11 @@ pub fn reopen_as_owner(fd: BorrowedFd, flags: i32) -> io::Result<OwnedFd> {
     opened
 }
 
-/// Makes a regular file if it is not there (or must not be, with O_EXCL in `flags`), and opens it.
-/// Errors: open(2); `ELOOP` when a symlink is in its place.
-pub fn create_at(dir: BorrowedFd, name: &OsStr, flags: i32, mode: u32) -> io::Result<OwnedFd> {
-    let flags = flags | libc::O_CREAT | libc::O_NOFOLLOW;
-    open_at(dir.as_raw_fd(), &c_string(name)?, flags, mode)
+/// Makes a regular file that must not be there, and opens it for reading and writing. Errors:
+/// open(2).
+pub fn create_at(dir: BorrowedFd, name: &OsStr, mode: u32) -> io::Result<OwnedFd> {
+    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
+    open_at(dir.as_raw_fd(), &entry_name(name)?, flags, mode)
 }
 
 /// The flags of an open file: fcntl(2), F_GETFL. Does not wait.
@@ -62,7 +62,7 @@ pub fn open_flags(fd: BorrowedFd) -> io::Result<i32> {
 
 /// Makes a directory. Errors: mkdir(2).
 pub fn mkdir_at(dir: BorrowedFd, name: &OsStr, mode: u32) -> io::Result<()> {
-    let name = c_string(name)?;
+    let name = entry_name(name)?;
     // SAFETY: valid C string.
     retry(|| unsafe { libc::mkdirat(dir.as_raw_fd(), name.as_ptr(), mode) }).map(drop)
 }
@@ -70,7 +70,7 @@ pub fn mkdir_at(dir: BorrowedFd, name: &OsStr, mode: u32) -> io::Result<()> {
 /// Makes a file, FIFO, socket or device. `rdev` is in the kernel's 32-bit encoding, as FUSE has it.
 /// Errors: mknod(2).
 pub fn mknod_at(dir: BorrowedFd, name: &OsStr, mode: u32, rdev: u32) -> io::Result<()> {
-    let name = c_string(name)?;
+    let name = entry_name(name)?;
     let (major, minor) = (rdev >> 8 & 0xfff, rdev & 0xff | rdev >> 12 & 0xfff00);
     let dev = libc::makedev(major, minor);
     // SAFETY: valid C string.
@@ -79,13 +79,13 @@ pub fn mknod_at(dir: BorrowedFd, name: &OsStr, mode: u32, rdev: u32) -> io::Resu
 
 /// Makes a symlink. Errors: symlink(2).
 pub fn symlink_at(target: &Path, dir: BorrowedFd, name: &OsStr) -> io::Result<()> {
-    let (target, name) = (c_string(target.as_os_str())?, c_string(name)?);
+    let (target, name) = (c_string(target.as_os_str())?, entry_name(name)?);
     // SAFETY: valid C strings.
     retry(|| unsafe { libc::symlinkat(target.as_ptr(), dir.as_raw_fd(), name.as_ptr()) }).map(drop)
 }
 
 fn remove_at(dir: BorrowedFd, name: &OsStr, flags: i32) -> io::Result<()> {
-    let name = c_string(name)?;
+    let name = entry_name(name)?;
     // SAFETY: valid C string.
     retry(|| unsafe { libc::unlinkat(dir.as_raw_fd(), name.as_ptr(), flags) }).map(drop)
 }
@@ -108,7 +108,7 @@ pub fn rename_at(
     to: &OsStr,
     flags: u32,
 ) -> io::Result<()> {
-    let (from, to) = (c_string(from)?, c_string(to)?);
+    let (from, to) = (entry_name(from)?, entry_name(to)?);
     // SAFETY: valid C strings.
     let rename = || unsafe {
         libc::renameat2(from_dir.as_raw_fd(), from.as_ptr(), to_dir.as_raw_fd(), to.as_ptr(), flags)
@@ -119,7 +119,7 @@ pub fn rename_at(
 /// Gives the file that a descriptor stands for (O_PATH allowed) another name. AT_EMPTY_PATH needs
 /// CAP_DAC_READ_SEARCH; without it the magic link serves, except for symlinks. Errors: link(2).
 pub fn link_fd_at(fd: BorrowedFd, dir: BorrowedFd, name: &OsStr) -> io::Result<()> {
-    let name = c_string(name)?;
+    let name = entry_name(name)?;
     let link = |from: libc::c_int, path: &std::ffi::CStr, flags| {
         // SAFETY: valid C strings.
         let call =

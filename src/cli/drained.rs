@@ -84,7 +84,7 @@ pub fn not_stored(mountpoint: &Path, files: &[FileStatus]) -> CliError {
         let why = file.error.as_deref().unwrap_or("unknown error");
         text.push_str(&format!(
             "\n  {}: {}: {why}",
-            file.path.display(),
+            units::printable(&file.path.to_string_lossy()),
             units::size(file.backlog_bytes)
         ));
     }

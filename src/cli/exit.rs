@@ -11,6 +11,7 @@
 use std::process::ExitCode;
 
 use super::commands::demo::DemoError;
+use super::units;
 
 /// Failed.
 const FAILED: u8 = 1;
@@ -94,7 +95,12 @@ pub fn of_result(result: Result<Exit, CliError>) -> ExitCode {
     ExitCode::from(match result {
         Ok(exit) => exit.code(),
         Err(error) => {
-            complain(&error.to_string());
+            let message = error.to_string();
+            match error {
+                // A list, a line for each file.
+                CliError::NotStored(_) | CliError::Demo(_) => complain(&message),
+                _ => complain(&units::printable(&message)),
+            }
             error.code()
         }
     })
@@ -118,7 +124,8 @@ pub fn of_parser(error: &clap::Error) -> ExitCode {
 /// Writes `coalescefs: MESSAGE` to standard error. That nobody can read it is no error.
 pub fn complain(message: &str) {
     use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "coalescefs: {message}");
+    let lines: Vec<String> = message.split('\n').map(units::printable).collect();
+    let _ = writeln!(std::io::stderr(), "coalescefs: {}", lines.join("\n"));
 }
 
 /// What clap says in several paragraphs: the error and its tips, without the usage.

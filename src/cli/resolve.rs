@@ -213,6 +213,35 @@ mod tests {
         assert!(!other(&MountOptions { no_allow_other: true, ..options() }, AROUND));
     }
 
+    proptest::proptest! {
+        /// Goal: whatever sizes are given, they are refused in one line or make a sound mount.
+        #[test]
+        fn any_sizes_are_refused_or_sound(
+            memory in proptest::prelude::any::<u64>(), shift in 0u32..60,
+            chunk in proptest::prelude::any::<Option<u64>>(), chunk_shift in 0u32..60,
+        ) {
+            let chunk = chunk.map(|chunk| (chunk >> chunk_shift) / PAGE_BYTES * PAGE_BYTES);
+            let options = MountOptions { memory: Some(memory >> shift), chunk, ..options() };
+            match resolve(&options) {
+                Ok(config) => {
+                    proptest::prop_assert!(config.chunk_bytes * CHUNKS_MIN <= config.memory_bytes);
+                    proptest::prop_assert_eq!(config.chunk_bytes % u64::from(config.segment_bytes()), 0);
+                }
+                Err(error) => proptest::prop_assert!(!error.to_string().contains('\n')),
+            }
+        }
+
+        /// Goal: no word for any option makes the parser panic.
+        #[test]
+        fn any_word_is_parsed_or_refused(option in "--[a-z-]{0,20}=?", word in ".*", other in ".*") {
+            use clap::Parser;
+            for option in [&option, "--memory", "--max-age", "--lanes", "--drain-rate", "--log-level"] {
+                let words = ["coalescefs", "mount", "/b", option, &word, &other];
+                let _ = crate::cli::args::Arguments::try_parse_from(words);
+            }
+        }
+    }
+
     #[test]
     fn wrong_values_name_one_that_works() {
         let cases = [

@@ -1,4 +1,4 @@
-//! Sizes and durations as people write and read them. `K`, `M`, `G` are powers of 1024, with or
+//! Text for people; sizes and durations as people write and read them. `K`, `M`, `G` are powers of 1024, with or
 //! without `B` or `iB`.
 
 use std::time::Duration;
@@ -37,6 +37,20 @@ pub fn duration_ms(ms: u64) -> String {
     humantime::format_duration(Duration::from_millis(rounded)).to_string()
 }
 
+/// Text for a terminal: names of files hold any bytes, and control characters in them could move
+/// the cursor, hide lines or make new ones.
+pub fn printable(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            plain.extend(character.escape_default());
+        } else {
+            plain.push(character);
+        }
+    }
+    plain
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,6 +74,27 @@ mod tests {
         }
         assert!(parse_rate("0").is_err());
         assert_eq!(parse_rate("10M"), Ok(10 << 20));
+    }
+
+    #[test]
+    fn names_cannot_draw_on_the_terminal() {
+        assert_eq!(printable("a\n\u{1b}[2Jb\u{9b}é"), "a\\n\\u{1b}[2Jb\\u{9b}é");
+    }
+
+    proptest::proptest! {
+        /// Goal: nothing that is given for a size, a rate or a duration makes a parser panic.
+        #[test]
+        fn any_text_is_parsed_or_refused(text in ".*", digits in "-?[0-9]{0,40}[.e]?[0-9]{0,5} ?[a-zA-Z]{0,4}") {
+            for text in [text, digits] {
+                let _ = (parse_size(&text), parse_rate(&text), parse_duration(&text));
+            }
+        }
+
+        #[test]
+        fn every_figure_can_be_shown(number in proptest::prelude::any::<u64>()) {
+            let shown = [size(number), duration_ms(number)];
+            proptest::prop_assert!(shown.iter().all(|text| !text.is_empty()));
+        }
     }
 
     #[test]

@@ -9,8 +9,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::address;
+use super::peer::{self, Peer};
 use super::protocol::{Answer, FileStatus, Request, Status};
-use super::{address, peer};
 use crate::mount::mountinfo::{Mount, MountTable};
 use crate::mount::resolve_name;
 
@@ -45,8 +46,16 @@ pub enum ClientError {
     )]
     Dead(PathBuf),
     /// Somebody listens who has no right to.
-    #[error("what answers for {} does not belong to its owner: not trusted", .0.display())]
-    NotTrusted(PathBuf),
+    #[error(
+        "{} cannot be asked: {peer} answers for it, who is neither root nor its owner, and is not \
+         believed", path.display()
+    )]
+    NotTrusted {
+        /// Which mount.
+        path: PathBuf,
+        /// Who answers.
+        peer: Peer,
+    },
     /// The daemon does not answer this user, or not this request.
     #[error("{}: {message}", path.display())]
     Refused {
@@ -140,13 +149,22 @@ impl Client {
         let path = || mount.mount_point.clone();
         let mut why_not = ClientError::Dead(path());
         for attempt in 0..address::ATTEMPTS {
-            let stream = match UnixStream::connect_addr(&address::of_mount(mount.device, attempt)) {
-                Ok(stream) => stream,
+            let found = peer::connect(&address::of_mount(mount.device, attempt))
+                .and_then(|stream| Ok((peer::of(&stream)?, stream)));
+            let (peer, stream) = match found {
+                Ok(found) => found,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
-                Err(error) => return Err(ClientError::Broken { path: path(), error }),
+                Err(error) => {
+                    // Maybe a squatter's: the next one may be the daemon's. One who is known by
+                    // name is the better reason.
+                    if !matches!(why_not, ClientError::NotTrusted { .. }) {
+                        why_not = ClientError::Broken { path: path(), error };
+                    }
+                    continue;
+                }
             };
-            if !is_trusted(&mount, &stream) {
-                why_not = ClientError::NotTrusted(path());
+            if !is_trusted(&mount, peer) {
+                why_not = ClientError::NotTrusted { path: path(), peer };
                 continue;
             }
             let mut stream = BufReader::new(stream);
@@ -243,15 +261,17 @@ impl Client {
     }
 }
 
-/// The other end went away in the middle.
+/// The other end went away in the middle, or does not get round to us at the moment.
 fn broke_off(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, ResourceBusy, UnexpectedEof,
+    };
+    let kind = error.kind();
+    matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | ResourceBusy | UnexpectedEof)
 }
 
-fn is_trusted(mount: &Mount, stream: &UnixStream) -> bool {
-    peer::uid(stream)
-        .is_ok_and(|uid| uid == 0 || Some(uid) == mount.user_id() || uid == peer::own_uid())
+fn is_trusted(mount: &Mount, peer: Peer) -> bool {
+    peer.uid == 0 || Some(peer.uid) == mount.user_id() || peer.uid == peer::own_uid()
 }
 
 fn first_status(

@@ -6,6 +6,6 @@
 
 pub mod address;
 pub mod client;
-mod peer;
+pub mod peer;
 pub mod protocol;
 pub mod server;

@@ -121,7 +121,7 @@ fn answer_in_thread(stream: UnixStream, source: Arc<dyn Source>) {
 fn answer_connection(stream: UnixStream, source: &dyn Source) -> io::Result<()> {
     stream.set_read_timeout(Some(READ_TIMEOUT))?;
     stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
-    let uid = peer::uid(&stream)?;
+    let uid = peer::of(&stream)?.uid;
     if uid != 0 && uid != peer::own_uid() {
         let message = "only root and the user who made the mount may ask".to_owned();
         return send(&stream, &Answer::Failed { message });

@@ -99,11 +99,14 @@ impl Filesystem {
         node.data_if_any().is_some_and(|data| data.lock().failure.is_some())
     }
 
-    /// A descriptor that is not O_PATH.
+    /// A descriptor that is not O_PATH, of a regular file or directory: opening a device has effects.
     fn plain_fd(&self, node: &Arc<Node>) -> io::Result<OwnedFd> {
-        if node.is_regular() {
-            return (*self.data_file(node)?).as_fd().try_clone_to_owned();
+        match node.identity.kind {
+            libc::S_IFREG => (*self.data_file(node)?).as_fd().try_clone_to_owned(),
+            libc::S_IFDIR => {
+                backing::reopen(self.path_fd(node)?.as_fd(), libc::O_RDONLY | libc::O_DIRECTORY)
+            }
+            _ => Err(errno(libc::ENOTTY)),
         }
-        backing::reopen(self.path_fd(node)?.as_fd(), libc::O_RDONLY | libc::O_NONBLOCK)
     }
 }

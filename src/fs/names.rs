@@ -9,11 +9,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Filesystem;
 use super::attrs::NodeAttr;
 use super::caller::Caller;
 use super::nodes::Node;
 use super::repeated::{NO_HANDLE, identity, identity_at};
+use super::{Filesystem, errno};
 use crate::backing::{self, Attr, Credentials};
 use crate::drain::{Access, DataFile};
 
@@ -136,7 +136,9 @@ impl Filesystem {
         self.entry(caller, &attr, parent, name)
     }
 
-    /// CREATE: makes the file if it is not there, and opens it. Returns the handle, too.
+    /// CREATE: makes the file and opens it. Returns the handle, too. The kernel asks for it where it
+    /// has found no file, and does not check who may open what is made. So a file that has come
+    /// there meanwhile is not opened: `ESTALE` lets the kernel look again, and check.
     pub fn create(
         &self,
         caller: Caller,
@@ -148,14 +150,20 @@ impl Filesystem {
         let dir = self.directory(parent)?;
         if self.was_made(caller, &dir, name) {
             let entry = self.lookup(caller, parent, name)?;
+            if entry.attr.attr.uid != caller.uid {
+                return Err(errno(libc::ESTALE));
+            }
             let node = self.node(entry.attr.id)?;
             self.writable_file(&node)?;
             return Ok((entry, self.add_handle(caller, &node)?));
         }
         self.begin_attempt(caller, [None, None]);
-        let flags = libc::O_RDWR | flags & libc::O_EXCL;
-        let fd = backing::as_caller(&credentials(caller, mode, &dir)?, || {
-            backing::create_at(dir.as_fd(), name, flags, mode.bits)
+        let made = backing::as_caller(&credentials(caller, mode, &dir)?, || {
+            backing::create_at(dir.as_fd(), name, mode.bits)
+        });
+        let fd = made.map_err(|error| match backing::errno(&error) {
+            libc::EEXIST if flags & libc::O_EXCL == 0 => errno(libc::ESTALE),
+            _ => error,
         })?;
         let attr = backing::attr(fd.as_fd())?;
         let entry = self.entry(caller, &attr, parent, name)?;

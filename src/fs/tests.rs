@@ -493,3 +493,17 @@ fn a_new_worker_takes_everything_over() {
     next.settle();
     assert_eq!(next.getattr(kept).unwrap().attr.mtime, mtime);
 }
+
+/// Goal: where the kernel saw no file and another user has put one meanwhile, CREATE does not open
+/// it: the kernel would not check whether the caller may.
+#[test]
+fn a_file_that_came_meanwhile_is_not_opened_by_create() {
+    let fixture = Fixture::new(Mood::Work);
+    std::fs::write(fixture.path("secret"), "x").unwrap();
+    let create = |flags| {
+        let made = fixture.fs.create(caller(), ROOT_ID, OsStr::new("secret"), MODE, flags);
+        made.unwrap_err().raw_os_error()
+    };
+    assert_eq!(create(libc::O_RDWR), Some(libc::ESTALE), "the kernel looks again and checks");
+    assert_eq!(create(libc::O_RDWR | libc::O_EXCL), Some(libc::EEXIST));
+}

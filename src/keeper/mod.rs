@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `launch` | the command line's side: starts a keeper and hears how it went |
 //! | `mod` | the keeper's start: everything up to the first worker |
+//! | `lock` | one daemon for one backing directory |
 //! | `supervise` | the loop: signals, deaths, unmounting |
 //! | `process` | making the worker process |
 //! | `strays` | descriptors that a dead worker left |
@@ -18,6 +19,7 @@
 
 mod backoff;
 mod launch;
+mod lock;
 mod process;
 mod strays;
 mod supervise;
@@ -26,12 +28,10 @@ pub mod sys;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::os::unix::net::{SocketAddr, UnixListener};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 pub use launch::{Launch, Lifetime, Running, StartError, start};
 use launch::{Order, Report, StderrAfterStart};
@@ -41,14 +41,11 @@ use crate::arena::{Arena, UnmountMode};
 use crate::clock;
 use crate::config::MountConfig;
 use crate::control::address;
+use crate::mount;
 use crate::mount::attach::{self, Attached, Method};
 use crate::mount::mountinfo::{Device, MountTable};
+use crate::mount::privilege;
 use crate::worker;
-
-/// How long a new mount waits for the daemon of the last one to store its last bytes.
-const PREDECESSOR_TIMEOUT: Duration = Duration::from_secs(3);
-/// Between two looks at whether it is gone.
-const PREDECESSOR_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where the mount is and how it was made: what is needed to unmount it.
 #[derive(Clone, Debug)]
@@ -67,7 +64,7 @@ struct Held {
     fuse_fd: OwnedFd,
     backing_fd: OwnedFd,
     listener: UnixListener,
-    /// Taken as long as this process or a worker lives: see [`lock_backing`].
+    /// Taken as long as this process or a worker lives: see `lock`.
     lock: UnixListener,
     wake_worker: OwnedFd,
     wake_keeper: OwnedFd,
@@ -130,9 +127,9 @@ fn begin(order: &Taken) -> Result<Held, String> {
     let config = &order.config;
     become_daemon();
     let in_words = |what: &str, error: io::Error| format!("{what}: {error}");
-    let backing_fd = open_directory(&config.backing)
+    let backing_fd = mount::open_directory(&config.backing, libc::O_RDONLY)
         .map_err(|error| in_words(&config.backing.display().to_string(), error))?;
-    let lock = lock_backing(&backing_fd, &config.backing)?;
+    let lock = lock::take(&backing_fd, &config.backing)?;
     let arena = Arena::create(config).map_err(|error| in_words("cannot make the arena", error))?;
     let wake_worker = sys::eventfd().map_err(|error| in_words("eventfd", error))?;
     let wake_keeper = sys::eventfd().map_err(|error| in_words("eventfd", error))?;
@@ -150,6 +147,10 @@ fn begin(order: &Taken) -> Result<Held, String> {
             return Err(in_words("cannot listen for 'coalescefs umount'", error));
         }
     };
+    if let Err(error) = privilege::limit_keeper(method) {
+        supervise::unmount_and_wait(&place, UnmountMode::Lazy);
+        return Err(in_words("cannot give up the rights of the start", error));
+    }
     arena.control().set_mounted_at_ms(clock::boottime_ms());
     Ok(Held {
         config: Arc::new(config.clone()),
@@ -180,38 +181,6 @@ fn become_daemon() {
     // The last one to be killed for memory: what is not on disk yet would be lost. Its own memory
     // is bounded by --memory. Not permitted to ordinary users.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
-}
-
-fn open_directory(path: &Path) -> io::Result<OwnedFd> {
-    let flags = libc::O_DIRECTORY | libc::O_CLOEXEC;
-    Ok(File::options().read(true).custom_flags(flags).open(path)?.into())
-}
-
-/// Makes sure that no other daemon writes to the same backing directory: each would think it has
-/// it alone, and show stale data. The lock is an abstract unix address, because it goes with the
-/// last process that holds it and leaves the directory itself untouched (a flock on it would meet
-/// those of programs). A daemon that is still storing its last bytes is waited for, some seconds.
-fn lock_backing(backing: &OwnedFd, path: &Path) -> Result<UnixListener, String> {
-    let in_words = |error: io::Error| format!("{}: {error}", path.display());
-    let directory = backing.try_clone().map(File::from).map_err(in_words)?;
-    let meta = directory.metadata().map_err(in_words)?;
-    let name = format!("coalescefs-backing-{:x}-{:x}", meta.dev(), meta.ino());
-    let address = SocketAddr::from_abstract_name(name).map_err(in_words)?;
-    let give_up = Instant::now() + PREDECESSOR_TIMEOUT;
-    loop {
-        match UnixListener::bind_addr(&address) {
-            Ok(lock) => return Ok(lock),
-            Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Err(in_words(error)),
-            Err(_) if Instant::now() < give_up => std::thread::sleep(PREDECESSOR_PAUSE),
-            Err(_) => {
-                return Err(format!(
-                    "{} is in use by another coalescefs: it is mounted elsewhere, or its last \
-                     bytes are still being stored ('ps -C coalescefs' shows it)",
-                    path.display()
-                ));
-            }
-        }
-    }
 }
 
 /// The device number of the mount just made, from the table and not from the mount.

@@ -79,14 +79,20 @@ impl Supervisor {
 
     fn wait(&mut self) {
         let timeout = self.next_start.map(|at| at.saturating_duration_since(Instant::now()));
-        let [_, woken, starter_gone] = sys::poll(
+        let [_, woken, starter_gone, asked] = sys::poll(
             [
                 Some(self.held.signals.as_fd()),
                 Some(self.held.wake_keeper.as_fd()),
                 self.report.as_ref().map(|report| report.as_fd()),
+                Some(self.held.lock.as_fd()),
             ],
             timeout,
         );
+        if asked {
+            // Whoever connects wants to know whose the lock is: the kernel tells. An error is one
+            // that went away.
+            drop(self.held.lock.accept());
+        }
         if woken {
             sys::clear(self.held.wake_keeper.as_fd());
         }

@@ -9,8 +9,9 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
-use super::{FS_TYPE, MountError, c_path, check, fusermount, privilege};
+use super::{FS_TYPE, MountError, c_path, check, fusermount, open_directory, privilege};
 use crate::config::MountConfig;
 
 const DEVICE: &str = "/dev/fuse";
@@ -54,7 +55,7 @@ pub fn attach(config: &MountConfig, backing: BorrowedFd<'_>) -> Result<Attached,
     let method = plan_method()?;
     let flags = mount_flags(backing);
     if method == Method::Syscall {
-        match attach_by_syscall(config, flags) {
+        match attach_by_syscall(config, backing, flags) {
             Err(MountError::Refused { error, .. })
                 if error.raw_os_error() == Some(libc::EPERM) && fusermount::find().is_some() => {}
             other => return other,
@@ -73,15 +74,24 @@ fn open_device() -> Result<File, MountError> {
     })
 }
 
-fn attach_by_syscall(config: &MountConfig, flags: libc::c_ulong) -> Result<Attached, MountError> {
+fn attach_by_syscall(
+    config: &MountConfig,
+    backing: BorrowedFd<'_>,
+    flags: libc::c_ulong,
+) -> Result<Attached, MountError> {
     let device = open_device()?;
-    let mounted = mount_device(config, &device, flags);
+    let mounted = mount_device(config, &device, backing, flags);
     mounted
         .map_err(|error| MountError::Refused { mountpoint: config.mountpoint.clone(), error })?;
     Ok(Attached { fuse_fd: device.into(), method: Method::Syscall })
 }
 
-fn mount_device(config: &MountConfig, device: &File, flags: libc::c_ulong) -> io::Result<()> {
+fn mount_device(
+    config: &MountConfig,
+    device: &File,
+    backing: BorrowedFd<'_>,
+    flags: libc::c_ulong,
+) -> io::Result<()> {
     // SAFETY: no arguments, cannot fail.
     let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
     let mut options = format!(
@@ -92,7 +102,12 @@ fn mount_device(config: &MountConfig, device: &File, flags: libc::c_ulong) -> io
         options.push_str(",allow_other");
     }
     let source = c_path(&config.backing)?;
-    let target = c_path(&config.mountpoint)?;
+    // By descriptor, so that nobody who owns a directory above turns the path to another place.
+    let mountpoint = match config.mountpoint == config.backing {
+        true => backing.try_clone_to_owned()?,
+        false => open_directory(&config.mountpoint, libc::O_PATH)?,
+    };
+    let target = c_path(Path::new(&format!("/proc/self/fd/{}", mountpoint.as_raw_fd())))?;
     let fs_type = CString::new(FS_TYPE).expect("a constant without zero bytes");
     let options = CString::new(options).expect("numbers and constants without zero bytes");
     // SAFETY: four valid C strings that outlive the call.

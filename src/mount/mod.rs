@@ -17,6 +17,7 @@ pub mod unmount;
 
 use std::ffi::CString;
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -36,6 +37,23 @@ pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 pub(crate) fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes())
         .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// Opens a directory by its canonical path, with `flags` of open(2) besides. `Err(ELOOP)` when a
+/// symbolic link has taken the place of a directory since the path was made: openat2(2).
+pub(crate) fn open_directory(path: &Path, flags: libc::c_int) -> io::Result<OwnedFd> {
+    let c_path = c_path(path)?;
+    // SAFETY: all zeros is a valid structure.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = (flags | libc::O_DIRECTORY | libc::O_CLOEXEC) as u64;
+    how.resolve = libc::RESOLVE_NO_SYMLINKS;
+    let (at, bytes) = (&raw const how, size_of::<libc::open_how>());
+    // SAFETY: a valid C string and structure.
+    let fd =
+        unsafe { libc::syscall(libc::SYS_openat2, libc::AT_FDCWD, c_path.as_ptr(), at, bytes) };
+    let fd = check(fd as libc::c_int)?;
+    // SAFETY: a fresh descriptor of ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// The absolute path of `path` as the mount table shows it, without asking what is mounted there:
@@ -60,6 +78,20 @@ fn ends_in_dot(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Goal: nobody turns a path to a place of his choice once it was checked.
+    #[test]
+    fn directories_are_opened_without_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        std::fs::create_dir_all(root.join("real/inner")).unwrap();
+        std::os::unix::fs::symlink("real", root.join("link")).unwrap();
+        let open = |path: &str| open_directory(&root.join(path), libc::O_PATH);
+        open("real/inner").unwrap();
+        for link in ["link", "link/inner"] {
+            assert_eq!(open(link).unwrap_err().raw_os_error(), Some(libc::ELOOP), "{link}");
+        }
+    }
 
     /// Goal: a final link or a dead mount is not followed, everything above it is.
     #[test]

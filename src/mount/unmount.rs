@@ -3,11 +3,13 @@
 //! umount(2) of a FUSE filesystem writes dirty pages back through the daemon and may wait for the
 //! disk, so neither keeper nor worker calls it: the keeper forks a child that does, and goes on.
 
+use std::io;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use super::attach::Method;
 use super::mountinfo::{Device, MountTable};
-use super::{c_path, check, fusermount};
+use super::{c_path, check, fusermount, open_directory};
 use crate::arena::UnmountMode;
 
 /// Unmounts `device` at `mountpoint` and returns the errno, 0 when it is not mounted there (any
@@ -28,12 +30,22 @@ pub fn unmount(mountpoint: &Path, device: Device, mode: UnmountMode, method: Met
         UnmountMode::Plain => libc::UMOUNT_NOFOLLOW,
         UnmountMode::Lazy => libc::UMOUNT_NOFOLLOW | libc::MNT_DETACH,
     };
-    let Ok(target) = c_path(mountpoint) else { return libc::EINVAL };
+    let result = unmount_by_name(mountpoint, flags);
+    result.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
+}
+
+/// From within the directory above, which no link can then replace: root must not be led to unmount
+/// another place. Changes the current directory.
+fn unmount_by_name(mountpoint: &Path, flags: libc::c_int) -> io::Result<()> {
+    let (Some(above), Some(name)) = (mountpoint.parent(), mountpoint.file_name()) else {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    };
+    let above = open_directory(above, libc::O_PATH)?;
+    // SAFETY: a valid descriptor.
+    check(unsafe { libc::fchdir(above.as_raw_fd()) })?;
+    let name = c_path(Path::new(name))?;
     // SAFETY: a valid C string.
-    match check(unsafe { libc::umount2(target.as_ptr(), flags) }) {
-        Ok(_) => 0,
-        Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
-    }
+    check(unsafe { libc::umount2(name.as_ptr(), flags) }).map(drop)
 }
 
 /// What the end of a child that called [`unmount`] means: its exit code is the errno, except that

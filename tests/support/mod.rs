@@ -77,6 +77,21 @@ impl Mount {
         mount.start(prefix, &[], "warn")
     }
 
+    /// As [`Mount::over_prepared`], beside the backing directory.
+    pub fn beside_prepared(prepare: &str, prefix: &[&str]) -> Mount {
+        let mount = Self::unmounted(&std::env::temp_dir(), "below", "out");
+        sh(&mount.backing, prepare);
+        mount.start(prefix, &[], "warn")
+    }
+
+    /// Lets other users walk to the mount and what is beside it; returns the directory of both.
+    pub fn open_to_all(&self) -> &Path {
+        let dir = self.dir.path();
+        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(dir, everybody).unwrap();
+        dir
+    }
+
     /// As [`Mount::over`], with what the daemon is to log, as `RUST_LOG` has it.
     pub fn over_with_log(options: &[&str], log: &str) -> Mount {
         Self::make(options, log, "out", "out")

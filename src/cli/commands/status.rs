@@ -148,7 +148,8 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
     ];
     for file in &status.errors {
         let why = file.error.as_deref().unwrap_or("unknown error");
-        let what = format!("{}: {}: {why}", file.path.display(), size(file.backlog_bytes));
+        let path = units::printable(&file.path.to_string_lossy());
+        let what = format!("{path}: {}: {why}", size(file.backlog_bytes));
         lines.push(("not stored", what));
     }
     lines
@@ -167,7 +168,7 @@ fn file_table(files: &[FileStatus]) -> Table {
             units::size(file.backlog_bytes),
             file.oldest_age_ms.map_or_else(String::new, units::duration_ms),
             if file.open { "yes" } else { "no" }.to_owned(),
-            file.path.display().to_string(),
+            units::printable(&file.path.to_string_lossy()),
             file.error.clone().unwrap_or_default(),
         ]);
     }
