@@ -10,7 +10,10 @@
 //! Order of stores: bytes first, then the segment's range (release), then the acknowledgement.
 //! A worker that dies between any two instructions leaves tables from which the next one rebuilds.
 //! Nothing here is locked: `fs` holds the file's lock around every change of its segments.
+//!
+//! A worker that becomes the keeper maps both again, at other addresses (`attach`).
 
+mod attach;
 mod attempts;
 mod control_page;
 mod nodes;
@@ -21,6 +24,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+pub use attach::AttachError;
 pub use attempts::{Attempts, Mark};
 pub use control_page::{ControlPage, Phase, UnmountMode};
 pub use nodes::{Identity, NodeSlot, NodeTable};
@@ -33,7 +37,7 @@ use segments::SegmentEntry;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"coalesce");
 /// Raised whenever the meaning of the arena's bytes changes.
-const LAYOUT_VERSION: u32 = 2;
+const LAYOUT_VERSION: u32 = 3;
 /// Room for the header; the control page has its own.
 const HEADER_BYTES: usize = 4096;
 /// Where the attempts begin.
@@ -116,9 +120,7 @@ impl Arena {
         let segment_bytes = config.segment_bytes();
         let segments = u32::try_from(config.memory_bytes / u64::from(segment_bytes))
             .map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
-        let table_bytes = segments as usize * size_of::<SegmentEntry>();
-        let data_offset = (TABLE_OFFSET + table_bytes).next_multiple_of(64 << 10);
-        let total = data_offset + segments as usize * segment_bytes as usize;
+        let (data_offset, total) = attach::extent(segments, segment_bytes);
         let (fd, base) = map_new_memfd(c"coalescefs-arena", total, total)?;
         let arena = Arena {
             base,
@@ -303,6 +305,12 @@ fn map_new_memfd(
     if unsafe { libc::ftruncate(fd.as_raw_fd(), len as libc::off_t) } < 0 {
         return Err(io::Error::last_os_error());
     }
+    let base = map_memfd(fd.as_raw_fd(), reserve)?;
+    Ok((fd, base))
+}
+
+/// Maps `reserve` bytes of a memfd, shared.
+fn map_memfd(fd: RawFd, reserve: usize) -> io::Result<NonNull<u8>> {
     // SAFETY: a new shared mapping at an address of the kernel's choice.
     let base = unsafe {
         libc::mmap(
@@ -310,12 +318,12 @@ fn map_new_memfd(
             reserve,
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_SHARED | libc::MAP_NORESERVE,
-            fd.as_raw_fd(),
+            fd,
             0,
         )
     };
     match NonNull::new(base.cast::<u8>()) {
-        Some(base) if base.as_ptr().cast() != libc::MAP_FAILED => Ok((fd, base)),
+        Some(base) if base.as_ptr().cast() != libc::MAP_FAILED => Ok(base),
         _ => Err(io::Error::last_os_error()),
     }
 }

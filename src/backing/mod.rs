@@ -46,6 +46,15 @@ pub fn errno(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)
 }
 
+/// Lets the program that this process becomes have the descriptor: clears FD_CLOEXEC.
+pub fn keep_over_exec(fd: BorrowedFd) -> io::Result<()> {
+    // SAFETY: changes a flag of a valid descriptor.
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// A name or path for a system call. `EINVAL` when it holds a NUL byte.
 fn c_string(name: &OsStr) -> io::Result<CString> {
     CString::new(name.as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))

@@ -11,6 +11,7 @@ mod support;
 
 mod data;
 mod deaths;
+mod keepers;
 mod lifecycle;
 mod load;
 mod operations;
@@ -82,6 +83,13 @@ fn main() {
         load::memory_stays_bounded,
         load::the_worker_dies_under_forty_programs,
         deaths::the_worker_is_killed_under_a_mixed_load,
+        keepers::the_keeper_is_killed_again_and_again,
+        keepers::an_order_to_end_survives_the_keeper,
+        keepers::a_foreground_mount_outlives_its_keeper,
+        keepers::run_outlives_its_keeper,
+        keepers::upgrade_replaces_both_processes,
+        keepers::a_keeper_that_cannot_start_is_tried_again,
+        keepers::upgrade_to_another_layout_is_refused,
     ];
     let namespace_skip = skip.clone().or_else(support::cannot_unshare);
     trials.extend(trials![&namespace_skip, lifecycle::works_in_a_user_namespace]);
@@ -93,6 +101,7 @@ fn main() {
     ]);
     let helper_skip = root_skip.clone().or_else(support::cannot_use_helper);
     trials.extend(trials![&helper_skip, places::an_ordinary_user_in_a_namespace_of_mounts]);
+    trials.extend(trials![&helper_skip, keepers::a_users_mount_in_a_namespace_outlives_its_keeper]);
     for reason in [&skip, &namespace_skip, &root_skip, &helper_skip].into_iter().flatten() {
         eprintln!("some mount tests are ignored: {reason}");
     }
