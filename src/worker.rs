@@ -26,6 +26,7 @@ use crate::control::server::{self, Source};
 use crate::fs::{Filesystem, Parts};
 use crate::fuse;
 use crate::keeper::{Estate, sys};
+use crate::killpoint;
 use wake::Successor;
 
 /// What the keeper prepared before it forked the worker. The descriptors are in a table that
@@ -96,6 +97,7 @@ fn die_of_panics() {
 fn serve(context: &WorkerContext) -> io::Result<i32> {
     let arena = context.arena;
     arena.control().set_phase(Phase::Starting);
+    killpoint::arm(arena.control().worker_restarts());
     arena.control().set_worker_pid(std::process::id() as libc::pid_t);
     let descriptors = backing::raise_descriptor_limit();
     backing::raise_file_size_limit();

@@ -4,7 +4,7 @@
 //! worker see them at the same address:
 //!
 //! - the *arena*: header (geometry, recorded INIT, counters, [`ControlPage`]), the [`Attempts`], the
-//!   segment table, and the data. Its size is fixed: `--memory` plus tables.
+//!   [`Suspects`], the segment table, and the data. Its size is fixed: `--memory` plus tables.
 //! - the [`NodeTable`], which grows with the number of nodes the kernel knows.
 //!
 //! Order of stores: bytes first, then the segment's range (release), then the acknowledgement.
@@ -18,6 +18,7 @@ mod attempts;
 mod control_page;
 mod nodes;
 mod segments;
+mod suspects;
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -29,6 +30,7 @@ pub use attempts::{Attempts, Mark};
 pub use control_page::{ControlPage, Phase, UnmountMode};
 pub use nodes::{Identity, NodeSlot, NodeTable};
 pub use segments::{Held, SlotPool};
+pub use suspects::{Suspects, Verdict};
 
 use crate::buffer::{Published, Slot};
 use crate::config::MountConfig;
@@ -42,9 +44,11 @@ const LAYOUT_VERSION: u32 = 3;
 const HEADER_BYTES: usize = 4096;
 /// Where the attempts begin.
 const ATTEMPTS_OFFSET: usize = HEADER_BYTES * 2;
-/// Where the segment table begins.
-const TABLE_OFFSET: usize =
+/// Where the suspects begin.
+const SUSPECTS_OFFSET: usize =
     (ATTEMPTS_OFFSET + size_of::<[Attempt; ATTEMPTS]>()).next_multiple_of(4096);
+/// Where the segment table begins.
+const TABLE_OFFSET: usize = (SUSPECTS_OFFSET + size_of::<suspects::Table>()).next_multiple_of(4096);
 /// Longest INIT request that is recorded; Linux sends 104 bytes.
 const INIT_BYTES_MAX: usize = 256;
 
@@ -160,6 +164,12 @@ impl Arena {
     pub fn attempts(&self) -> Attempts<'_> {
         // SAFETY: within the mapping; all-zero is valid, and it consists of atomics only.
         Attempts(unsafe { self.base.add(ATTEMPTS_OFFSET).cast().as_ref() })
+    }
+
+    /// Requests that workers died of, maybe.
+    pub fn suspects(&self) -> Suspects<'_> {
+        // SAFETY: within the mapping; all-zero is valid, and it consists of atomics only.
+        Suspects(unsafe { self.base.add(SUSPECTS_OFFSET).cast().as_ref() })
     }
 
     /// Figures that survive the worker.

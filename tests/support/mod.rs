@@ -76,6 +76,13 @@ impl Mount {
         mount.start(prefix, &[], "warn")
     }
 
+    /// As [`Mount::over`], by a daemon whose environment has one more variable.
+    pub fn over_with_variable(name: &str, value: &str, options: &[&str]) -> Mount {
+        let variable = format!("{name}={value}");
+        let mount = Self::unmounted(&std::env::temp_dir(), "out", "out");
+        mount.start(&["env", &variable], options, "warn")
+    }
+
     /// As [`Mount::over`], with what the daemon is to log, as `RUST_LOG` has it.
     pub fn over_with_log(options: &[&str], log: &str) -> Mount {
         Self::make(options, log, "out", "out")
