@@ -165,8 +165,18 @@ fn successor(mountpoint: &Path) -> Option<libc::pid_t> {
     }
 }
 
-/// Those that have not ended.
+/// Those that have not ended. As the kernel lists them: a look at every process may hang on one
+/// that has nothing to do with us.
 fn own_children() -> Vec<libc::pid_t> {
+    let own_pid = std::process::id();
+    match fs::read_to_string(format!("/proc/self/task/{own_pid}/children")) {
+        Ok(list) => list.split(' ').filter_map(|pid| pid.parse().ok()).collect(),
+        // Not every kernel is built with it.
+        Err(_) => own_children_of_all(),
+    }
+}
+
+fn own_children_of_all() -> Vec<libc::pid_t> {
     let own_pid = std::process::id().to_string();
     let is_own = |pid: &libc::pid_t| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -182,7 +192,8 @@ fn own_children() -> Vec<libc::pid_t> {
 fn is_successor(pid: libc::pid_t, mountpoint: &Path) -> Option<bool> {
     let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     if arguments.is_empty() {
-        return None;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        return stat.contains(") Z ").then_some(false);
     }
     let mut words = arguments.split(|byte| *byte == 0).skip(1);
     let role = words.next();

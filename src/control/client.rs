@@ -39,8 +39,8 @@ pub enum ClientError {
     },
     /// The mount is there and nobody serves it.
     #[error(
-        "the daemon of {path} is gone: 'umount -l {path}' (or 'fusermount3 -uz {path}') clears \
-         the mount",
+        "the daemon of {path} is gone, with what it had not stored yet: 'coalescefs umount {path}' \
+         clears the mount, 'coalescefs mount' replaces it",
         path = .0.display()
     )]
     Dead(PathBuf),

@@ -66,9 +66,11 @@ pub enum Answer {
 pub struct Status {
     /// The options in force.
     pub config: MountConfig,
-    /// Version of the program that serves the mount.
+    /// Version of the program that serves the mount; empty when it is older than this field.
+    #[serde(default)]
     pub version: String,
     /// CLOCK_BOOTTIME when the mount was made: with the backing directory, which mount it is.
+    #[serde(default)]
     pub mounted_at_ms: u64,
     /// Process that holds the mount.
     pub keeper_pid: i32,

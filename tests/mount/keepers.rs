@@ -318,6 +318,48 @@ pub fn a_keeper_that_cannot_start_is_tried_again() {
     assert_eq!(fs::read(mount.path().join("g")).unwrap(), records(2, 1000));
 }
 
+/// Kills both processes so that neither can take the other's place.
+fn kill_both(mount: &Mount) {
+    let pids = [mount.keeper_pid(), mount.worker_pid()];
+    for signal in [libc::SIGSTOP, libc::SIGKILL] {
+        for pid in pids {
+            // SAFETY: a process of this mount.
+            unsafe { libc::kill(pid, signal) };
+        }
+    }
+    wait_until("both to end", || mount.processes().is_empty());
+}
+
+/// A command of the program that must not hang.
+fn say(mount: &Mount, words: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new("timeout");
+    let output = command.arg("30").arg(PROGRAM).args(words).arg(mount.path()).output().unwrap();
+    (output.status.code(), text(&output))
+}
+
+/// Goal: both processes killed leave a mount that `status` calls dead, that `umount` clears saying
+/// that data is lost, and that `mount` replaces.
+pub fn a_dead_mount_is_named_and_cleared() {
+    let mount = Mount::over(&["--max-age", "1h"]);
+    fs::write(mount.path().join("f"), records(1, 1000)).unwrap();
+    let _in_use = File::open(mount.path().join("f")).unwrap();
+    kill_both(&mount);
+    let (code, words) = say(&mount, &["status"]);
+    assert!(code == Some(1) && words.contains("is gone"), "{words}");
+    let (code, words) = say(&mount, &["umount"]);
+    assert!(code == Some(75) && words.contains("is lost"), "{words}");
+    assert!(!is_mounted(mount.path()));
+    assert_eq!(fs::read_dir(mount.path()).unwrap().count(), 1, "what is below is not seen");
+
+    assert_eq!(say(&mount, &["mount"]).0, Some(0));
+    kill_both(&mount);
+    let (code, words) = say(&mount, &["mount"]);
+    assert!(code == Some(0) && words.contains("it is cleared"), "{words}");
+    fs::write(mount.path().join("g"), records(1, 1000)).unwrap();
+    mount.umount_clean();
+    assert_eq!(fs::read(mount.path().join("g")).unwrap(), records(1, 1000));
+}
+
 /// The memory that keeper and worker share.
 fn arena_of(pid: i32) -> File {
     let mut open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten().map(|fd| fd.path());

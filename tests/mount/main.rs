@@ -88,6 +88,7 @@ fn main() {
         keepers::the_keeper_is_killed_again_and_again,
         keepers::an_order_to_end_survives_the_keeper,
         keepers::a_foreground_mount_outlives_its_keeper,
+        keepers::a_dead_mount_is_named_and_cleared,
         keepers::run_outlives_its_keeper,
         keepers::upgrade_replaces_both_processes,
         keepers::a_keeper_that_cannot_start_is_tried_again,
