@@ -20,7 +20,8 @@
 //! | [`keeper`] | the process that outlives the worker: mounts, supervises, unmounts |
 //! | [`mount`] | mount(2), fusermount3, private namespaces, bdi tuning |
 //! | [`control`] | status and commands over a socket |
-//! | [`clock`] | what time it is
+//! | [`clock`] | what time it is |
+//! | [`killpoint`] | for tests: where a worker dies |
 //! | [`cli`] | arguments, commands, exit codes |
 //!
 //! `buffer` and `schedule` import only `std` and each other; time is an argument there.
@@ -36,6 +37,7 @@ pub mod drain;
 pub mod fs;
 pub mod fuse;
 pub mod keeper;
+pub mod killpoint;
 pub mod mount;
 pub mod schedule;
 pub mod worker;

@@ -3,13 +3,17 @@
 //!
 //! Forked by the keeper with a shared descriptor table, so that what it opens outlives it. Threads:
 //! `fuser-N` answer requests, `lane-N` write, `pool-N` wait for the disk, `control` answers the
-//! command line, `session` waits for the kernel to end the mount; this one waits for both ends.
+//! command line, `wake` watches the keeper, `session` waits for the kernel to end the mount; this
+//! one waits for both ends.
 //!
 //! The end: everything is drained while the mount still works, then the keeper is asked to
 //! unmount, then what the unmounting itself brought is drained, and the backing filesystem synced.
 
+mod wake;
+
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,7 +26,10 @@ use crate::control::protocol::{Answer, FileStatus, Status};
 use crate::control::server::{self, Source};
 use crate::fs::{Filesystem, Parts};
 use crate::fuse;
+use crate::keeper::{Estate, sys};
+use crate::killpoint;
 use crate::mount::privilege;
+use wake::Successor;
 
 /// What the keeper prepared before it forked the worker. The descriptors are in a table that
 /// keeper and worker share (`CLONE_FILES`), so they stay open when the worker dies; none may be
@@ -43,8 +50,10 @@ pub struct WorkerContext {
     pub wake_worker_fd: RawFd,
     /// eventfd: the worker wrote to the control page.
     pub wake_keeper_fd: RawFd,
-    /// How many workers served this mount before.
-    pub restarts: u64,
+    /// Readable when the keeper has ended.
+    pub keeper_pidfd: RawFd,
+    /// What the worker needs to take its place.
+    pub estate: Estate,
 }
 
 /// Exit code of a worker that ended the mount with everything stored.
@@ -91,13 +100,16 @@ fn serve(context: &WorkerContext) -> io::Result<i32> {
     let arena = context.arena;
     arena.control().set_phase(Phase::Starting);
     privilege::prepare_worker()?;
+    killpoint::arm(arena.control().worker_restarts());
+    arena.control().set_worker_pid(std::process::id() as libc::pid_t);
     let descriptors = backing::raise_descriptor_limit();
     backing::raise_file_size_limit();
+    backing::raise_locked_memory_limit();
     become_io_flusher();
     if let Err(error) = arena.lock_in_memory() {
         log::info!("the buffers may be swapped out: {error}; raise the limit of locked memory");
     }
-    privilege::limit_worker()?;
+    privilege::limit_worker(context.estate.method())?;
     let filesystem = Filesystem::attach(Parts {
         config: context.config.clone(),
         arena,
@@ -108,8 +120,9 @@ fn serve(context: &WorkerContext) -> io::Result<i32> {
     let (ended, session_ended) = bounded(1);
     spawn_session(context, &filesystem, ended)?;
     let (ask, asked) = unbounded();
-    spawn_control(context, &filesystem, ask.clone())?;
-    spawn_wake_listener(context, ask)?;
+    let successor = Successor::new(context);
+    spawn_control(context, &filesystem, &successor, ask.clone())?;
+    successor.start(ask)?;
     let ending = Ending {
         context,
         filesystem: &filesystem,
@@ -158,10 +171,14 @@ fn spawn_session(
 fn spawn_control(
     context: &WorkerContext,
     filesystem: &Arc<Filesystem>,
+    successor: &Arc<Successor>,
     ask: Sender<Asked>,
 ) -> io::Result<()> {
-    let source: Arc<dyn Source> =
-        Arc::new(Control { filesystem: filesystem.clone(), ask: Mutex::new(ask) });
+    let source: Arc<dyn Source> = Arc::new(Control {
+        filesystem: filesystem.clone(),
+        successor: successor.clone(),
+        ask: Mutex::new(ask),
+    });
     let listener_fd = context.listener_fd;
     std::thread::Builder::new()
         .name("control".into())
@@ -169,40 +186,9 @@ fn spawn_control(
     Ok(())
 }
 
-/// Looks at the control page whenever the keeper rings.
-fn spawn_wake_listener(context: &WorkerContext, ask: Sender<Asked>) -> io::Result<()> {
-    let (arena, wake_worker_fd) = (context.arena, context.wake_worker_fd);
-    std::thread::Builder::new().name("wake".into()).spawn(move || {
-        loop {
-            // The receiver lives as long as the process.
-            if arena.control().take_finish_request() {
-                let _ = ask.send(Asked::Finish);
-            }
-            if let Some(errno) = arena.control().take_unmount_result() {
-                let _ = ask.send(Asked::Unmounted { errno });
-            }
-            wait_for_ring(wake_worker_fd);
-        }
-    })?;
-    Ok(())
-}
-
 fn ring(eventfd: RawFd) {
-    let one = 1u64.to_ne_bytes();
-    // SAFETY: writes eight bytes to an eventfd; it is never full.
-    unsafe { libc::write(eventfd, one.as_ptr().cast(), one.len()) };
-}
-
-/// Waits until the eventfd is not zero, and clears it.
-fn wait_for_ring(eventfd: RawFd) {
-    let mut poll = libc::pollfd { fd: eventfd, events: libc::POLLIN, revents: 0 };
-    let mut count = [0u8; 8];
-    // SAFETY: waits on one descriptor, then reads eight bytes; the descriptor may be
-    // non-blocking.
-    unsafe {
-        libc::poll(&mut poll, 1, -1);
-        libc::read(eventfd, count.as_mut_ptr().cast(), count.len());
-    }
+    // SAFETY: one of the keeper's descriptors, open as long as the process.
+    sys::ring(unsafe { BorrowedFd::borrow_raw(eventfd) });
 }
 
 /// What may happen to a running mount.
@@ -218,6 +204,7 @@ enum Asked {
 /// The control socket's view of the worker.
 struct Control {
     filesystem: Arc<Filesystem>,
+    successor: Arc<Successor>,
     ask: Mutex<Sender<Asked>>,
 }
 
@@ -228,6 +215,13 @@ impl Source for Control {
 
     fn files(&self) -> Vec<FileStatus> {
         self.filesystem.files()
+    }
+
+    fn upgrade(&self, program: &Path, tell: &mut dyn FnMut(Answer)) {
+        let result = self.successor.upgrade(program, || tell(Answer::Upgrading));
+        if let Err(error) = result {
+            tell(Answer::Failed { message: error.to_string() });
+        }
     }
 
     fn umount(&self, progress: &mut dyn FnMut(Answer) -> bool) {

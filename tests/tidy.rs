@@ -83,10 +83,19 @@ fn data_flows_one_way() {
     assert_imports_only("backing", &[]);
     assert_imports_only("arena", &["buffer", "config"]);
     assert_imports_only("drain", &["arena", "backing", "buffer", "clock", "schedule"]);
-    let below_fs =
-        ["arena", "backing", "buffer", "clock", "config", "control", "drain", "schedule"];
+    let below_fs = [
+        "arena",
+        "backing",
+        "buffer",
+        "clock",
+        "config",
+        "control",
+        "drain",
+        "killpoint",
+        "schedule",
+    ];
     assert_imports_only("fs", &below_fs);
-    assert_imports_only("fuse", &["arena", "backing", "fs"]);
+    assert_imports_only("fuse", &["arena", "backing", "fs", "killpoint"]);
 }
 
 #[test]

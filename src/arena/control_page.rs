@@ -35,6 +35,8 @@ const PENDING: i32 = 0;
 pub struct ControlPage {
     phase: AtomicU32,
     finish: AtomicU32,
+    finish_ordered: AtomicU32,
+    reported: AtomicU32,
     unmount: AtomicU32,
     unmount_result: AtomicI32,
     keeper_pid: AtomicI32,
@@ -61,7 +63,24 @@ impl ControlPage {
 
     /// Keeper: asks the worker to drain and end the mount.
     pub fn request_finish(&self) {
+        self.finish_ordered.store(1, Ordering::Release);
         self.finish.store(1, Ordering::Release);
+    }
+
+    /// Keeper: whether it, or one before it, asked for the end. Every worker is to be told, as
+    /// each takes the request once.
+    pub fn finish_ordered(&self) -> bool {
+        self.finish_ordered.load(Ordering::Acquire) != 0
+    }
+
+    /// Keeper: notes that whoever started the mount was told that it is there.
+    pub fn set_reported(&self) {
+        self.reported.store(1, Ordering::Release);
+    }
+
+    /// Whether anybody knows that the mount is there.
+    pub fn is_reported(&self) -> bool {
+        self.reported.load(Ordering::Acquire) != 0
     }
 
     /// Worker: takes the keeper's request for the end, once.
@@ -97,10 +116,14 @@ impl ControlPage {
         }
     }
 
-    /// Keeper: notes the processes; called before each start of a worker and after it.
-    pub fn set_pids(&self, keeper: i32, worker: i32) {
-        self.keeper_pid.store(keeper, Ordering::Relaxed);
-        self.worker_pid.store(worker, Ordering::Relaxed);
+    /// Keeper: notes its process.
+    pub fn set_keeper_pid(&self, pid: i32) {
+        self.keeper_pid.store(pid, Ordering::Relaxed);
+    }
+
+    /// Worker: notes its process, before it answers anybody.
+    pub fn set_worker_pid(&self, pid: i32) {
+        self.worker_pid.store(pid, Ordering::Relaxed);
     }
 
     /// Process ids of keeper and worker.

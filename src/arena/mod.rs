@@ -4,27 +4,33 @@
 //! worker see them at the same address:
 //!
 //! - the *arena*: header (geometry, recorded INIT, counters, [`ControlPage`]), the [`Attempts`], the
-//!   segment table, and the data. Its size is fixed: `--memory` plus tables.
+//!   [`Suspects`], the segment table, and the data. Its size is fixed: `--memory` plus tables.
 //! - the [`NodeTable`], which grows with the number of nodes the kernel knows.
 //!
 //! Order of stores: bytes first, then the segment's range (release), then the acknowledgement.
 //! A worker that dies between any two instructions leaves tables from which the next one rebuilds.
 //! Nothing here is locked: `fs` holds the file's lock around every change of its segments.
+//!
+//! A worker that becomes the keeper maps both again, at other addresses (`attach`).
 
+mod attach;
 mod attempts;
 mod control_page;
 mod nodes;
 mod segments;
+mod suspects;
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+pub use attach::AttachError;
 pub use attempts::{Attempts, Mark};
 pub use control_page::{ControlPage, Phase, UnmountMode};
 pub use nodes::{Identity, NodeSlot, NodeTable};
 pub use segments::{Held, SlotPool};
+pub use suspects::{Suspects, Verdict};
 
 use crate::buffer::{Published, Slot};
 use crate::config::MountConfig;
@@ -33,14 +39,16 @@ use segments::SegmentEntry;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"coalesce");
 /// Raised whenever the meaning of the arena's bytes changes.
-const LAYOUT_VERSION: u32 = 2;
+const LAYOUT_VERSION: u32 = 3;
 /// Room for the header; the control page has its own.
 const HEADER_BYTES: usize = 4096;
 /// Where the attempts begin.
 const ATTEMPTS_OFFSET: usize = HEADER_BYTES * 2;
-/// Where the segment table begins.
-const TABLE_OFFSET: usize =
+/// Where the suspects begin.
+const SUSPECTS_OFFSET: usize =
     (ATTEMPTS_OFFSET + size_of::<[Attempt; ATTEMPTS]>()).next_multiple_of(4096);
+/// Where the segment table begins.
+const TABLE_OFFSET: usize = (SUSPECTS_OFFSET + size_of::<suspects::Table>()).next_multiple_of(4096);
 /// Longest INIT request that is recorded; Linux sends 104 bytes.
 const INIT_BYTES_MAX: usize = 256;
 
@@ -116,9 +124,7 @@ impl Arena {
         let segment_bytes = config.segment_bytes();
         let segments = u32::try_from(config.memory_bytes / u64::from(segment_bytes))
             .map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
-        let table_bytes = segments as usize * size_of::<SegmentEntry>();
-        let data_offset = (TABLE_OFFSET + table_bytes).next_multiple_of(64 << 10);
-        let total = data_offset + segments as usize * segment_bytes as usize;
+        let (data_offset, total) = attach::extent(segments, segment_bytes);
         let (fd, base) = map_new_memfd(c"coalescefs-arena", total, total, Size::Fixed)?;
         let arena = Arena {
             base,
@@ -158,6 +164,12 @@ impl Arena {
     pub fn attempts(&self) -> Attempts<'_> {
         // SAFETY: within the mapping; all-zero is valid, and it consists of atomics only.
         Attempts(unsafe { self.base.add(ATTEMPTS_OFFSET).cast().as_ref() })
+    }
+
+    /// Requests that workers died of, maybe.
+    pub fn suspects(&self) -> Suspects<'_> {
+        // SAFETY: within the mapping; all-zero is valid, and it consists of atomics only.
+        Suspects(unsafe { self.base.add(SUSPECTS_OFFSET).cast().as_ref() })
     }
 
     /// Figures that survive the worker.
@@ -325,6 +337,12 @@ fn map_new_memfd(
     if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
         return Err(io::Error::last_os_error());
     }
+    let base = map_memfd(fd.as_raw_fd(), reserve)?;
+    Ok((fd, base))
+}
+
+/// Maps `reserve` bytes of a memfd, shared and left out of core dumps.
+fn map_memfd(fd: RawFd, reserve: usize) -> io::Result<NonNull<u8>> {
     // SAFETY: a new shared mapping at an address of the kernel's choice.
     let base = unsafe {
         libc::mmap(
@@ -332,7 +350,7 @@ fn map_new_memfd(
             reserve,
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_SHARED | libc::MAP_NORESERVE,
-            fd.as_raw_fd(),
+            fd,
             0,
         )
     };
@@ -340,7 +358,7 @@ fn map_new_memfd(
         Some(base) if base.as_ptr().cast() != libc::MAP_FAILED => {
             // SAFETY: the mapping just made; a flag that changes no byte. It cannot fail there.
             unsafe { libc::madvise(base.as_ptr().cast(), reserve, libc::MADV_DONTDUMP) };
-            Ok((fd, base))
+            Ok(base)
         }
         _ => Err(io::Error::last_os_error()),
     }

@@ -17,7 +17,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use super::{Size, map_new_memfd};
+use super::attach::{AttachError, file_bytes};
+use super::{Size, map_memfd, map_new_memfd};
 
 /// Longest name of a directory entry on Linux (NAME_MAX).
 const NAME_MAX: usize = 255;
@@ -125,6 +126,36 @@ impl NodeTable {
         let table = NodeTable { base, fd: fd.into_raw_fd() };
         table.header().capacity.store(GROW_BY, Ordering::Relaxed);
         Ok(table)
+    }
+
+    /// Maps a table that another process made, and checks that what it says of its size is so.
+    pub(super) fn attach(fd: RawFd) -> Result<NodeTable, AttachError> {
+        if file_bytes(fd)? < table_bytes(GROW_BY) as u64 {
+            return Err(AttachError::Damaged("the node table is too short".to_owned()));
+        }
+        let table = NodeTable { base: map_memfd(fd, table_bytes(NODES_MAX))?, fd };
+        // In the order opposite to that in which they grow.
+        let high_water = table.high_water();
+        let capacity = table.header().capacity.load(Ordering::Acquire);
+        let fits = high_water <= capacity
+            && capacity <= NODES_MAX
+            && table_bytes(capacity) as u64 <= file_bytes(fd)?;
+        if !fits {
+            let what = format!("{high_water} nodes in a table for {capacity}");
+            return Err(AttachError::Damaged(what));
+        }
+        Ok(table)
+    }
+
+    /// Whether an entry in use can have been written by a worker.
+    pub(super) fn is_plausible(&self, slot: NodeSlot) -> bool {
+        let entry = self.entry(slot);
+        let (_, name) = entry.place.get();
+        entry.id.load(Ordering::Relaxed) != 0
+            && entry.kept_fd_plus_one.load(Ordering::Acquire) >= 0
+            && entry.mtime_nanos.load(Ordering::Relaxed) < 1_000_000_000
+            && entry.place.name_len.load(Ordering::Relaxed) as usize <= NAME_MAX
+            && !name.as_bytes().iter().any(|byte| matches!(byte, 0 | b'/'))
     }
 
     pub(super) fn descriptor(&self) -> RawFd {

@@ -108,3 +108,149 @@ fn the_memory_is_sealed() {
         arena.nodes().extend().unwrap();
     }
 }
+/// An arena with something of everything in it, and the options it was made for.
+fn filled() -> (Arena, MountConfig) {
+    let config = config(4 << 20);
+    let arena = Arena::create(&config).unwrap();
+    arena.record_init(&[7; 104]).unwrap();
+    arena.set_init_done();
+    for n in 0..40u32 {
+        let slot = arena.nodes().extend().unwrap();
+        let id = u64::from(n) + 1;
+        let identity = Identity { id, generation: 1, dev: 5, ino: id, kind: libc::S_IFREG };
+        arena.nodes().fill(slot, &identity, 1, OsStr::new("name"));
+        let seq = arena.next_seq();
+        let (start, end) = (n, n + 50);
+        let published = Published { slot: Slot(n * 3), index: id, start, end, seq, born_ms: 9 };
+        arena.publish(id, &published);
+    }
+    (arena, config)
+}
+
+fn attach_again(arena: &Arena, config: &MountConfig) -> Result<Arena, AttachError> {
+    let [arena_fd, nodes_fd] = arena.descriptors();
+    Arena::attach(config, arena_fd, nodes_fd)
+}
+
+/// Closes and unmaps what a test has used up; mounts never do.
+fn discard(arena: Arena) {
+    let (_, total) = attach::extent(arena.segments, arena.segment_bytes);
+    for fd in arena.descriptors() {
+        // SAFETY: the test's own, and not used any more.
+        unsafe { libc::close(fd) };
+    }
+    // SAFETY: as above.
+    unsafe { libc::munmap(arena.base.as_ptr().cast(), total) };
+}
+
+/// Goal: mapped anew, an arena is the same one: both see what either changes.
+#[test]
+fn an_arena_is_mapped_again() {
+    let (arena, config) = filled();
+    let again = attach_again(&arena, &config).unwrap();
+    assert_ne!(arena.base, again.base);
+    let (_, held) = SlotPool::rebuild(&again);
+    assert_eq!(held.len(), 40);
+    again.unpublish(Slot(3));
+    assert!(arena.published(Slot(3)).is_none());
+    arena.nodes().set_kept_fd(NodeSlot(2), Some(9));
+    assert_eq!(again.nodes().kept_fd(NodeSlot(2)), Some(9));
+    discard(arena);
+}
+
+/// Goal: what cannot be is refused, with words that say what it is.
+#[test]
+fn impossible_arenas_are_refused() {
+    type Damage<'a> = &'a dyn Fn(&Arena, &mut MountConfig);
+    let refusal = |damage: Damage| {
+        let (arena, mut config) = filled();
+        damage(&arena, &mut config);
+        let error = attach_again(&arena, &config).unwrap_err().to_string();
+        discard(arena);
+        error
+    };
+    let write = |arena: &Arena, offset: usize, bytes: &[u8]| {
+        // SAFETY: within the mapping, which only this test uses.
+        let to = unsafe { arena.base.add(offset) };
+        // SAFETY: as above.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
+    };
+    // Ours are sealed against it; what is attached need not be ours.
+    let cut = |fd: RawFd| {
+        let mut start = [0u8; 8192];
+        // SAFETY: a new file of the test's own, with the start of the arena's, takes the place of
+        // that, which stays mapped.
+        unsafe {
+            let short = libc::memfd_create(c"short".as_ptr(), 0);
+            assert_eq!(libc::pread(fd, start.as_mut_ptr().cast(), start.len(), 0), 8192);
+            assert_eq!(libc::write(short, start.as_ptr().cast(), start.len()), 8192);
+            assert_eq!(libc::dup2(short, fd), fd);
+            libc::close(short);
+        }
+    };
+    let at = |slot: u32, published: Published| Published { slot: Slot(slot), ..published };
+    let entry = Published { slot: Slot(0), index: 0, start: 0, end: 9, seq: 1, born_ms: 0 };
+    let cases: [(&str, Damage); 9] = [
+        ("is no arena", &|arena, _| write(arena, 0, b"C")),
+        ("layout 99, this program knows", &|arena, _| write(arena, 8, &99u32.to_ne_bytes())),
+        ("bytes and not", &|_, config| config.memory_bytes *= 2),
+        ("bytes and not", &|arena, _| cut(arena.descriptors()[0])),
+        ("too short", &|arena, _| cut(arena.descriptors()[1])),
+        ("segment 1 of node 5", &|arena, _| {
+            arena.publish(5, &at(1, Published { end: 0, ..entry }))
+        }),
+        ("segment 1", &|arena, _| arena.publish(5, &at(1, Published { end: 1 << 20, ..entry }))),
+        ("segment 1", &|arena, _| arena.publish(5, &at(1, Published { seq: 1 << 40, ..entry }))),
+        ("segment 1", &|arena, _| {
+            arena.publish(5, &at(1, Published { index: u64::MAX / 2, ..entry }));
+        }),
+    ];
+    for (words, damage) in cases {
+        let said = refusal(damage);
+        assert!(said.contains(words), "'{said}' does not say '{words}'");
+    }
+}
+
+/// Goal: whatever bytes are wrong, attaching refuses or gives an arena that can be read whole.
+/// Method: random bytes over tables and headers, then everything that a new worker reads.
+#[test]
+fn random_damage_is_survived() {
+    use proptest::prelude::*;
+    let tables = attach::extent(1024, 4096).0;
+    let place = (any::<bool>(), 0..tables, proptest::collection::vec(any::<u8>(), 1..16));
+    let damages = proptest::collection::vec(place, 1..6);
+    let mut runner =
+        proptest::test_runner::TestRunner::new(ProptestConfig { cases: 300, ..Default::default() });
+    let run = runner.run(&damages, |damages| {
+        let (arena, config) = filled();
+        for (in_nodes, offset, bytes) in damages {
+            let fd = arena.descriptors()[usize::from(in_nodes)];
+            // Near the start, where there is something.
+            let offset = if in_nodes { offset % 60_000 } else { offset };
+            // SAFETY: writes a buffer of the given length to the test's own file.
+            unsafe { libc::pwrite(fd, bytes.as_ptr().cast(), bytes.len(), offset as i64) };
+        }
+        if let Ok(again) = attach_again(&arena, &config) {
+            let (pool, held) = SlotPool::rebuild(&again);
+            assert!(pool.held() <= again.segments() as usize);
+            for published in held.values().flatten() {
+                let len = published.end - published.start;
+                assert_eq!(
+                    again.in_flight(published.slot, published.start, len).len(),
+                    len as usize
+                );
+            }
+            again.attempts().forget_old();
+            again.nodes().take_unfinished_moves();
+            assert!(again.recorded_init().len() <= INIT_BYTES_MAX);
+            for slot in (0..again.nodes().high_water()).map(NodeSlot) {
+                let _ = (again.nodes().identity(slot), again.nodes().place(slot));
+                let _ = (again.nodes().kept_fd(slot), again.nodes().mtime(slot));
+            }
+            let _ = (again.control().phase(), again.control().take_unmount_request());
+        }
+        discard(arena);
+        Ok(())
+    });
+    run.unwrap();
+}

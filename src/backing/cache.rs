@@ -87,6 +87,16 @@ pub fn raise_descriptor_limit() -> u64 {
     limit.rlim_cur
 }
 
+/// Lets this process, and the worker that it may become, lock its memory without CAP_IPC_LOCK.
+/// The arena is all that it locks, and that has its size from `--memory`.
+pub fn raise_locked_memory_limit() {
+    let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: reads one rlimit.
+    if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &unlimited) } < 0 {
+        log::debug!("the limit of locked memory stays: {}", io::Error::last_os_error());
+    }
+}
+
 /// Frees the process from `ulimit -f` where that is allowed, and from being killed by it anyway:
 /// the files are others', and the limit of those who write them was checked before.
 pub fn raise_file_size_limit() {

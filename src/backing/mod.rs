@@ -20,7 +20,9 @@ mod xattr;
 pub use attr::{
     Attr, FsStats, SetTime, Time, attr, attr_at, fs_stats, set_mode, set_owner, set_times,
 };
-pub use cache::{DescriptorCache, raise_descriptor_limit, raise_file_size_limit};
+pub use cache::{
+    DescriptorCache, raise_descriptor_limit, raise_file_size_limit, raise_locked_memory_limit,
+};
 pub use caller::{Credentials, as_caller, without_admin};
 pub use data::{
     allocate, copy_range, extents, flush_range, read_at, seek, set_size, sync_all, sync_data,
@@ -44,6 +46,15 @@ use std::os::unix::ffi::OsStrExt;
 /// The errno of an error; `EIO` when it has none.
 pub fn errno(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// Lets the program that this process becomes have the descriptor: clears FD_CLOEXEC.
+pub fn keep_over_exec(fd: BorrowedFd) -> io::Result<()> {
+    // SAFETY: changes a flag of a valid descriptor.
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// A name or path for a system call. `EINVAL` when it holds a NUL byte.

@@ -9,6 +9,7 @@ use log::LevelFilter;
 
 use super::commands::demo::DemoArgs;
 use super::{resolve, units};
+use crate::keeper::Beginning;
 use crate::mount::machine;
 
 /// Turns many trickles of tiny writes into one large sequential write after another.
@@ -61,6 +62,8 @@ pub enum Command {
     Umount(UmountArgs),
     /// Show how much waits to be written, and how fast it goes
     Status(StatusArgs),
+    /// Let this program take over a mount from the one that serves it; nothing notices
+    Upgrade(UpgradeArgs),
     /// Show what it does for 40 programs that write into FIFOs' outputs
     Demo(DemoArgs),
     /// The process that holds a mount; started by the others
@@ -107,6 +110,13 @@ pub struct UmountArgs {
     pub json: bool,
 }
 
+/// `upgrade`.
+#[derive(Debug, Args)]
+pub struct UpgradeArgs {
+    /// Where it is mounted
+    pub mountpoint: PathBuf,
+}
+
 /// `status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
@@ -125,6 +135,23 @@ pub struct StatusArgs {
 pub struct KeeperArgs {
     /// For `ps` to show; the order comes over standard input
     pub mountpoint: PathBuf,
+    /// Take over the mount that this descriptor describes
+    #[arg(long, value_name = "FD")]
+    pub adopt: Option<i32>,
+    /// Only say whether that would succeed
+    #[arg(long, requires = "adopt")]
+    pub rehearse: bool,
+}
+
+impl KeeperArgs {
+    /// What the process is to begin with.
+    pub fn beginning(&self) -> Beginning {
+        match self.adopt {
+            None => Beginning::Mount,
+            Some(order) if self.rehearse => Beginning::Rehearse(order),
+            Some(order) => Beginning::Adopt(order),
+        }
+    }
 }
 
 /// How to buffer: the same for `mount` and `run`.

@@ -2,7 +2,7 @@
 //! is, and returns when the daemon has really gone.
 
 use std::io::IsTerminal;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -39,13 +39,11 @@ pub enum End {
 /// stays.
 pub fn unmount(client: &mut Client) -> Result<End, CliError> {
     let mountpoint = client.mount().mount_point.clone();
-    // `Err` when it is of another process namespace: then only the mount can be watched.
-    let keeper = sys::pidfd(client.status().keeper_pid).ok();
     let mut progress = Progress::new(&mountpoint);
     let end = client.umount(|backlog_bytes| progress.show(backlog_bytes));
     progress.finish();
     match end.map_err(|error| CliError::Failed(error.to_string()))? {
-        UmountEnd::Done => wait_until_gone(client, keeper).map(|()| End::Gone),
+        UmountEnd::Done => wait_until_gone(client).map(|()| End::Gone),
         UmountEnd::Busy => Ok(End::Busy),
         UmountEnd::NotStored(files) => Err(not_stored(&mountpoint, &files)),
         UmountEnd::Failed(message) => {
@@ -54,8 +52,10 @@ pub fn unmount(client: &mut Client) -> Result<End, CliError> {
     }
 }
 
-fn wait_until_gone(client: &Client, keeper: Option<OwnedFd>) -> Result<(), CliError> {
+fn wait_until_gone(client: &Client) -> Result<(), CliError> {
     let mount = client.mount();
+    // `Err` when it is gone, or of another process namespace: then only the mount can be watched.
+    let keeper = sys::pidfd(client.status().keeper_pid).ok();
     let give_up = Instant::now() + EXIT_TIMEOUT;
     if let Some(keeper) = keeper {
         sys::poll([Some(keeper.as_fd())], Some(EXIT_TIMEOUT));

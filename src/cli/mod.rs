@@ -7,10 +7,10 @@
 //! | `resolve` | from arguments to a checked [`crate::config::MountConfig`] |
 //! | `places` | BACKING and MOUNTPOINT: what is wrong with them |
 //! | `exit` | errors and exit codes, all of them |
-//! | `children` | waiting for a child and passing signals on |
+//! | `children` | waiting for children and passing signals on |
 //! | `drained` | unmounting with progress |
 //! | `holders` | who keeps a mount busy |
-//! | `commands` | mount, run, umount, status, demo |
+//! | `commands` | mount, run, umount, status, upgrade, demo |
 
 mod args;
 mod children;
@@ -48,8 +48,9 @@ fn run(arguments: Arguments, log_level: String) -> Result<Exit, CliError> {
         Command::Run(args) => commands::run::run(&args, log),
         Command::Umount(args) => commands::umount::run(&args).map(|()| Exit::Ok),
         Command::Status(args) => commands::status::run(&args).map(|()| Exit::Ok),
+        Command::Upgrade(args) => commands::upgrade::run(&args).map(|()| Exit::Ok),
         Command::Demo(args) => Ok(commands::demo::run(&args).map(|()| Exit::Ok)?),
-        Command::Keeper(_) => Ok(Exit::Keeper(crate::keeper::run())),
+        Command::Keeper(args) => Ok(Exit::Keeper(crate::keeper::run(args.beginning()))),
     }
 }
 

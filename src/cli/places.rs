@@ -8,8 +8,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::exit::CliError;
-use crate::mount::mountinfo::MountTable;
+use super::exit::{CliError, complain};
+use crate::mount::dead::{self, is_dead};
+use crate::mount::mountinfo::{Mount, MountTable};
 use crate::mount::{c_path, check, resolve_name};
 
 /// Canonical paths of a mount to be made.
@@ -36,9 +37,8 @@ fn resolve_named(
     backing: &Path,
     mountpoint: Option<&Path>,
 ) -> Result<Places, CliError> {
-    let table = MountTable::read()
-        .map_err(|error| CliError::Failed(format!("/proc/self/mountinfo: {error}")))?;
     let mountpoint = mountpoint.unwrap_or(backing);
+    let table = clear_dead(mountpoint)?;
     refuse_ours(&table, mountpoint)?;
     let places = Places {
         backing: directory(name, backing)?,
@@ -49,6 +49,31 @@ fn resolve_named(
     refuse_mounted(&table, &places.backing)?;
     refuse_unusable(name, &places)?;
     Ok(places)
+}
+
+/// What a daemon that was killed left at `mountpoint` only stands in the way. Gives the table as it
+/// is then.
+fn clear_dead(mountpoint: &Path) -> Result<MountTable, CliError> {
+    loop {
+        let table = MountTable::read()
+            .map_err(|error| CliError::Failed(format!("/proc/self/mountinfo: {error}")))?;
+        let name = resolve_name(mountpoint).ok();
+        let found = name.and_then(|name| table.top_at(&name).cloned());
+        let Some(mount) = found.filter(|mount| mount.is_ours() && is_dead(&mount.mount_point))
+        else {
+            return Ok(table);
+        };
+        let path = mount.mount_point.display();
+        dead::clear(&mount).map_err(|error| {
+            CliError::Failed(format!(
+                "{path} is a mount whose daemon is gone, and it cannot be cleared: {error}"
+            ))
+        })?;
+        complain(&format!(
+            "{path} was a mount whose daemon is gone; it is cleared. Data that was acknowledged \
+             and not yet stored is lost"
+        ));
+    }
 }
 
 fn refuse_ours(table: &MountTable, path: &Path) -> Result<(), CliError> {
@@ -67,7 +92,8 @@ fn refuse_ours(table: &MountTable, path: &Path) -> Result<(), CliError> {
 /// Two mounts of one directory would each think it has it alone. The keeper makes sure of that even
 /// where this table does not show the other one; here it can be named.
 fn refuse_mounted(table: &MountTable, backing: &Path) -> Result<(), CliError> {
-    match table.ours().find(|mount| mount.source == backing.as_os_str()) {
+    let here = |mount: &&Mount| mount.source == backing.as_os_str();
+    match table.ours().filter(here).find(|mount| !is_dead(&mount.mount_point)) {
         Some(mount) => Err(CliError::Failed(format!(
             "{} is already mounted through coalescefs, at {1}: 'coalescefs umount {1}' ends it",
             backing.display(),
@@ -87,7 +113,7 @@ fn directory(what: &str, path: &Path) -> Result<PathBuf, CliError> {
         io::ErrorKind::NotADirectory => complain("is not a directory"),
         io::ErrorKind::PermissionDenied => complain("permission denied"),
         _ if error.raw_os_error() == Some(libc::ENOTCONN) => {
-            complain("lies in a mount whose daemon is gone: 'umount -l' clears it")
+            complain("lies in a mount whose daemon is gone: 'coalescefs umount' clears it")
         }
         _ => complain(&error.to_string()),
     })?;

@@ -40,8 +40,8 @@ pub enum ClientError {
     },
     /// The mount is there and nobody serves it.
     #[error(
-        "the daemon of {path} is gone: 'umount -l {path}' (or 'fusermount3 -uz {path}') clears \
-         the mount",
+        "the daemon of {path} is gone, with what it had not stored yet: 'coalescefs umount {path}' \
+         clears the mount, 'coalescefs mount' replaces it",
         path = .0.display()
     )]
     Dead(PathBuf),
@@ -219,6 +219,33 @@ impl Client {
         }
     }
 
+    /// Has `program` take the place of keeper and worker; waits until it answers. `Err(Refused)` has
+    /// the reason why it cannot; nothing has changed then.
+    pub fn upgrade(&mut self, program: &Path) -> Result<(), ClientError> {
+        let before = self.status.keeper_pid;
+        let request = Request::Upgrade { program: program.to_owned() };
+        self.stream
+            .get_ref()
+            .set_read_timeout(Some(PROGRESS_TIMEOUT))
+            .map_err(|error| ClientError::Broken { path: self.mount.mount_point.clone(), error })?;
+        match ask(&mut self.stream, &request) {
+            Ok(Answer::Upgrading) => {}
+            other => return Err(unexpected(other, &self.mount.mount_point)),
+        }
+        let give_up = Instant::now() + PROGRESS_TIMEOUT;
+        while self.status.keeper_pid == before {
+            let path = self.mount.mount_point.clone();
+            let error = io::ErrorKind::TimedOut.into();
+            let silent = ClientError::Broken { path, error };
+            if Instant::now() > give_up {
+                return Err(silent);
+            }
+            std::thread::sleep(RECONNECT_PAUSE);
+            self.reconnect(silent)?;
+        }
+        Ok(())
+    }
+
     fn try_umount(&mut self, progress: &mut impl FnMut(u64)) -> Result<UmountEnd, ClientError> {
         let path = self.mount.mount_point.clone();
         let broken = |error| ClientError::Broken { path: path.clone(), error };
@@ -238,12 +265,12 @@ impl Client {
         }
     }
 
-    /// Connects to the next worker of the same daemon; gives up with `why` when the daemon is gone.
+    /// Connects to the next worker of the same mount; gives up with `why` when the daemon is gone.
     fn reconnect(&mut self, why: ClientError) -> Result<(), ClientError> {
         let give_up = Instant::now() + RECONNECT_TIMEOUT;
         while Instant::now() < give_up && self.daemon_lives() {
             match Client::connect_to(self.mount.clone()) {
-                Ok(client) if client.status.keeper_pid == self.status.keeper_pid => {
+                Ok(client) if client.status.mounted_at_ms == self.status.mounted_at_ms => {
                     *self = client;
                     return Ok(());
                 }
@@ -257,7 +284,9 @@ impl Client {
     fn daemon_lives(&self) -> bool {
         let mounted = MountTable::read()
             .is_ok_and(|table| table.has(self.mount.device, &self.mount.mount_point));
-        mounted || Path::new(&format!("/proc/{}/fd", self.status.keeper_pid)).exists()
+        // A worker takes the place of a dead keeper.
+        let processes = [self.status.keeper_pid, self.status.worker_pid];
+        mounted || processes.iter().any(|pid| Path::new(&format!("/proc/{pid}/fd")).exists())
     }
 }
 

@@ -19,6 +19,12 @@ pub enum Request {
     Files,
     /// Drain everything, then unmount; answers with progress until the end.
     Umount,
+    /// Have another build of this program take the place of keeper and worker; answers
+    /// [`Answer::Upgrading`] before it does.
+    Upgrade {
+        /// Its executable.
+        program: PathBuf,
+    },
 }
 
 /// One line from the server.
@@ -46,6 +52,8 @@ pub enum Answer {
         /// The files concerned.
         files: Vec<FileStatus>,
     },
+    /// The program can take over, and does so now; the connection ends.
+    Upgrading,
     /// The request failed.
     Failed {
         /// One line for the user.
@@ -58,6 +66,12 @@ pub enum Answer {
 pub struct Status {
     /// The options in force.
     pub config: MountConfig,
+    /// Version of the program that serves the mount; empty when it is older than this field.
+    #[serde(default)]
+    pub version: String,
+    /// CLOCK_BOOTTIME when the mount was made: with the backing directory, which mount it is.
+    #[serde(default)]
+    pub mounted_at_ms: u64,
     /// Process that holds the mount.
     pub keeper_pid: i32,
     /// Process that serves it.

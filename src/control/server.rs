@@ -8,6 +8,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::{FromRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -35,6 +36,10 @@ pub trait Source: Send + Sync {
 
     /// The files that hold data or have an error, fullest first.
     fn files(&self) -> Vec<FileStatus>;
+
+    /// Has `program` take over. Calls `tell` with [`Answer::Upgrading`] before that begins, or with
+    /// the error that prevents it.
+    fn upgrade(&self, program: &Path, tell: &mut dyn FnMut(Answer));
 
     /// Drains and unmounts. Calls `progress` with [`Answer::Progress`] several times a second and
     /// last with the final answer. `progress` returns `false` when nobody listens any more; the
@@ -144,6 +149,11 @@ fn answer(request: Request, stream: &UnixStream, source: &dyn Source) -> io::Res
     match request {
         Request::Status => send(stream, &Answer::Status(Box::new(source.status()))),
         Request::Files => send(stream, &Answer::Files { files: source.files() }),
+        Request::Upgrade { program } => {
+            // Nobody who listens needs not be told; what begins goes on.
+            source.upgrade(&program, &mut |answer| drop(send(stream, &answer)));
+            Ok(())
+        }
         Request::Umount => {
             source.umount(&mut |answer| send(stream, &answer).is_ok());
             Ok(())

@@ -4,7 +4,7 @@
 use std::os::fd::IntoRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::config::MountConfig;
@@ -25,6 +25,8 @@ fn status() -> Status {
     };
     Status {
         config,
+        version: String::new(),
+        mounted_at_ms: 0,
         keeper_pid: 1,
         worker_pid: 2,
         worker_restarts: 0,
@@ -65,6 +67,11 @@ impl Source for Fake {
             open: true,
             error: None,
         }]
+    }
+
+    fn upgrade(&self, program: &Path, tell: &mut dyn FnMut(Answer)) {
+        assert_eq!(program, Path::new("/p"));
+        tell(Answer::Upgrading);
     }
 
     fn umount(&self, progress: &mut dyn FnMut(Answer) -> bool) {

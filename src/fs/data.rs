@@ -13,6 +13,7 @@ use crate::backing;
 use crate::buffer::{FileBuffer, Geometry, Piece, Published, Slot, Step};
 use crate::clock::{boottime_ms, realtime};
 use crate::drain::{DataFile, LaneQueue};
+use crate::killpoint::{self, Point};
 use crate::schedule::{FileId, Load};
 
 /// The last error of writing a file's bytes; stays until they are stored.
@@ -125,6 +126,7 @@ impl Filesystem {
             let write = Write { node, offset, bytes: bytes.to_vec(), from, reply };
             return self.starve(write);
         }
+        killpoint::pass(Point::WriteDone);
         self.acknowledge(&node, bytes.len(), reply);
     }
 
@@ -198,11 +200,13 @@ impl Filesystem {
             match *step {
                 Step::Copy { slot, at, from, len } => {
                     self.arena.copy_in(slot, at, &bytes[from..from + len as usize]);
+                    killpoint::pass(Point::WriteCopied);
                 }
                 Step::Move { from, to, at, len } => self.arena.copy_between(from, to, at, len),
                 Step::Publish { slot, index, start, end, seq, born_ms } => {
                     let published = Published { slot, index, start, end, seq, born_ms };
                     self.arena.publish(node.id(), &published);
+                    killpoint::pass(Point::WritePublished);
                 }
                 Step::Free { slot } => {
                     self.arena.unpublish(slot);

@@ -16,6 +16,7 @@ use super::repeated::{NO_HANDLE, identity, identity_at};
 use super::{Filesystem, errno};
 use crate::backing::{self, Attr, Credentials};
 use crate::drain::{Access, DataFile};
+use crate::killpoint::{self, Point};
 
 /// A name the kernel may now remember.
 #[derive(Clone, Copy, Debug)]
@@ -158,6 +159,7 @@ impl Filesystem {
             return Ok((entry, self.add_handle(caller, &node)?));
         }
         self.begin_attempt(caller, [None, None]);
+        killpoint::pass(Point::CreateNoted);
         let made = backing::as_caller(&credentials(caller, mode, &dir)?, || {
             backing::create_at(dir.as_fd(), name, mode.bits)
         });
@@ -165,11 +167,13 @@ impl Filesystem {
             libc::EEXIST if flags & libc::O_EXCL == 0 => errno(libc::ESTALE),
             _ => error,
         })?;
+        killpoint::pass(Point::CreateMade);
         let attr = backing::attr(fd.as_fd())?;
         let entry = self.entry(caller, &attr, parent, name)?;
         let node = self.node(entry.attr.id)?;
         self.files.insert(node.id(), DataFile::new(fd, Access::ReadWrite));
         let handle = self.add_handle(caller, &node)?;
+        killpoint::pass(Point::CreateDone);
         Ok((entry, handle))
     }
 
@@ -218,8 +222,11 @@ impl Filesystem {
         let attr = backing::attr_at(dir.as_fd(), name)?;
         let victim = self.known(&attr);
         self.keep_reachable(victim.as_ref(), &dir, parent, name)?;
+        killpoint::pass(Point::UnlinkPinned);
         self.begin_attempt(caller, [identity(&attr), None]);
+        killpoint::pass(Point::UnlinkNoted);
         remove(&dir)?;
+        killpoint::pass(Point::UnlinkRemoved);
         self.lost_name(victim);
         Ok(())
     }
@@ -296,19 +303,27 @@ impl Filesystem {
             a_move.and_then(|(node, parent, name)| table.begin_move(node.id(), parent, name))
         });
         self.begin_attempt(caller, found);
+        killpoint::pass(Point::RenameNoted);
         let renamed =
             backing::rename_at(from_dir.as_fd(), from_name, to_dir.as_fd(), to_name, flags);
+        killpoint::pass(Point::RenameDone);
         if renamed.is_ok() && !same {
             for (node, parent, name) in moves.into_iter().flatten() {
                 self.move_node(node, parent, name);
             }
         }
+        killpoint::pass(Point::RenameMoved);
         intents.into_iter().for_each(|intent| table.end_move(intent));
         renamed?;
         if !exchange && !same {
             self.lost_name(target);
         }
         Ok(())
+    }
+
+    /// As `display_path`, for a node that may not be known.
+    pub fn path_of_id(&self, id: u64) -> String {
+        self.node(id).map_or_else(|_| "an unknown file".to_owned(), |node| self.display_path(&node))
     }
 
     /// A path for messages; parts that are not known are left out.

@@ -373,6 +373,8 @@ impl Filesystem {
         if !node.is(&backing::attr(fd.as_fd())?) {
             return Err(errno(libc::ESTALE));
         }
+        // Before it is noted: from then on it may be needed by the program this one becomes.
+        backing::keep_over_exec(fd.as_fd())?;
         self.arena.nodes().set_kept_fd(node.slot, Some(fd.as_raw_fd()));
         *pin = Some(Arc::new(fd));
         Ok(())

@@ -14,6 +14,7 @@ use super::nodes::Node;
 use super::{Filesystem, Reply, errno};
 use crate::backing::{self, SetTime, SyncKind, Time};
 use crate::clock::boottime_ms;
+use crate::killpoint::{self, Point};
 use crate::schedule::FileId;
 
 /// What a request waits for.
@@ -146,7 +147,9 @@ impl Filesystem {
         let job = move |_: Result<(), i32>| {
             let file = me.writable_file(&cut);
             let result = file.and_then(|file| backing::set_size((*file).as_fd(), size));
+            killpoint::pass(Point::TruncateStored);
             me.drop_bytes_past(&cut, size, result.is_ok());
+            killpoint::pass(Point::TruncateDone);
             reply(result);
         };
         match until {
@@ -277,6 +280,7 @@ impl Filesystem {
             let mtime = SetTime::At(Time { secs, nanos });
             backing::set_times((*file).as_fd(), SetTime::Omit, mtime)
         });
+        killpoint::pass(Point::DrainTimed);
         match set {
             Ok(()) => table.set_mtime(node.slot, None),
             Err(error) => log::warn!("cannot set the time of node {}: {error}", node.id()),

@@ -42,6 +42,8 @@ impl Filesystem {
         let waited_ms = self.room.oldest_wait_ms().unwrap_or(0);
         Status {
             config: (*self.config).clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            mounted_at_ms: control.mounted_at_ms(),
             keeper_pid,
             worker_pid,
             worker_restarts: control.worker_restarts(),

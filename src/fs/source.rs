@@ -10,6 +10,7 @@ use super::data::{Failure, FileState};
 use super::nodes::Node;
 use crate::arena::Counters;
 use crate::drain::{Run, Source, Written};
+use crate::killpoint::{self, Point};
 use crate::schedule::{FileId, Load, Reason};
 
 impl Source for Filesystem {
@@ -34,10 +35,12 @@ impl Source for Filesystem {
         let len = state.buffer.take_run(range.start, range.end, max_bytes, &mut pieces);
         let Some(first) = pieces.first() else { return Ok(None) };
         state.unsynced = true;
+        killpoint::pass(Point::DrainTaken);
         Ok(Some(Run { file, offset: first.offset, len, pieces, data_file }))
     }
 
     fn stored(&self, run: Run, written: Written) {
+        killpoint::pass(Point::DrainWritten);
         let counters = self.counters();
         Counters::add(&counters.bytes_out, run.len);
         Counters::add(&counters.drain_writes, written.calls);
@@ -54,6 +57,7 @@ impl Source for Filesystem {
             }
             self.release_waiters(state, None);
         });
+        killpoint::pass(Point::DrainCompleted);
         self.room_made();
     }
 

@@ -18,6 +18,7 @@ use super::convert::{
     reply_opened, reply_written, reply_xattr, set_time, sync_kind, ttl,
 };
 use crate::fs::{Caller, Change, Entry, Filesystem, Mode, WriteFrom};
+use crate::killpoint::{self, Point};
 
 /// Asked for where the kernel has them. Without KILLPRIV_V2 the kernel looks an attribute up on
 /// every write().
@@ -42,6 +43,11 @@ pub(super) struct Adapter {
 impl Adapter {
     pub(super) fn new(fs: Arc<Filesystem>, notifier: Arc<OnceLock<Notifier>>) -> Adapter {
         Adapter { fs, notifier }
+    }
+
+    /// Where a node was last found, for messages.
+    pub(super) fn path(&self, ino: INodeNo) -> String {
+        self.fs.path_of_id(ino.0)
     }
 
     /// Set-id bits go with the write of somebody who may not keep them. The kernel leaves that to
@@ -149,6 +155,7 @@ impl fuser::Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        killpoint::pass(Point::MkdirBegun);
         let mode = Mode { bits: mode, umask };
         reply_entry(reply, self.counted().mkdir(caller(request), parent.0, name, mode));
     }

@@ -13,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use fuser::{Config, Session, SessionACL};
 
 use super::adapter::Adapter;
+use super::guard::Guard;
 use crate::arena::Arena;
 use crate::fs::Filesystem;
 
@@ -40,8 +41,8 @@ pub fn serve(
     let mut config = Config::default();
     config.n_threads = Some(threads);
     let notifier = Arc::new(OnceLock::new());
-    let adapter = Adapter::new(filesystem, notifier.clone());
-    let session = Session::from_fd(adapter, sessions, SessionACL::All, config)?;
+    let guard = Guard::new(Adapter::new(filesystem, notifier.clone()), *arena);
+    let session = Session::from_fd(guard, sessions, SessionACL::All, config)?;
     notifier.get_or_init(|| session.notifier());
     if !was_done {
         let mut answer = [0; INIT_BUFFER_BYTES];

@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
+use super::sys;
 use crate::config::MountConfig;
 use crate::mount::check;
 use crate::mount::mountinfo::Device;
@@ -22,6 +23,8 @@ use crate::mount::privilege;
 pub(super) struct Order {
     pub config: MountConfig,
     pub stderr: StderrAfterStart,
+    /// The process with which the mount ends, if there is one.
+    pub starter: Option<u32>,
 }
 
 /// Where the log goes once the mount is served.
@@ -82,8 +85,12 @@ pub struct StartError(String);
 /// Starts a keeper and waits until its mount is served. Interrupting the caller meanwhile ends the
 /// keeper too.
 pub fn start(launch: Launch<'_>) -> Result<Running, StartError> {
-    let mut process = spawn(&launch)
-        .map_err(|error| StartError(format!("cannot start the keeper process: {error}")))?;
+    let failed = |error| StartError(format!("cannot start the keeper process: {error}"));
+    if launch.lifetime == Lifetime::WithStarter {
+        // So that whoever takes the place of a dead keeper is a child of this process, too.
+        sys::become_subreaper().map_err(failed)?;
+    }
+    let mut process = spawn(&launch).map_err(failed)?;
     match converse(&mut process, launch) {
         Ok(Report::Ready { device }) => Ok(Running { process, device }),
         Ok(Report::Failed { message }) => {
@@ -120,12 +127,11 @@ fn prepare(lifetime: Lifetime, namespace: Option<Entered>, starter: u32) -> io::
     // SAFETY: no pointers.
     check(unsafe { libc::setsid() })?;
     // Whatever the starter blocked is its own matter.
-    super::sys::Signals::of(&[]).set_as_mask();
+    sys::Signals::of(&[]).set_as_mask();
     if lifetime == Lifetime::WithStarter {
-        // SAFETY: no pointers.
-        check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) })?;
-        // SAFETY: cannot fail. A starter that was gone before the call above sends nothing.
-        if unsafe { libc::getppid() } as u32 != starter {
+        sys::die_with_parent(libc::SIGTERM)?;
+        // A starter that was gone before the call above sends nothing.
+        if sys::parent() != starter {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
     }
@@ -141,7 +147,8 @@ fn converse(process: &mut Child, launch: Launch<'_>) -> io::Result<Report> {
         (None, Lifetime::WithStarter) => StderrAfterStart::Keep,
         (None, Lifetime::OnItsOwn) => StderrAfterStart::Discard,
     };
-    let order = Order { config: launch.config.clone(), stderr };
+    let starter = (launch.lifetime == Lifetime::WithStarter).then(std::process::id);
+    let order = Order { config: launch.config.clone(), stderr, starter };
     let mut to_keeper = process.stdin.take().expect("asked for with Stdio::piped");
     to_keeper.write_all(&serde_json::to_vec(&order)?)?;
     drop(to_keeper);

@@ -13,6 +13,7 @@
 //! | `lock` | one daemon for one backing directory |
 //! | `supervise` | the loop: signals, deaths, unmounting |
 //! | `process` | making the worker process |
+//! | `succession` | the worker becomes the keeper when this one dies |
 //! | `strays` | descriptors that a dead worker left |
 //! | `backoff` | how long to wait before the next worker |
 //! | `sys` | the few system calls std does not have |
@@ -22,12 +23,13 @@ mod launch;
 mod lock;
 mod process;
 mod strays;
+mod succession;
 mod supervise;
 pub mod sys;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -35,6 +37,8 @@ use std::sync::Arc;
 
 pub use launch::{Launch, Lifetime, Running, StartError, start};
 use launch::{Order, Report, StderrAfterStart};
+use serde::{Deserialize, Serialize};
+pub use succession::{Estate, SuccessionError};
 use supervise::Supervisor;
 
 use crate::arena::{Arena, UnmountMode};
@@ -48,7 +52,7 @@ use crate::mount::privilege;
 use crate::worker;
 
 /// Where the mount is and how it was made: what is needed to unmount it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Place {
     mountpoint: PathBuf,
     device: Device,
@@ -69,11 +73,34 @@ struct Held {
     wake_worker: OwnedFd,
     wake_keeper: OwnedFd,
     signals: OwnedFd,
+    /// Readable when this process has ended: for the worker, which sees no other sign of it.
+    own_pidfd: OwnedFd,
+    /// The process with which the mount ends, if there is one.
+    starter: Option<u32>,
 }
 
-/// The life of a keeper process: reads its order from standard input, reports on standard output.
-/// Returns the process's exit code.
-pub fn run() -> i32 {
+/// How a keeper process begins.
+#[derive(Clone, Copy, Debug)]
+pub enum Beginning {
+    /// Told on standard input what to mount.
+    Mount,
+    /// With a mount whose keeper died; the descriptor says what it left.
+    Adopt(RawFd),
+    /// As [`Beginning::Adopt`], but only to say whether that would succeed.
+    Rehearse(RawFd),
+}
+
+/// The life of a keeper process. Returns its exit code.
+pub fn run(beginning: Beginning) -> i32 {
+    match beginning {
+        Beginning::Mount => run_new(),
+        Beginning::Adopt(order) => run_adopted(order),
+        Beginning::Rehearse(order) => succession::rehearse(order),
+    }
+}
+
+/// Reads its order from standard input, reports on standard output.
+fn run_new() -> i32 {
     sys::close_descriptors_from(3);
     let (order, report) = match take_order() {
         Ok(taken) => taken,
@@ -83,7 +110,7 @@ pub fn run() -> i32 {
         }
     };
     match begin(&order) {
-        Ok(held) => Supervisor::new(held, report, order.stderr_file).run(),
+        Ok(held) => Supervisor::new(held, Some(report), order.stderr_file).run(),
         Err(message) => {
             send_report(report, &Report::Failed { message });
             worker::EXIT_FAILED
@@ -91,9 +118,62 @@ pub fn run() -> i32 {
     }
 }
 
+/// Goes on with what the former keeper left, as after the death of a worker.
+fn run_adopted(order: RawFd) -> i32 {
+    become_daemon();
+    let adopted = succession::read(order).and_then(|(estate, arena)| adopt(estate, arena));
+    match adopted {
+        Ok(held) => Supervisor::new(held, None, None).run(),
+        Err(message) => {
+            log::error!("{message}");
+            worker::EXIT_FAILED
+        }
+    }
+}
+
+/// The order's own descriptor is left to `strays`.
+fn adopt(estate: Estate, arena: Arena) -> Result<Held, String> {
+    let in_words = |error: io::Error| format!("cannot take over the mount: {error}");
+    // A worker ignores them; they are blocked before they are not.
+    let signals = process::take_signals().map_err(in_words)?;
+    let Estate { config, place, descriptors, starter } = estate;
+    // SAFETY: `succession::read` checked that they are open and what they are; this process has
+    // just begun, and nothing else in it owns any.
+    let own = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
+    let held = Held {
+        config: Arc::new(config),
+        arena,
+        place,
+        fuse_fd: own(descriptors.fuse),
+        backing_fd: own(descriptors.backing),
+        listener: own(descriptors.listener).into(),
+        lock: own(descriptors.lock).into(),
+        wake_worker: sys::eventfd().map_err(in_words)?,
+        wake_keeper: sys::eventfd().map_err(in_words)?,
+        signals,
+        own_pidfd: sys::pidfd(std::process::id() as libc::pid_t).map_err(in_words)?,
+        starter,
+    };
+    let control = held.arena.control();
+    if let Some(starter) = starter {
+        sys::die_with_parent(libc::SIGTERM).map_err(in_words)?;
+        if sys::parent() != starter {
+            control.request_finish();
+        }
+    }
+    if !control.is_reported() {
+        // Whoever started the mount was told that it failed.
+        control.request_finish();
+    }
+    privilege::limit_keeper(held.place.method).map_err(in_words)?;
+    control.count_restart();
+    Ok(held)
+}
+
 /// What came over standard input, opened and taken apart.
 struct Taken {
     config: MountConfig,
+    starter: Option<u32>,
     /// Takes the place of standard error once the mount is served; `None` leaves it.
     stderr_file: Option<File>,
 }
@@ -113,7 +193,7 @@ fn take_order() -> io::Result<(Taken, File)> {
             Some(File::options().append(true).create(true).mode(0o600).open(path)?)
         }
     };
-    Ok((Taken { config: order.config, stderr_file }, report))
+    Ok((Taken { config: order.config, starter: order.starter, stderr_file }, report))
 }
 
 fn send_report(mut to: File, report: &Report) -> bool {
@@ -134,8 +214,9 @@ fn begin(order: &Taken) -> Result<Held, String> {
     let wake_worker = sys::eventfd().map_err(|error| in_words("eventfd", error))?;
     let wake_keeper = sys::eventfd().map_err(|error| in_words("eventfd", error))?;
     // Blocked before there is anything to undo, so that from here on a signal is an orderly end.
-    let signals = sys::block_into_signalfd(&[libc::SIGTERM, libc::SIGINT, libc::SIGCHLD])
-        .map_err(|error| in_words("signalfd", error))?;
+    let signals = process::take_signals().map_err(|error| in_words("signalfd", error))?;
+    let own_pidfd = sys::pidfd(std::process::id() as libc::pid_t)
+        .map_err(|error| in_words("pidfd_open", error))?;
 
     let Attached { fuse_fd, method } =
         attach::attach(config, backing_fd.as_fd()).map_err(|error| error.to_string())?;
@@ -163,6 +244,8 @@ fn begin(order: &Taken) -> Result<Held, String> {
         wake_worker,
         wake_keeper,
         signals,
+        own_pidfd,
+        starter: order.starter,
     })
 }
 

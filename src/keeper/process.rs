@@ -7,13 +7,28 @@
 //! not needed, as no other thread can hold one of its locks.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
-use super::sys::Signals;
+use super::sys::{self, Signals};
 use crate::mount::check;
 
 /// The word in the command line, and the one that takes its place: `ps` tells the two apart.
 const KEEPER: &[u8; 6] = b"keeper";
 const WORKER: &[u8; 6] = b"worker";
+
+/// Signals that ask a keeper for the end of the mount.
+const END: [libc::c_int; 2] = [libc::SIGTERM, libc::SIGINT];
+
+/// Keeper: has the signals that matter to it come by a descriptor, also those that it ignored as
+/// a worker.
+pub fn take_signals() -> io::Result<OwnedFd> {
+    let signals = sys::block_into_signalfd(&[END[0], END[1], libc::SIGCHLD])?;
+    for signal in END {
+        // SAFETY: no handler, only a disposition; the signal is blocked.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    Ok(signals)
+}
 
 /// Starts a process that calls `life` and ends with the code it returns. Signals that ask for an
 /// end are ignored there: ending the mount in order is started by the keeper alone. `Err(EAGAIN)`
@@ -26,7 +41,7 @@ pub fn spawn(life: impl FnOnce() -> i32) -> io::Result<libc::pid_t> {
     if pid > 0 {
         return Ok(pid);
     }
-    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+    for signal in END {
         // SAFETY: no handler, only a disposition.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }

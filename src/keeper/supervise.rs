@@ -6,11 +6,13 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use super::launch::Report;
-use super::sys::{self, Ended};
+use super::succession::{Descriptors, Estate};
+use super::sys;
 use super::{Held, Place, process, send_report, strays};
 use crate::arena::{Phase, UnmountMode};
 use crate::mount::mountinfo::MountTable;
@@ -31,8 +33,6 @@ pub(super) struct Supervisor {
     backoff: Backoff,
     /// When a worker is started again.
     next_start: Option<Instant>,
-    /// Whether a signal asked for the end: every worker is told, as each takes the request once.
-    finishing: bool,
     /// Whether a worker ever answered requests: then a death is answered with a new one.
     served: bool,
     /// Until the mount is served: who wants to know.
@@ -41,7 +41,8 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    pub(super) fn new(held: Held, report: File, stderr_file: Option<File>) -> Supervisor {
+    /// Without a `report` it takes over a mount that was served.
+    pub(super) fn new(held: Held, report: Option<File>, stderr_file: Option<File>) -> Supervisor {
         Supervisor {
             held,
             started: Instant::now(),
@@ -49,9 +50,8 @@ impl Supervisor {
             unmounter: None,
             backoff: Backoff::default(),
             next_start: None,
-            finishing: false,
-            served: false,
-            report: Some(report),
+            served: report.is_none(),
+            report,
             stderr_file,
         }
     }
@@ -70,6 +70,9 @@ impl Supervisor {
                 self.start_worker();
             }
         };
+        if let Some(unmounter) = self.unmounter {
+            wait_for(unmounter);
+        }
         let place = &self.held.place;
         if MountTable::read().is_ok_and(|table| table.has(place.device, &place.mountpoint)) {
             unmount_and_wait(place, UnmountMode::Lazy);
@@ -104,7 +107,6 @@ impl Supervisor {
     }
 
     fn finish(&mut self) {
-        self.finishing = true;
         self.held.arena.control().request_finish();
         sys::ring(self.held.wake_worker.as_fd());
     }
@@ -128,10 +130,12 @@ impl Supervisor {
         {
             log::warn!("the log stays where it was: {error}");
         }
-        if let Some(report) = self.report.take()
-            && !send_report(report, &Report::Ready { device })
-        {
-            self.finish();
+        if let Some(report) = self.report.take() {
+            // Before it is: a successor that did not know would end a mount that is in use.
+            self.held.arena.control().set_reported();
+            if !send_report(report, &Report::Ready { device }) {
+                self.finish();
+            }
         }
     }
 
@@ -176,21 +180,17 @@ impl Supervisor {
         None
     }
 
-    fn unmount_ended(&mut self, ended: Ended) {
-        let exit_code = match ended {
-            Ended::Exited(code) => Some(code),
-            Ended::Killed(_) => None,
-        };
+    fn unmount_ended(&mut self, ended: ExitStatus) {
         let place = &self.held.place;
         let errno =
-            unmount::interpret_end(exit_code, place.method, &place.mountpoint, place.device);
+            unmount::interpret_end(ended.code(), place.method, &place.mountpoint, place.device);
         self.answer_unmount(errno);
         self.look_for_unmount_request();
     }
 
-    fn worker_ended(&mut self, ended: Ended) -> Option<i32> {
-        match ended {
-            Ended::Exited(code @ (worker::EXIT_CLEAN | worker::EXIT_NOT_STORED)) if self.served => {
+    fn worker_ended(&mut self, ended: ExitStatus) -> Option<i32> {
+        match ended.code() {
+            Some(code @ (worker::EXIT_CLEAN | worker::EXIT_NOT_STORED)) if self.served => {
                 return Some(code);
             }
             _ if self.served => self.restart_worker(ended),
@@ -201,20 +201,20 @@ impl Supervisor {
 
     /// The first worker ended before it answered requests: another one would do the same. It has
     /// said why on standard error, which is the starter's.
-    fn start_failed(&mut self, ended: Ended) -> i32 {
+    fn start_failed(&mut self, ended: ExitStatus) -> i32 {
         if let Some(report) = self.report.take() {
             let mountpoint = self.held.place.mountpoint.display();
-            let message = format!("cannot serve {mountpoint}: the worker {ended}");
+            let message = format!("cannot serve {mountpoint}: the worker ended ({ended})");
             send_report(report, &Report::Failed { message });
         }
         worker::EXIT_FAILED
     }
 
-    fn restart_worker(&mut self, ended: Ended) {
+    fn restart_worker(&mut self, ended: ExitStatus) {
         let restarts = self.held.arena.control().count_restart();
         let wait = self.backoff.wait_after_death(self.started.elapsed());
         log::warn!(
-            "{}: the worker {ended}; start number {restarts} of a new one, in {} ms",
+            "{}: the worker ended ({ended}); start number {restarts} of a new one, in {} ms",
             self.held.place.mountpoint.display(),
             wait.as_millis()
         );
@@ -229,8 +229,8 @@ impl Supervisor {
         self.next_start = None;
         let control = self.held.arena.control();
         let own_pid = std::process::id() as libc::pid_t;
-        control.set_pids(own_pid, 0);
-        if self.finishing {
+        control.set_keeper_pid(own_pid);
+        if control.finish_ordered() {
             control.request_finish();
             sys::ring(self.held.wake_worker.as_fd());
         }
@@ -241,10 +241,7 @@ impl Supervisor {
         }
         let context = self.worker_context();
         match process::spawn(|| worker::run(context)) {
-            Ok(pid) => {
-                control.set_pids(own_pid, pid);
-                self.worker = Some(pid);
-            }
+            Ok(pid) => self.worker = Some(pid),
             Err(error) => {
                 log::error!("cannot start a worker: {error}");
                 let wait = self.backoff.wait_after_death(self.started.elapsed());
@@ -268,10 +265,29 @@ impl Supervisor {
             held.wake_worker.as_raw_fd(),
             held.wake_keeper.as_raw_fd(),
             held.signals.as_raw_fd(),
+            held.own_pidfd.as_raw_fd(),
         ];
         kept.extend(self.report.iter().map(AsRawFd::as_raw_fd));
         kept.extend(self.stderr_file.iter().map(AsRawFd::as_raw_fd));
         kept
+    }
+
+    fn estate(&self) -> Estate {
+        let held = &self.held;
+        let [arena, nodes] = held.arena.descriptors();
+        Estate {
+            config: (*held.config).clone(),
+            place: held.place.clone(),
+            descriptors: Descriptors {
+                fuse: held.fuse_fd.as_raw_fd(),
+                backing: held.backing_fd.as_raw_fd(),
+                listener: held.listener.as_raw_fd(),
+                lock: held.lock.as_raw_fd(),
+                arena,
+                nodes,
+            },
+            starter: held.starter,
+        }
     }
 
     fn worker_context(&self) -> WorkerContext {
@@ -284,7 +300,8 @@ impl Supervisor {
             listener_fd: held.listener.as_raw_fd(),
             wake_worker_fd: held.wake_worker.as_raw_fd(),
             wake_keeper_fd: held.wake_keeper.as_raw_fd(),
-            restarts: held.arena.control().worker_restarts(),
+            keeper_pidfd: held.own_pidfd.as_raw_fd(),
+            estate: self.estate(),
         }
     }
 }
@@ -300,9 +317,15 @@ pub(super) fn unmount_and_wait(place: &Place, mode: UnmountMode) {
             return;
         }
     };
-    let Ok(pidfd) = sys::pidfd(child) else { return };
-    if sys::poll([Some(pidfd.as_fd())], Some(LAST_UNMOUNT_TIMEOUT)) == [false] {
+    if !wait_for(child) {
         // Our exit closes /dev/fuse, which ends its wait.
         log::warn!("unmounting {} takes long", place.mountpoint.display());
     }
+}
+
+/// Whether a child ended in time; one that is gone has.
+fn wait_for(child: libc::pid_t) -> bool {
+    sys::pidfd(child).map_or(true, |pidfd| {
+        sys::poll([Some(pidfd.as_fd())], Some(LAST_UNMOUNT_TIMEOUT)) == [true]
+    })
 }

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use crate::mount::check;
@@ -111,44 +113,61 @@ pub fn close_descriptors_from(first: libc::c_uint) {
     unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
 }
 
-/// How a child ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// exit(3) with this code.
-    Exited(i32),
-    /// Killed by this signal.
-    Killed(i32),
+/// The next child that ended, without waiting; `None` when there is none.
+pub fn take_ended_child() -> Option<(libc::pid_t, ExitStatus)> {
+    wait_for_any(libc::WNOHANG)
 }
 
-impl std::fmt::Display for Ended {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Ended::Exited(code) => write!(f, "ended with code {code}"),
-            Ended::Killed(signal) => write!(f, "was killed by signal {signal}"),
+/// Waits for a child to end; `None` when there is none.
+pub fn wait_for_child() -> Option<(libc::pid_t, ExitStatus)> {
+    wait_for_any(0)
+}
+
+fn wait_for_any(flags: libc::c_int) -> Option<(libc::pid_t, ExitStatus)> {
+    let mut status = 0;
+    loop {
+        // SAFETY: one integer to write to.
+        let pid = unsafe { libc::waitpid(-1, &mut status, flags) };
+        match pid {
+            0 => return None,
+            1.. => return Some((pid, ExitStatus::from_raw(status))),
+            _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            _ => return None,
         }
     }
-}
-
-/// The next child that ended, without waiting; `None` when there is none.
-pub fn take_ended_child() -> Option<(libc::pid_t, Ended)> {
-    let mut status = 0;
-    // SAFETY: one integer to write to.
-    let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
-    if pid <= 0 {
-        return None;
-    }
-    let ended = if libc::WIFSIGNALED(status) {
-        Ended::Killed(libc::WTERMSIG(status))
-    } else {
-        Ended::Exited(libc::WEXITSTATUS(status))
-    };
-    Some((pid, ended))
 }
 
 /// Sends a signal. A process that is gone already is no error.
 pub fn kill(pid: libc::pid_t, signal: libc::c_int) {
     // SAFETY: no pointers.
     unsafe { libc::kill(pid, signal) };
+}
+
+/// Sends a signal to the process of a pidfd: pidfd_send_signal(2). `Err(ESRCH)` when it is gone.
+pub fn kill_by_pidfd(pidfd: BorrowedFd<'_>, signal: libc::c_int) -> io::Result<()> {
+    let (fd, no_info) = (pidfd.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
+    // SAFETY: without information the kernel fills it in as kill(2) does.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, no_info, 0) };
+    check(result as libc::c_int).map(drop)
+}
+
+/// Has this process get `signal` when its parent ends. Only makes a system call.
+pub fn die_with_parent(signal: libc::c_int) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) }).map(drop)
+}
+
+/// The process that gets this one's exit status.
+pub fn parent() -> u32 {
+    // SAFETY: cannot fail.
+    unsafe { libc::getppid() as u32 }
+}
+
+/// Makes this process the parent of descendants whose own parent ended: PR_SET_CHILD_SUBREAPER of
+/// prctl(2).
+pub fn become_subreaper() -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) }).map(drop)
 }
 
 /// A descriptor that becomes readable when the process ends: pidfd_open(2). `Err(ESRCH)` when it is

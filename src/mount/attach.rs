@@ -11,13 +11,15 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use super::{FS_TYPE, MountError, c_path, check, fusermount, open_directory, privilege};
 use crate::config::MountConfig;
 
 const DEVICE: &str = "/dev/fuse";
 
 /// How a mount is made, and so how it is unmounted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Method {
     /// mount(2) and umount2(2).
     Syscall,

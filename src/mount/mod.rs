@@ -2,11 +2,12 @@
 //! limits of a mount, and reading what is mounted.
 //!
 //! Knows nothing of what is served over `/dev/fuse`. Called by `keeper` (mounts, unmounts, tunes)
-//! and by `cli` and `control` (look at the mount table). Nothing here opens, stats or lists
+//! and by `cli` and `control` (look at the mount table). Nothing here but `dead` opens, stats or lists
 //! anything below a mountpoint: the caller may be the process that has to answer for it.
 
 pub mod attach;
 pub mod bdi;
+pub mod dead;
 mod error;
 pub mod fusermount;
 pub mod machine;

@@ -148,14 +148,26 @@ pub fn prepare_worker() -> io::Result<()> {
     keep_only(WORKER | START, WORKER | START)
 }
 
-/// Gives up, in the worker, what requests do not need. It starts no other program.
-pub fn limit_worker() -> io::Result<()> {
-    // SAFETY: no arguments, cannot fail.
-    let is_root = unsafe { libc::geteuid() } == 0;
+/// Gives up, in the worker, what neither requests need nor a keeper, which it becomes when that
+/// dies: see [`limit_keeper`] for the setuid helper.
+pub fn limit_worker(method: Method) -> io::Result<()> {
     // Without root's ids it is there for unmounting only: attributes are asked for by the user.
-    let kept = if is_root { WORKER } else { WORKER & !set(&[CAP_SYS_ADMIN]) };
-    forbid_new_privileges()?;
-    keep_only(kept, kept)
+    let used = if is_root() { WORKER } else { WORKER & !set(&[CAP_SYS_ADMIN]) };
+    if method == Method::Syscall {
+        forbid_new_privileges()?;
+    }
+    keep_only(WORKER, used)
+}
+
+/// Before a worker execs to become the keeper: that one must be able to unmount. Root's exec has
+/// what was permitted before; others keep only what is ambient.
+pub fn prepare_successor(method: Method) -> io::Result<()> {
+    if method == Method::Syscall && !is_root() { keep_sys_admin_over_exec() } else { Ok(()) }
+}
+
+fn is_root() -> bool {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::geteuid() == 0 }
 }
 
 fn keep_only(permitted: Set, effective: Set) -> io::Result<()> {

@@ -37,12 +37,13 @@ pub fn signals_end_the_mount_in_order() {
         let path = mount.path().join("f");
         let mut open = File::create(&path).unwrap();
         open.write_all(&records(1, 1000)).unwrap();
+        let keeper = mount.keeper_pid();
         // SAFETY: the keeper of this mount.
-        unsafe { libc::kill(mount.keeper_pid(), signal) };
+        unsafe { libc::kill(keeper, signal) };
         wait_until("the name to go", || !is_mounted(mount.path()));
         open.write_all(&records(2, 1000)).unwrap();
         drop(open);
-        wait_until("the keeper to end", || !is_running(mount.keeper_pid()));
+        wait_until("the keeper to end", || !is_running(keeper));
         assert_eq!(fs::read(&path).unwrap(), [records(1, 1000), records(2, 1000)].concat());
     }
 }
@@ -54,7 +55,7 @@ pub fn plain_umount_loses_nothing() {
     // SAFETY: reads the effective user id.
     let command = if unsafe { libc::geteuid() } == 0 { "umount ." } else { "fusermount3 -u ." };
     sh(mount.path().parent().unwrap(), &command.replace('.', mount.path().to_str().unwrap()));
-    wait_until("the keeper to end", || !is_running(mount.keeper_pid()));
+    wait_until("the keeper to end", || mount.processes().is_empty());
     assert_eq!(fs::read(mount.path().join("f")).unwrap(), records(1, 20_000));
 }
 

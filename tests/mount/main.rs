@@ -11,10 +11,12 @@ mod support;
 
 mod data;
 mod deaths;
+mod keepers;
 mod lifecycle;
 mod load;
 mod operations;
 mod places;
+mod points;
 
 use std::sync::{PoisonError, RwLock};
 
@@ -82,7 +84,23 @@ fn main() {
         load::memory_stays_bounded,
         load::the_worker_dies_under_forty_programs,
         deaths::the_worker_is_killed_under_a_mixed_load,
+        points::a_stopped_worker_is_waited_for,
+        keepers::the_keeper_is_killed_again_and_again,
+        keepers::an_order_to_end_survives_the_keeper,
+        keepers::a_foreground_mount_outlives_its_keeper,
+        keepers::a_dead_mount_is_named_and_cleared,
+        keepers::run_outlives_its_keeper,
+        keepers::upgrade_replaces_both_processes,
+        keepers::a_keeper_that_cannot_start_is_tried_again,
+        keepers::upgrade_to_another_layout_is_refused,
     ];
+    let points_skip = skip.clone().or_else(points::cannot_kill);
+    trials.extend(trials![
+        &points_skip,
+        points::a_worker_dies_at_every_point,
+        points::a_request_that_kills_is_refused,
+        points::no_innocent_request_is_refused,
+    ]);
     let namespace_skip = skip.clone().or_else(support::cannot_unshare);
     trials.extend(trials![&namespace_skip, lifecycle::works_in_a_user_namespace]);
     trials.extend(trials![
@@ -93,7 +111,10 @@ fn main() {
     ]);
     let helper_skip = root_skip.clone().or_else(support::cannot_use_helper);
     trials.extend(trials![&helper_skip, places::an_ordinary_user_in_a_namespace_of_mounts]);
-    for reason in [&skip, &namespace_skip, &root_skip, &helper_skip].into_iter().flatten() {
+    trials.extend(trials![&helper_skip, keepers::a_users_mount_in_a_namespace_outlives_its_keeper]);
+    for reason in
+        [&skip, &points_skip, &namespace_skip, &root_skip, &helper_skip].into_iter().flatten()
+    {
         eprintln!("some mount tests are ignored: {reason}");
     }
     libtest_mimic::run(&arguments, trials).exit();

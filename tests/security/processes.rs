@@ -33,7 +33,9 @@ pub fn rights() {
     let kept = bits(&[WORKER, START]) & here;
     let keeper = [0, kept, bits(&[KEEPER]) & here, kept, 0, 1];
     let worker = [0, bits(&[WORKER]) & here, bits(&[WORKER]) & here, kept, 0, 1];
-    let check = || {
+    // A worker that took the place of a dead keeper.
+    let successor = [0, bits(&[WORKER]) & here, bits(&[KEEPER]) & here, kept, 0, 1];
+    let check = |keeper| {
         assert_eq!(rights_of(mount.keeper_pid()), keeper);
         assert_eq!(rights_of(mount.worker_pid()), worker);
         let script = "rm -rf *; echo x >f; chown 7:8 f; chmod 6755 f; touch -d 2001-01-01 f; \
@@ -42,29 +44,45 @@ pub fn rights() {
             mknod null c 1 3; mkdir -m 700 d; chown 9 d; echo y >d/y; stat -c '%u:%g' f null d/y";
         assert_eq!(sh(mount.path(), script), "x7:8\n0:0\n0:0\n");
     };
-    check();
-    let first = mount.worker_pid();
-    // SAFETY: a process of this test's own.
-    unsafe { libc::kill(first, libc::SIGKILL) };
-    let until = std::time::Instant::now() + SOON;
-    while mount.worker_pid() == first {
-        assert!(std::time::Instant::now() < until, "no other worker came");
-    }
-    check();
+    check(keeper);
+    let kill = |first, now: &dyn Fn() -> i32| {
+        // SAFETY: a process of this test's own.
+        unsafe { libc::kill(first, libc::SIGKILL) };
+        let until = std::time::Instant::now() + SOON;
+        while now() == first {
+            assert!(std::time::Instant::now() < until, "no other came");
+        }
+    };
+    kill(mount.worker_pid(), &|| mount.worker_pid());
+    check(keeper);
+    let last = mount.worker_pid();
+    kill(mount.keeper_pid(), &|| mount.keeper_pid());
+    mount.wait_for("another worker", |status| status["worker_pid"] != last);
+    check(successor);
     mount.umount_clean();
 }
 
-/// Goal: the keeper of a user namespace keeps what it unmounts with, its worker nothing.
+/// Goal: the keeper of a user namespace keeps what it unmounts with, its worker nothing to use: it
+/// has it only for the keeper that it may become, which is as the first one.
 pub fn in_a_namespace() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("out")).unwrap();
     // By `run`, where the user stays himself: he has one right, and not for his worker.
     let script = r#"
-        "$0" run --over out -- sh -c '"$0" status --json out >status; echo x >out/f
-            for who in keeper worker; do
-                pid=$(sed -n "s/.*\"${who}_pid\": \([0-9]*\).*/\1/p" status)
-                sed -n "/^CapInh\|^CapPrm\|^CapEff\|^CapAmb\|^NoNewPrivs/s/.*:\t//p" /proc/$pid/status
-            done' "$0"; cat out/f"#;
+        "$0" run --over out -- sh -c '
+            pid() {
+                "$0" status --json out | sed -n "s/.*\"$1_pid\": \([0-9]*\).*/\1/p"
+            }
+            rights() {
+                for who in keeper worker; do
+                    sed -n "/^CapInh\|^CapPrm\|^CapEff\|^CapAmb\|^NoNewPrivs/s/.*:\t//p" \
+                        /proc/$(pid $who)/status
+                done
+            }
+            echo x >out/f; rights
+            first=$(pid keeper) last=$(pid worker); kill -9 $first
+            until [ $(pid keeper) != $first ] && [ $(pid worker) != $last ]; do sleep 0.02; done
+            rights' "$0"; cat out/f"#;
     let mut command = Command::new("sh");
     command.args(["-ec", script, PROGRAM]).current_dir(dir.path());
     // SAFETY: reads the effective user id.
@@ -77,8 +95,9 @@ pub fn in_a_namespace() {
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     let (none, admin) = ("0000000000000000", "0000000000200000");
-    let wanted =
-        format!("{none}\n{admin}\n{admin}\n{none}\n1\n{none}\n{none}\n{none}\n{none}\n1\nx\n");
+    let keeper = format!("{none}\n{admin}\n{admin}\n{none}\n1\n");
+    let worker = format!("{none}\n{admin}\n{none}\n{none}\n1\n");
+    let wanted = format!("{keeper}{worker}{keeper}{worker}x\n");
     assert_eq!(said, wanted, "{}", text(&output));
 }
 

@@ -57,7 +57,6 @@ pub fn cannot_unshare() -> Option<String> {
 /// A mount on a temporary directory.
 pub struct Mount {
     dir: TempDir,
-    pids: Vec<i32>,
     backing: PathBuf,
     mountpoint: PathBuf,
 }
@@ -82,6 +81,13 @@ impl Mount {
         let mount = Self::unmounted(&std::env::temp_dir(), "below", "out");
         sh(&mount.backing, prepare);
         mount.start(prefix, &[], "warn")
+    }
+
+    /// As [`Mount::over`], by a daemon whose environment has one more variable.
+    pub fn over_with_variable(name: &str, value: &str, options: &[&str]) -> Mount {
+        let variable = format!("{name}={value}");
+        let mount = Self::unmounted(&std::env::temp_dir(), "out", "out");
+        mount.start(&["env", &variable], options, "warn")
     }
 
     /// Lets other users walk to the mount and what is beside it; returns the directory of both.
@@ -116,10 +122,10 @@ impl Mount {
         let (backing, mountpoint) = (dir.path().join(backing), dir.path().join(mountpoint));
         fs::create_dir_all(&backing).unwrap();
         fs::create_dir_all(&mountpoint).unwrap();
-        Mount { dir, pids: Vec::new(), backing, mountpoint }
+        Mount { dir, backing, mountpoint }
     }
 
-    fn start(mut self, prefix: &[&str], options: &[&str], log_filter: &str) -> Mount {
+    fn start(self, prefix: &[&str], options: &[&str], log_filter: &str) -> Mount {
         let words: Vec<&str> = prefix.iter().copied().chain([PROGRAM, "mount"]).collect();
         let mut command = Command::new(words[0]);
         command.env("RUST_LOG", log_filter).args(&words[1..]).args(options);
@@ -128,8 +134,6 @@ impl Mount {
             command.arg(&self.mountpoint);
         }
         succeed(&mut command);
-        let status = self.status();
-        self.pids = ["keeper_pid", "worker_pid"].map(|key| pid(&status, key)).to_vec();
         self
     }
 
@@ -177,7 +181,12 @@ impl Mount {
 
     /// The process that holds the mount.
     pub fn keeper_pid(&self) -> i32 {
-        self.pids[0]
+        pid(&self.status(), "keeper_pid")
+    }
+
+    /// Keeper and worker, and what they started, without asking them.
+    pub fn processes(&self) -> Vec<i32> {
+        processes_of(self.path())
     }
 
     /// Unmounts as a user would.
@@ -190,9 +199,8 @@ impl Mount {
         let output = self.umount();
         assert!(output.status.success(), "umount: {}", text(&output));
         assert!(!is_mounted(self.path()));
-        for pid in &self.pids {
-            assert!(!is_running(*pid), "process {pid} is still there");
-        }
+        let left = self.processes();
+        assert!(left.is_empty(), "processes {left:?} are still there");
     }
 
     /// Waits until a figure of `status` is as wanted.
@@ -227,32 +235,28 @@ impl Drop for Mount {
                 let _ = Command::new("fusermount3").args(helper).arg(&mounted).status();
             }
         }
-        // The keeper first, so that it does not start another worker; the worker of now may not be
-        // the first one.
-        for pid in descendants(&self.pids) {
-            // SAFETY: a process of ours.
-            unsafe { libc::kill(pid, libc::SIGKILL) };
+        // Twice: a worker whose keeper is gone may have just become one.
+        for _ in 0..2 {
+            for pid in self.processes() {
+                // SAFETY: a process of ours.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+            }
         }
     }
 }
 
-/// The processes and those started by them that are still there.
-fn descendants(pids: &[i32]) -> Vec<i32> {
-    let mut all: Vec<i32> = pids.iter().copied().filter(|pid| is_running(*pid)).collect();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
-        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
-        if parent
-            .and_then(|parent| parent.parse().ok())
-            .is_some_and(|parent: i32| all.contains(&parent))
-        {
-            all.push(pid);
-        }
-    }
-    all
+/// The processes that hold and serve the mount at `path`.
+pub fn processes_of(path: &Path) -> Vec<i32> {
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_ours = |pid: &i32| {
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = arguments.split(|byte| *byte == 0);
+        words.next() == Some(b"coalescefs")
+            && matches!(words.next(), Some(b"keeper" | b"worker"))
+            && words.next() == Some(path.as_os_str().as_encoded_bytes())
+    };
+    pids.filter(is_ours).collect()
 }
 
 fn pid(status: &Value, key: &str) -> i32 {

@@ -5,3 +5,4 @@ pub mod mount;
 pub mod run;
 pub mod status;
 pub mod umount;
+pub mod upgrade;

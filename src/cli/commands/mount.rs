@@ -5,10 +5,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::cli::args::MountArgs;
-use crate::cli::children::Watch;
+use crate::cli::children::{Family, Watch, Who};
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::{places, resolve};
-use crate::keeper::{self, Launch, Lifetime, Running, sys};
+use crate::keeper::{self, Launch, Lifetime, Running};
 use crate::mount::attach;
 use crate::mount::mountinfo::Device;
 
@@ -34,37 +34,44 @@ pub fn run(args: &MountArgs, log: resolve::Log) -> Result<Exit, CliError> {
         log_level: log.level,
         namespace: None,
     });
-    let mut running = running.map_err(|error| CliError::Failed(error.to_string()))?;
-    check_answers(&config.mountpoint, &mut running)?;
-    watch.map_or(Ok(Exit::Ok), |watch| stay(running, &watch))
+    let running = running.map_err(|error| CliError::Failed(error.to_string()))?;
+    let mut family = Family::default();
+    let keeper = family.add_keeper(&running, &config.mountpoint);
+    check_answers(&config.mountpoint, &running, &mut family, keeper)?;
+    watch.map_or(Ok(Exit::Ok), |watch| stay(family, keeper, &watch))
 }
 
 fn cannot_watch(error: io::Error) -> CliError {
     CliError::Failed(format!("waiting for the keeper: {error}"))
 }
 
-/// Waits for the keeper; a signal to this process ends the mount in order.
-fn stay(mut running: Running, watch: &Watch) -> Result<Exit, CliError> {
-    let status = watch.wait(&mut running.process, &PASSED_ON).map_err(cannot_watch)?;
+/// Waits for the keeper, or who takes its place; a signal to this process ends the mount in order.
+fn stay(mut family: Family, keeper: Who, watch: &Watch) -> Result<Exit, CliError> {
+    let status = watch.wait(&mut family, keeper, &PASSED_ON);
     match status.code() {
         Some(code) => Ok(Exit::Keeper(code)),
         None => Err(CliError::NotStored(format!(
-            "the keeper ended unexpectedly ({status}): what was not on disk yet may be lost"
+            "the daemon was killed ({status}): what was not on disk yet is lost"
         ))),
     }
 }
 
 /// The mount must answer this process too, not only the keeper's worker say so. On `Err` it has
 /// been ended again.
-pub(super) fn check_answers(mountpoint: &Path, running: &mut Running) -> Result<(), CliError> {
+pub(super) fn check_answers(
+    mountpoint: &Path,
+    running: &Running,
+    family: &mut Family,
+    keeper: Who,
+) -> Result<(), CliError> {
     let why = match mountpoint.metadata() {
         Ok(meta) if Device::from_st_dev(meta.dev()) == running.device => return Ok(()),
         Ok(_) => "another filesystem is there".to_owned(),
         Err(error) => error.to_string(),
     };
-    sys::kill(running.process.id() as libc::pid_t, libc::SIGTERM);
+    family.kill(keeper, libc::SIGTERM);
     // It ends in its own time; how is of no interest any more.
-    let _ = running.process.wait();
+    family.wait(keeper);
     Err(CliError::Failed(format!(
         "{} was mounted but does not answer: {why}",
         mountpoint.display()

@@ -13,13 +13,13 @@ use std::time::Duration;
 use super::mount::check_answers;
 use super::umount::busy;
 use crate::cli::args::RunArgs;
-use crate::cli::children::Watch;
+use crate::cli::children::{Family, Watch, Who};
 use crate::cli::drained::{self, End};
 use crate::cli::exit::{CliError, Exit, complain};
 use crate::cli::{places, resolve};
 use crate::config::MountConfig;
 use crate::control::client::Client;
-use crate::keeper::{self, Launch, Lifetime, Running, sys};
+use crate::keeper::{self, Launch, Lifetime};
 use crate::mount::attach;
 use crate::mount::namespace::{self, Entered};
 use crate::worker::EXIT_NOT_STORED;
@@ -30,7 +30,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(200);
 /// One mount of the command.
 struct Over {
     mountpoint: PathBuf,
-    running: Running,
+    keeper: Who,
 }
 
 /// Runs the command; returns its status once everything it wrote is on disk.
@@ -44,23 +44,24 @@ pub fn run(args: &RunArgs, log: resolve::Log) -> Result<Exit, CliError> {
              kernel.apparmor_restrict_unprivileged_userns)"
         ))
     })?;
+    let mut family = Family::default();
     let mut overs = Vec::new();
     for config in &configs {
-        match start(config, &log, entered) {
+        match start(config, &log, entered, &mut family) {
             Ok(over) => overs.push(over),
             Err(error) => {
-                end_quietly(overs);
+                end_quietly(&mut family, overs);
                 return Err(error);
             }
         }
     }
     if let Err(error) = enter_again() {
-        end_quietly(overs);
+        end_quietly(&mut family, overs);
         return Err(error);
     }
-    let status = run_command(&args.command);
+    let status = run_command(&args.command, &mut family);
     // Also when the command could not be started, or the wait for it failed.
-    end_all(overs)?;
+    end_all(&mut family, overs)?;
     status.map(Exit::Command)
 }
 
@@ -86,7 +87,12 @@ fn resolve_all(args: &RunArgs) -> Result<Vec<MountConfig>, CliError> {
     Ok(configs)
 }
 
-fn start(config: &MountConfig, log: &resolve::Log, entered: Entered) -> Result<Over, CliError> {
+fn start(
+    config: &MountConfig,
+    log: &resolve::Log,
+    entered: Entered,
+    family: &mut Family,
+) -> Result<Over, CliError> {
     let running = keeper::start(Launch {
         config,
         lifetime: Lifetime::WithStarter,
@@ -94,9 +100,10 @@ fn start(config: &MountConfig, log: &resolve::Log, entered: Entered) -> Result<O
         log_level: log.level.clone(),
         namespace: Some(entered),
     });
-    let mut running = running.map_err(|error| CliError::Failed(error.to_string()))?;
-    check_answers(&config.mountpoint, &mut running)?;
-    Ok(Over { mountpoint: config.mountpoint.clone(), running })
+    let running = running.map_err(|error| CliError::Failed(error.to_string()))?;
+    let keeper = family.add_keeper(&running, &config.mountpoint);
+    check_answers(&config.mountpoint, &running, family, keeper)?;
+    Ok(Over { mountpoint: config.mountpoint.clone(), keeper })
 }
 
 /// The current directory may lie in one of the directories, and is then still the one below the
@@ -109,7 +116,7 @@ fn enter_again() -> Result<(), CliError> {
 
 /// As a shell does it: same process group and terminal; what the keyboard sends reaches the command
 /// itself, what is sent to this process is passed on.
-fn run_command(command: &[OsString]) -> Result<ExitStatus, CliError> {
+fn run_command(command: &[OsString], family: &mut Family) -> Result<ExitStatus, CliError> {
     let (name, arguments) = command.split_first().expect("clap requires a command");
     let failed = |error| CliError::Command { command: name.clone(), error };
     let watch = Watch::begin(&[libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP])
@@ -123,17 +130,18 @@ fn run_command(command: &[OsString]) -> Result<ExitStatus, CliError> {
     };
     // SAFETY: only a system call between fork and exec.
     unsafe { process.pre_exec(restore) };
-    let mut child = process.spawn().map_err(failed)?;
-    watch.wait(&mut child, &[libc::SIGTERM, libc::SIGHUP]).map_err(failed)
+    let child = process.spawn().map_err(failed)?;
+    let command = family.add(&child);
+    Ok(watch.wait(family, command, &[libc::SIGTERM, libc::SIGHUP]))
 }
 
 /// Ends mounts nobody has written to.
-fn end_quietly(overs: Vec<Over>) {
+fn end_quietly(family: &mut Family, overs: Vec<Over>) {
     leave_mounts();
-    for mut over in overs {
-        sys::kill(over.running.process.id() as libc::pid_t, libc::SIGTERM);
+    for over in overs {
+        family.kill(over.keeper, libc::SIGTERM);
         // The error that brought us here is the one to report.
-        let _ = over.running.process.wait();
+        family.wait(over.keeper);
     }
 }
 
@@ -144,11 +152,11 @@ fn leave_mounts() {
 }
 
 /// Ends all mounts, in any case; `Err` has what went wrong, data not stored before anything else.
-fn end_all(overs: Vec<Over>) -> Result<(), CliError> {
+fn end_all(family: &mut Family, overs: Vec<Over>) -> Result<(), CliError> {
     leave_mounts();
     let mut worst = Ok(());
     for over in overs {
-        if let Err(error) = end(over) {
+        if let Err(error) = end(family, over) {
             match (&worst, &error) {
                 (Ok(()), _) => worst = Err(error),
                 (Err(CliError::Failed(first)), CliError::NotStored(_)) => {
@@ -162,21 +170,20 @@ fn end_all(overs: Vec<Over>) -> Result<(), CliError> {
     worst
 }
 
-fn end(mut over: Over) -> Result<(), CliError> {
+fn end(family: &mut Family, over: Over) -> Result<(), CliError> {
     let drained = drain(&over.mountpoint);
-    let keeper = over.running.process.id() as libc::pid_t;
     // Whatever was said, it is to end now, in order.
-    sys::kill(keeper, libc::SIGTERM);
+    family.kill(over.keeper, libc::SIGTERM);
     if let Err(CliError::NotStored(list)) = drained {
         // It keeps the data, tries again and ends when all is stored: not to be waited for.
+        let keeper = family.pid(over.keeper);
         return Err(CliError::NotStored(format!("{list}\nprocess {keeper} goes on trying")));
     }
-    let ended = over.running.process.wait();
-    match (drained, ended.map(|status| status.code())) {
-        (Ok(()), Ok(Some(0))) => Ok(()),
-        (_, Ok(Some(EXIT_NOT_STORED))) => Err(not_stored(&over.mountpoint)),
+    match (drained, family.wait(over.keeper).code()) {
+        (Ok(()), Some(0)) => Ok(()),
+        (_, Some(EXIT_NOT_STORED)) => Err(not_stored(&over.mountpoint)),
         // The daemon ended well, whatever went wrong on the way there.
-        (Err(_), Ok(Some(0))) => Ok(()),
+        (Err(_), Some(0)) => Ok(()),
         (Err(error), _) => Err(CliError::NotStored(error.to_string())),
         (Ok(()), _) => Err(not_stored(&over.mountpoint)),
     }

@@ -1,0 +1,191 @@
+//! Stands before the adapter: notes which request each thread has in hand, and keeps those away
+//! of which workers died again and again.
+//!
+//! A request that was in hand when a worker died is served with no other beside it, so that it is
+//! not blamed for what another one does. The one that three workers died of is answered EIO. See
+//! [`Suspects`](crate::arena::Suspects). What a request leaves to the pool or to lanes is not
+//! watched.
+
+use std::ffi::OsStr;
+use std::fmt::{self, Debug, Write};
+use std::io;
+use std::path::Path;
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::SystemTime;
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, INodeNo, IoctlFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use super::adapter::Adapter;
+use super::convert::caller;
+use crate::arena::{Arena, Verdict};
+use crate::killpoint::{self, Point};
+
+/// Of an argument, in the log.
+const ARGUMENT_BYTES_MAX: usize = 80;
+
+/// The adapter behind the guard.
+pub(super) struct Guard {
+    adapter: Adapter,
+    arena: Arena,
+    /// Held for writing by a suspect. Not looked at when the last worker left none.
+    alone: Option<RwLock<()>>,
+}
+
+enum Company<'a> {
+    Any,
+    Others { _turn: RwLockReadGuard<'a, ()> },
+    None { _turn: RwLockWriteGuard<'a, ()> },
+}
+
+/// A request is noted as long as this lives.
+struct InHand<'a> {
+    arena: &'a Arena,
+    verdict: Verdict,
+    _company: Company<'a>,
+}
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        self.arena.suspects().end(self.verdict);
+    }
+}
+
+impl Guard {
+    /// To be made before any thread serves requests.
+    pub(super) fn new(adapter: Adapter, arena: Arena) -> Guard {
+        let alone = arena.suspects().take_over().then(RwLock::default);
+        Guard { adapter, arena, alone }
+    }
+
+    /// `None` for a request that is not to be touched.
+    fn begin(&self, unique: u64) -> Option<InHand<'_>> {
+        let suspects = self.arena.suspects();
+        let (verdict, company) = match &self.alone {
+            None => (Verdict::Ordinary, Company::Any),
+            Some(alone) => {
+                let verdict = suspects.judge(unique);
+                let company = match verdict {
+                    Verdict::Ordinary => {
+                        Company::Others { _turn: alone.read().expect("a panic ends the process") }
+                    }
+                    Verdict::Suspect => {
+                        Company::None { _turn: alone.write().expect("a panic ends the process") }
+                    }
+                    Verdict::Condemned => return None,
+                };
+                (verdict, company)
+            }
+        };
+        suspects.begin(unique);
+        killpoint::pass(Point::RequestBegun);
+        Some(InHand { arena: &self.arena, verdict, _company: company })
+    }
+
+    fn complain(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &str,
+        arguments: &[(&str, &dyn Debug)],
+    ) {
+        let arguments: String = arguments
+            .iter()
+            .map(|(name, value)| format!(" {name}={}", shortened(*value)))
+            .collect();
+        log::error!(
+            "workers died of a request again and again; it is answered EIO: {name} of node {ino} \
+             ({}){arguments}; of process {}, user {}",
+            self.adapter.path(ino),
+            request.pid(),
+            request.uid()
+        );
+    }
+}
+
+/// The start of what an argument looks like: it may be a megabyte of data.
+fn shortened(argument: &dyn Debug) -> String {
+    struct Shortened(String);
+    impl Write for Shortened {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0.push_str(text);
+            if self.0.len() < ARGUMENT_BYTES_MAX { Ok(()) } else { Err(fmt::Error) }
+        }
+    }
+    let mut text = Shortened(String::new());
+    // An error only says that there is more.
+    let _ = write!(text, "{argument:?}");
+    text.0
+}
+
+/// The operations that are answered: each passes the guard, then goes on to the adapter.
+macro_rules! guarded {
+    ($($name:ident(ino $(, $arg:ident: $type:ty)*) -> $reply:ty;)*) => {$(
+        fn $name(&self, request: &Request, ino: INodeNo $(, $arg: $type)*, reply: $reply) {
+            let Some(_in_hand) = self.begin(caller(request).unique) else {
+                let arguments: &[(&str, &dyn Debug)] = &[$((stringify!($arg), &$arg)),*];
+                self.complain(request, ino, stringify!($name), arguments);
+                return reply.error(Errno::EIO);
+            };
+            self.adapter.$name(request, ino $(, $arg)*, reply);
+        }
+    )*};
+}
+
+impl fuser::Filesystem for Guard {
+    fn init(&mut self, request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        self.adapter.init(request, config)
+    }
+
+    fn forget(&self, request: &Request, ino: INodeNo, nlookup: u64) {
+        self.adapter.forget(request, ino, nlookup);
+    }
+
+    guarded! {
+        lookup(ino, name: &OsStr) -> ReplyEntry;
+        getattr(ino, fh: Option<FileHandle>) -> ReplyAttr;
+        setattr(ino, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>, size: Option<u64>,
+            atime: Option<TimeOrNow>, mtime: Option<TimeOrNow>, ctime: Option<SystemTime>,
+            fh: Option<FileHandle>, crtime: Option<SystemTime>, chgtime: Option<SystemTime>,
+            bkuptime: Option<SystemTime>, flags: Option<BsdFileFlags>) -> ReplyAttr;
+        readlink(ino) -> ReplyData;
+        mknod(ino, name: &OsStr, mode: u32, umask: u32, rdev: u32) -> ReplyEntry;
+        mkdir(ino, name: &OsStr, mode: u32, umask: u32) -> ReplyEntry;
+        unlink(ino, name: &OsStr) -> ReplyEmpty;
+        rmdir(ino, name: &OsStr) -> ReplyEmpty;
+        symlink(ino, link_name: &OsStr, target: &Path) -> ReplyEntry;
+        rename(ino, name: &OsStr, newparent: INodeNo, newname: &OsStr, flags: RenameFlags)
+            -> ReplyEmpty;
+        link(ino, newparent: INodeNo, newname: &OsStr) -> ReplyEntry;
+        open(ino, flags: OpenFlags) -> ReplyOpen;
+        create(ino, name: &OsStr, mode: u32, umask: u32, flags: i32) -> ReplyCreate;
+        read(ino, fh: FileHandle, offset: u64, size: u32, flags: OpenFlags,
+            lock_owner: Option<LockOwner>) -> ReplyData;
+        write(ino, fh: FileHandle, offset: u64, data: &[u8], write_flags: WriteFlags,
+            flags: OpenFlags, lock_owner: Option<LockOwner>) -> ReplyWrite;
+        flush(ino, fh: FileHandle, lock_owner: LockOwner) -> ReplyEmpty;
+        release(ino, fh: FileHandle, flags: OpenFlags, lock_owner: Option<LockOwner>, flush: bool)
+            -> ReplyEmpty;
+        fsync(ino, fh: FileHandle, datasync: bool) -> ReplyEmpty;
+        opendir(ino, flags: OpenFlags) -> ReplyOpen;
+        readdir(ino, fh: FileHandle, offset: u64) -> ReplyDirectory;
+        readdirplus(ino, fh: FileHandle, offset: u64) -> ReplyDirectoryPlus;
+        releasedir(ino, fh: FileHandle, flags: OpenFlags) -> ReplyEmpty;
+        fsyncdir(ino, fh: FileHandle, datasync: bool) -> ReplyEmpty;
+        statfs(ino) -> ReplyStatfs;
+        setxattr(ino, name: &OsStr, value: &[u8], flags: i32, position: u32) -> ReplyEmpty;
+        getxattr(ino, name: &OsStr, size: u32) -> ReplyXattr;
+        listxattr(ino, size: u32) -> ReplyXattr;
+        removexattr(ino, name: &OsStr) -> ReplyEmpty;
+        fallocate(ino, fh: FileHandle, offset: u64, length: u64, mode: i32) -> ReplyEmpty;
+        ioctl(ino, fh: FileHandle, flags: IoctlFlags, command: u32, input: &[u8],
+            output_bytes: u32) -> ReplyIoctl;
+        lseek(ino, fh: FileHandle, offset: i64, whence: i32) -> ReplyLseek;
+        copy_file_range(ino, fh: FileHandle, offset: u64, ino_out: INodeNo, fh_out: FileHandle,
+            offset_out: u64, len: u64, flags: CopyFileRangeFlags) -> ReplyWrite;
+    }
+}
