@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use super::Filesystem;
 use super::data::{Failure, FileState};
 use super::nodes::Node;
+use super::stable::Unsynced;
 use crate::arena::Counters;
 use crate::drain::{Run, Source, Written};
 use crate::schedule::{FileId, Load, Reason};
@@ -15,9 +16,11 @@ use crate::schedule::{FileId, Load, Reason};
 impl Source for Filesystem {
     fn turn_range(&self, file: FileId, reason: Reason) -> Option<Range<u64>> {
         let node = self.node(file.0).ok()?;
+        // Asked before the lock is taken: it may wait for the disk.
+        let backing_end = self.backing_attr(&node).map_or(0, |attr| attr.size);
         let mut state = node.data_if_any()?.lock();
-        let chunks = state.plan_turn(reason)?;
         let chunk_bytes = self.geometry.chunk_bytes;
+        let chunks = state.plan_turn(reason, chunk_bytes, backing_end)?;
         Some(chunks.start * chunk_bytes..chunks.end.saturating_mul(chunk_bytes))
     }
 
@@ -33,7 +36,6 @@ impl Source for Filesystem {
         let mut pieces = Vec::new();
         let len = state.buffer.take_run(range.start, range.end, max_bytes, &mut pieces);
         let Some(first) = pieces.first() else { return Ok(None) };
-        state.unsynced = true;
         Ok(Some(Run { file, offset: first.offset, len, pieces, data_file }))
     }
 
@@ -46,11 +48,14 @@ impl Source for Filesystem {
             let mut steps = Vec::new();
             state.buffer.complete(&run.pieces, &mut steps);
             state.stored_end = state.stored_end.max(run.offset + run.len);
+            state.stability.note(Unsynced::Data);
             self.carry_out(node, &steps, &[]);
             self.backlog_bytes.fetch_sub(run.len, Ordering::Relaxed);
             if state.failure.take().is_some() {
                 log::info!("writing to {} works again", self.display_path(node));
-                self.failing.lock().expect("no panics under this lock").remove(&node.id());
+                if state.stability.loss.is_none() {
+                    self.failing.lock().expect("no panics under this lock").remove(&node.id());
+                }
             }
             self.release_waiters(state, None);
         });
@@ -69,6 +74,9 @@ impl Source for Filesystem {
                 // What newer bytes replaced need not be written any more.
                 let lost = (before + run.len).saturating_sub(state.buffer.dirty_bytes());
                 self.backlog_bytes.fetch_sub(lost, Ordering::Relaxed);
+            }
+            if let Some(errno) = run.as_ref().and_then(|run| run.data_file.take_lost()) {
+                state.note_loss(errno);
             }
             attempts = state.failure.map_or(0, |failure| failure.attempts);
             if attempts == 0 {
@@ -110,19 +118,28 @@ impl Source for Filesystem {
 
 impl FileState {
     /// The chunks whose bytes a turn takes: one, or two where something is left of the one before a
-    /// whole chunk. A stream then leaves in the order in which it was written.
-    fn plan_turn(&mut self, reason: Reason) -> Option<Range<u64>> {
+    /// whole chunk; where the file grows, all up to there. A stream then leaves in the order in
+    /// which it was written.
+    fn plan_turn(
+        &mut self,
+        reason: Reason,
+        chunk_bytes: u64,
+        backing_end: u64,
+    ) -> Option<Range<u64>> {
         let first = self.buffer.first_chunk()?;
+        let grows = |chunk: u64| chunk.saturating_add(1).saturating_mul(chunk_bytes) > backing_end;
         match reason {
             Reason::WholeChunk => {
                 let whole = self.buffer.whole_chunk().unwrap_or(first);
-                let from = if first + 1 == whole { first } else { whole };
+                let is_next = first + 1 == whole;
+                let from = if is_next || grows(whole) { first } else { whole };
                 Some(from..whole + 1)
             }
             Reason::Age => {
                 let chunk = self.buffer.first_chunk_from(self.age_cursor).unwrap_or(first);
                 self.age_cursor = chunk + 1;
-                Some(chunk..chunk + 1)
+                let from = if grows(chunk) { first } else { chunk };
+                Some(from..chunk + 1)
             }
             _ => Some(first..first + 1),
         }

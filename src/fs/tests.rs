@@ -1,6 +1,9 @@
 //! The filesystem without a kernel: called as the adapter calls it, over a temporary directory,
 //! with storage that can be told to wait or to fail.
 
+mod power;
+mod stable;
+
 use std::ffi::OsStr;
 use std::io::{self, IoSlice};
 use std::os::fd::{BorrowedFd, IntoRawFd};
@@ -69,20 +72,27 @@ impl Storage for MoodyStorage {
     }
 }
 
-struct Fixture {
+struct Fixture<S = MoodyStorage> {
     dir: tempfile::TempDir,
     config: Arc<MountConfig>,
     arena: Arena,
-    storage: Arc<MoodyStorage>,
+    storage: Arc<S>,
     fs: Arc<Filesystem>,
 }
 
 impl Fixture {
     fn new(mood: Mood) -> Fixture {
+        Fixture::with(MoodyStorage::new(mood), |_| {})
+    }
+}
+
+impl<S: Storage + 'static> Fixture<S> {
+    fn with(storage: Arc<S>, set: impl FnOnce(&mut MountConfig)) -> Fixture<S> {
         let dir = tempfile::tempdir().unwrap();
-        let config = Arc::new(MountConfig::for_tests(dir.path(), 4 << 20));
+        let mut config = MountConfig::for_tests(dir.path(), 4 << 20);
+        set(&mut config);
+        let config = Arc::new(config);
         let arena = Arena::create(&config).unwrap();
-        let storage = MoodyStorage::new(mood);
         let fs = attach(&config, arena, storage.clone());
         Fixture { dir, config, arena, storage, fs }
     }
@@ -137,7 +147,7 @@ impl Fixture {
     }
 }
 
-fn attach(config: &Arc<MountConfig>, arena: Arena, storage: Arc<MoodyStorage>) -> Arc<Filesystem> {
+fn attach(config: &Arc<MountConfig>, arena: Arena, storage: Arc<dyn Storage>) -> Arc<Filesystem> {
     let parts = Parts {
         config: config.clone(),
         arena,
@@ -378,7 +388,8 @@ fn leftovers_go_before_the_next_whole_chunk() {
     assert!(offsets.is_sorted(), "{offsets:?}");
 }
 
-/// Goal: turns by age go from chunk to chunk, so that no byte waits behind a busier one.
+/// Goal: turns by age go from chunk to chunk, so that no byte waits behind a busier one; where the
+/// file grows, what is before goes first.
 #[test]
 fn turns_by_age_visit_every_chunk() {
     let fixture = Fixture::new(Mood::Wait);
@@ -389,9 +400,18 @@ fn turns_by_age_visit_every_chunk() {
     let node = fixture.fs.node(id).unwrap();
     let turns: Vec<u64> = (0..4)
         .filter_map(|_| fixture.fs.turn_range(FileId(node.id()), Reason::Age))
-        .map(|range| range.start / CHUNK)
+        .map(|range| range.end / CHUNK - 1)
         .collect();
     assert_eq!(turns, [0, 3, 7, 0]);
+    let range = |reason| fixture.fs.turn_range(FileId(id), reason).unwrap();
+    assert_eq!(range(Reason::Age), 0..4 * CHUNK);
+    std::fs::File::options()
+        .write(true)
+        .open(fixture.path("f"))
+        .unwrap()
+        .set_len(8 * CHUNK)
+        .unwrap();
+    assert_eq!(range(Reason::Age), 7 * CHUNK..8 * CHUNK);
 }
 
 /// Goal: a truncation waits for bytes past the cut that are on their way to the disk, so that they
