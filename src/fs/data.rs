@@ -37,6 +37,8 @@ pub(super) struct FileState {
     /// Requests that wait for the file to become clean or idle.
     pub(super) waiters: Vec<Waiter>,
     pub(super) stability: Stability,
+    /// Since when bytes are missing before others that would make the file grow.
+    pub(super) gap_since_ms: Option<u64>,
     pub(super) failure: Option<Failure>,
     /// How often writing failed: a handle that has seen fewer reports an error.
     pub(super) failures: u64,
@@ -76,6 +78,7 @@ impl FileData {
             barriers: 0,
             waiters: Vec::new(),
             stability: Stability::new(),
+            gap_since_ms: None,
             failure: None,
             failures: 0,
             deleted: false,

@@ -10,18 +10,29 @@ use super::data::{Failure, FileState};
 use super::nodes::Node;
 use super::stable::Unsynced;
 use crate::arena::Counters;
-use crate::drain::{Run, Source, Written};
+use crate::clock::boottime_ms;
+use crate::drain::{Plan, Run, Source, Written};
 use crate::schedule::{FileId, Load, Reason};
 
+/// How long bytes behind a gap wait for it to be filled: long against a request that another thread
+/// has, short against a stall.
+const GAP_WAIT_MS: u64 = 1000;
+/// How often a gap is looked at.
+const GAP_LOOK_MS: u64 = 10;
+
 impl Source for Filesystem {
-    fn turn_range(&self, file: FileId, reason: Reason) -> Option<Range<u64>> {
-        let node = self.node(file.0).ok()?;
+    fn plan_turn(&self, file: FileId, reason: Reason) -> Plan {
+        let Ok(node) = self.node(file.0) else { return Plan::Nothing };
+        let Some(data) = node.data_if_any() else { return Plan::Nothing };
         // Asked before the lock is taken: it may wait for the disk.
         let backing_end = self.backing_attr(&node).map_or(0, |attr| attr.size);
-        let mut state = node.data_if_any()?.lock();
+        let mut state = data.lock();
         let chunk_bytes = self.geometry.chunk_bytes;
-        let chunks = state.plan_turn(reason, chunk_bytes, backing_end)?;
-        Some(chunks.start * chunk_bytes..chunks.end.saturating_mul(chunk_bytes))
+        let Some(chunks) = state.plan_chunks(reason, chunk_bytes, backing_end) else {
+            return Plan::Nothing;
+        };
+        let range = chunks.start * chunk_bytes..chunks.end.saturating_mul(chunk_bytes);
+        state.keep_order(range, reason, backing_end)
     }
 
     fn take_run(&self, file: FileId, range: Range<u64>, max_bytes: u64) -> io::Result<Option<Run>> {
@@ -120,7 +131,7 @@ impl FileState {
     /// The chunks whose bytes a turn takes: one, or two where something is left of the one before a
     /// whole chunk; where the file grows, all up to there. A stream then leaves in the order in
     /// which it was written.
-    fn plan_turn(
+    pub(super) fn plan_chunks(
         &mut self,
         reason: Reason,
         chunk_bytes: u64,
@@ -143,6 +154,27 @@ impl FileState {
             }
             _ => Some(first..first + 1),
         }
+    }
+
+    /// Cuts the range where bytes are missing past the end of the backing file, or puts the turn
+    /// off when nothing is left of it: the kernel's requests are served side by side, and the
+    /// missing bytes may be in one that was sent before. Not when somebody waits, nor after a close:
+    /// the kernel has handed over everything then. And not for long: the file may have a hole there.
+    fn keep_order(&mut self, range: Range<u64>, reason: Reason, backing_end: u64) -> Plan {
+        let may_wait = matches!(reason, Reason::Age | Reason::WholeChunk | Reason::Pressure);
+        let filled = self.buffer.filled_to(backing_end, range.end);
+        if !may_wait || filled >= range.end.min(self.buffer.end()) {
+            self.gap_since_ms = None;
+            return Plan::Write(range);
+        }
+        let now_ms = boottime_ms();
+        if now_ms > *self.gap_since_ms.get_or_insert(now_ms) + GAP_WAIT_MS {
+            return Plan::Write(range);
+        }
+        if self.buffer.has_fresh_in(&(range.start..filled)) {
+            return Plan::Write(range.start..filled);
+        }
+        Plan::NotBefore(now_ms + GAP_LOOK_MS)
     }
 }
 

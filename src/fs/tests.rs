@@ -17,7 +17,7 @@ use super::nodes::ROOT_ID;
 use super::quiet::Until;
 use super::*;
 use crate::backing::{KernelStorage, SetTime, SyncKind};
-use crate::drain::Source;
+use crate::drain::{Plan, Source};
 use crate::schedule::{FileId, Reason};
 
 const CHUNK: u64 = 256 << 10;
@@ -398,20 +398,33 @@ fn turns_by_age_visit_every_chunk() {
         fixture.write(id, chunk * CHUNK, &[1; 10]).recv().unwrap().unwrap();
     }
     let node = fixture.fs.node(id).unwrap();
-    let turns: Vec<u64> = (0..4)
-        .filter_map(|_| fixture.fs.turn_range(FileId(node.id()), Reason::Age))
-        .map(|range| range.end / CHUNK - 1)
-        .collect();
-    assert_eq!(turns, [0, 3, 7, 0]);
-    let range = |reason| fixture.fs.turn_range(FileId(id), reason).unwrap();
-    assert_eq!(range(Reason::Age), 0..4 * CHUNK);
-    std::fs::File::options()
-        .write(true)
-        .open(fixture.path("f"))
-        .unwrap()
-        .set_len(8 * CHUNK)
-        .unwrap();
-    assert_eq!(range(Reason::Age), 7 * CHUNK..8 * CHUNK);
+    let plan = |backing_end| {
+        let mut state = node.data_if_any().unwrap().lock();
+        state.plan_chunks(Reason::Age, CHUNK, backing_end).unwrap()
+    };
+    let turns: Vec<_> = (0..4).map(|_| plan(8 * CHUNK)).collect();
+    assert_eq!(turns, [0..1, 3..4, 7..8, 0..1]);
+    assert_eq!([plan(0), plan(0)], [0..4, 0..8], "the file grows");
+}
+
+/// Goal: a file does not grow past bytes that are about to come, and does past a hole.
+#[test]
+fn bytes_behind_a_gap_wait_for_it_to_be_filled() {
+    let fixture = Fixture::new(Mood::Work);
+    let (id, _) = fixture.create("f");
+    let chunk = |number: u64| {
+        fixture.write(id, number * CHUNK, &vec![1; CHUNK as usize]).recv().unwrap().unwrap();
+    };
+    chunk(1);
+    chunk(0);
+    fixture.wait_until("both to be stored", |fs| fs.backlog_bytes() == 0);
+    let written = || fixture.storage.writes.lock().unwrap().clone();
+    assert!(written().is_sorted(), "{:?}", written());
+    chunk(3);
+    let plan = |reason| fixture.fs.plan_turn(FileId(id), reason);
+    assert!(matches!(plan(Reason::WholeChunk), Plan::NotBefore(_)));
+    assert_eq!(plan(Reason::Demanded), Plan::Write(3 * CHUNK..4 * CHUNK));
+    fixture.wait_until("the bytes behind a hole to be stored", |fs| fs.backlog_bytes() == 0);
 }
 
 /// Goal: a truncation waits for bytes past the cut that are on their way to the disk, so that they

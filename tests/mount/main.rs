@@ -11,10 +11,12 @@ mod support;
 
 mod data;
 mod deaths;
+mod disk;
 mod lifecycle;
 mod load;
 mod operations;
 mod places;
+mod power;
 
 use std::sync::{PoisonError, RwLock};
 
@@ -82,6 +84,8 @@ fn main() {
         load::memory_stays_bounded,
         load::the_worker_dies_under_forty_programs,
         deaths::the_worker_is_killed_under_a_mixed_load,
+        power::every_way_to_sync_reaches_the_disk,
+        power::lazy_fsync_leaves_the_disk_alone,
     ];
     let namespace_skip = skip.clone().or_else(support::cannot_unshare);
     trials.extend(trials![&namespace_skip, lifecycle::works_in_a_user_namespace]);
@@ -93,7 +97,15 @@ fn main() {
     ]);
     let helper_skip = root_skip.clone().or_else(support::cannot_use_helper);
     trials.extend(trials![&helper_skip, places::an_ordinary_user_in_a_namespace_of_mounts]);
-    for reason in [&skip, &namespace_skip, &root_skip, &helper_skip].into_iter().flatten() {
+    let disk_skip = skip.clone().or_else(disk::cannot_make);
+    trials.extend(trials![
+        &disk_skip,
+        power::logs_are_prefixes_after_a_power_cut,
+        power::attributes_are_kept_over_deaths,
+    ]);
+    for reason in
+        [&skip, &namespace_skip, &root_skip, &helper_skip, &disk_skip].into_iter().flatten()
+    {
         eprintln!("some mount tests are ignored: {reason}");
     }
     libtest_mimic::run(&arguments, trials).exit();

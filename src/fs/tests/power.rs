@@ -382,7 +382,15 @@ fn take_step(
         let at = file.now.len();
         let bytes: Vec<u8> = (at..at + len).map(log_byte).collect();
         file.write(at, &bytes);
-        fixture.write(file.id, at as u64, &bytes).recv_timeout(LONG).unwrap().unwrap();
+        // Requests are served side by side: the second half may come first.
+        let (first, second) = bytes.split_at(random.below(len as u64) as usize);
+        let mut halves = vec![(at, first), (at + first.len(), second)];
+        if random.one_in(2) {
+            halves.reverse();
+        }
+        for (at, half) in halves.into_iter().filter(|(_, half)| !half.is_empty()) {
+            fixture.write(file.id, at as u64, half).recv_timeout(LONG).unwrap().unwrap();
+        }
     } else if random.one_in(6) {
         let size = random.below(file.now.len() as u64 + 5000) as usize;
         file.note(size.min(file.now.len())..usize::MAX);
