@@ -25,8 +25,22 @@ pub struct MountConfig {
     pub writeback_cache: bool,
     /// Limit of bytes per second written to the backing directory; `None` is no limit.
     pub drain_rate: Option<u64>,
+    /// What fsync waits for. Builds before it had no choice.
+    #[serde(default)]
+    pub fsync: FsyncPolicy,
     /// Whether users other than the mount's owner may use the mount.
     pub allow_other: bool,
+}
+
+/// What fsync(2) and its like wait for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum FsyncPolicy {
+    /// Stable storage
+    #[default]
+    Strict,
+    /// The daemon's memory, which outlives the program and the worker, but not the machine
+    Lazy,
 }
 
 /// Smallest accepted `--memory`.
@@ -58,6 +72,7 @@ impl MountConfig {
             lanes: 1,
             writeback_cache: true,
             drain_rate: None,
+            fsync: FsyncPolicy::Strict,
             allow_other: false,
         }
     }

@@ -417,6 +417,9 @@ impl Ending<'_> {
             self.dismiss();
             return EXIT_NOT_STORED;
         }
+        if !self.filesystem.failing_files().is_empty() {
+            return self.not_stored();
+        }
         self.tell(&Answer::Status(Box::new(self.filesystem.status())));
         self.tell(&Answer::Done);
         self.dismiss();

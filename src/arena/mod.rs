@@ -66,6 +66,8 @@ pub struct Counters {
     pub drain_turns: AtomicU64,
     /// System calls that wrote.
     pub drain_writes: AtomicU64,
+    /// Calls that asked the backing filesystem to make something durable.
+    pub syncs: AtomicU64,
     /// Bytes that left in turns of one whole aligned chunk.
     pub whole_chunk_bytes: AtomicU64,
     /// Bytes written with O_DIRECT.

@@ -108,8 +108,17 @@ pub fn sync_filesystem(fd: BorrowedFd) -> io::Result<()> {
 
 /// Starts writing a range of dirty pages out, without promise: sync_file_range(2).
 pub fn flush_range(fd: BorrowedFd, offset: u64, len: u64) -> io::Result<()> {
+    sync_range(fd, offset, len, libc::SYNC_FILE_RANGE_WRITE)
+}
+
+/// Writes a range of dirty pages out and waits for it; not for the disk's own cache.
+pub fn settle_range(fd: BorrowedFd, offset: u64, len: u64) -> io::Result<()> {
+    let wait = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    sync_range(fd, offset, len, wait | libc::SYNC_FILE_RANGE_WRITE)
+}
+
+fn sync_range(fd: BorrowedFd, offset: u64, len: u64, flags: libc::c_uint) -> io::Result<()> {
     let (offset, len) = (offset as libc::off64_t, len as libc::off64_t);
-    let flags = libc::SYNC_FILE_RANGE_WRITE;
     // SAFETY: valid descriptor.
     retry(|| unsafe { libc::sync_file_range(fd.as_raw_fd(), offset, len, flags) }).map(drop)
 }

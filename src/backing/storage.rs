@@ -3,7 +3,9 @@
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 
-use super::{flush_range, sync_all, sync_data, write_at};
+use super::{
+    allocate, copy_range, flush_range, set_size, settle_range, sync_all, sync_data, write_at,
+};
 
 /// How much of a file is to reach stable storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +16,8 @@ pub enum SyncKind {
     All,
 }
 
-/// Writing to backing files. May wait for the disk.
+/// Everything that changes bytes of backing files or brings them to stable storage. May wait for
+/// the disk.
 pub trait Storage: Send + Sync {
     /// Writes bytes at an offset; may write less than given. Errors: pwritev(2).
     fn write_at(&self, file: BorrowedFd, bytes: &[IoSlice], offset: u64) -> io::Result<usize> {
@@ -32,6 +35,34 @@ pub trait Storage: Send + Sync {
     /// Starts writing dirty pages out. Errors: sync_file_range(2).
     fn flush_range(&self, file: BorrowedFd, offset: u64, len: u64) -> io::Result<()> {
         flush_range(file, offset, len)
+    }
+
+    /// Writes dirty pages out and waits until the disk has taken them. They are not on stable
+    /// storage then, but what is written later cannot get there before them: a filesystem with a
+    /// journal flushes the disk's cache before it makes a new size durable. Errors:
+    /// sync_file_range(2).
+    fn settle_range(&self, file: BorrowedFd, offset: u64, len: u64) -> io::Result<()> {
+        settle_range(file, offset, len)
+    }
+
+    /// Cuts or extends a file. Errors: ftruncate(2).
+    fn set_size(&self, file: BorrowedFd, size: u64) -> io::Result<()> {
+        set_size(file, size)
+    }
+
+    /// Allocates, zeroes or punches. Errors: fallocate(2).
+    fn allocate(&self, file: BorrowedFd, mode: i32, offset: u64, len: u64) -> io::Result<()> {
+        allocate(file, mode, offset, len)
+    }
+
+    /// Copies between files; may copy less. Errors: copy_file_range(2).
+    fn copy_range(
+        &self,
+        (from, from_offset): (BorrowedFd, u64),
+        (to, to_offset): (BorrowedFd, u64),
+        len: usize,
+    ) -> io::Result<usize> {
+        copy_range(from, from_offset, to, to_offset, len, 0)
     }
 }
 

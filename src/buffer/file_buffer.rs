@@ -141,6 +141,24 @@ impl FileBuffer {
         }
     }
 
+    /// Whether a fresh byte is in the range.
+    pub fn has_fresh_in(&self, range: &Range<u64>) -> bool {
+        self.fresh.overlaps(range)
+    }
+
+    /// Where the fresh bytes that begin at or before `from` end, without a gap; at most about `to`,
+    /// and `from` where there are none.
+    pub fn filled_to(&self, from: u64, to: u64) -> u64 {
+        let mut end = from;
+        for entry in self.fresh.intersecting(&(from..to)) {
+            if entry.start > end {
+                break;
+            }
+            end = end.max(entry.end());
+        }
+        end
+    }
+
     /// Takes the lowest contiguous run of fresh bytes inside `[from, to)` to be written, at most
     /// `max_bytes`, but at least one entry; appends its pieces, ascending, to `out` and returns
     /// its bytes, 0 when there is nothing to take.

@@ -9,6 +9,7 @@ use log::LevelFilter;
 
 use super::commands::demo::DemoArgs;
 use super::{resolve, units};
+use crate::config::FsyncPolicy;
 use crate::keeper::Beginning;
 use crate::mount::machine;
 
@@ -174,6 +175,9 @@ pub struct MountOptions {
     /// Most bytes per second written to the disk, to leave some for others [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = units::parse_rate)]
     pub drain_rate: Option<u64>,
+    /// What fsync(2) waits for; 'lazy' gives up what it promises about power loss
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
+    pub fsync: FsyncPolicy,
     /// Let every write() come to the daemon at once: much slower for tiny writes
     #[arg(long)]
     pub no_writeback_cache: bool,

@@ -102,6 +102,8 @@ pub struct Status {
     pub drain_turns: u64,
     /// System calls that wrote.
     pub drain_writes: u64,
+    /// Calls that asked the backing filesystem to make a file or directory durable.
+    pub syncs: u64,
     /// Bytes per turn.
     pub mean_turn_bytes: u64,
     /// Bytes that left in turns of a whole aligned chunk.

@@ -21,6 +21,7 @@ fn status() -> Status {
         lanes: 1,
         writeback_cache: true,
         drain_rate: None,
+        fsync: Default::default(),
         allow_other: false,
     };
     Status {
@@ -42,6 +43,7 @@ fn status() -> Status {
         bytes_out: 0,
         drain_turns: 0,
         drain_writes: 0,
+        syncs: 0,
         mean_turn_bytes: 0,
         whole_chunk_bytes: 0,
         direct_bytes: 0,

@@ -5,9 +5,9 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use crate::backing::{self, DirectIo};
+use crate::backing::{self, DirectIo, Storage};
 
 /// What a descriptor may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +36,24 @@ pub struct DataFile {
     access: Access,
     direct: OnceLock<Option<(OwnedFd, u64)>>,
     direct_refused: AtomicBool,
+    /// Bytes may wait in the page cache of the backing filesystem. True at first: other descriptors
+    /// may have brought some.
+    has_cached: AtomicBool,
+    /// The last error of settling them, until it is taken; 0 for none.
+    lost_errno: AtomicI32,
 }
 
 impl DataFile {
     /// Wraps a descriptor of a regular file opened for `access`.
     pub fn new(fd: OwnedFd, access: Access) -> DataFile {
-        DataFile { fd, access, direct: OnceLock::new(), direct_refused: AtomicBool::new(false) }
+        DataFile {
+            fd,
+            access,
+            direct: OnceLock::new(),
+            direct_refused: AtomicBool::new(false),
+            has_cached: AtomicBool::new(true),
+            lost_errno: AtomicI32::new(0),
+        }
     }
 
     /// Opens the file that `path_fd` (O_PATH or not) stands for: for reading and writing where that
@@ -93,6 +105,35 @@ impl DataFile {
             _ => None,
         });
         probed.as_ref().map(|(fd, align)| (fd.as_fd(), *align))
+    }
+
+    /// Something was changed by way of the backing filesystem's page cache.
+    pub fn note_cached(&self) {
+        self.has_cached.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether bytes may wait in the page cache of the backing filesystem.
+    pub fn has_cached(&self) -> bool {
+        self.has_cached.load(Ordering::Relaxed)
+    }
+
+    /// Has the disk take what waits in the page cache before `end`. Waits for the disk. `Err` is
+    /// the error of writing bytes that were reported stored before, see
+    /// [`DataFile::take_lost`]: the backing filesystem gives them up.
+    pub fn settle_before(&self, storage: &dyn Storage, end: u64) -> io::Result<()> {
+        // Cleared first: what comes into the cache meanwhile is to be settled the next time.
+        if end == 0 || !self.has_cached.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        storage.settle_range(self.as_fd(), 0, end).inspect_err(|error| {
+            self.note_cached();
+            self.lost_errno.store(backing::errno(error), Ordering::Relaxed);
+        })
+    }
+
+    /// The error with which bytes were lost that had been reported stored, once.
+    pub fn take_lost(&self) -> Option<i32> {
+        Some(self.lost_errno.swap(0, Ordering::Relaxed)).filter(|errno| *errno != 0)
     }
 
     /// The filesystem refused a direct write after all: do without from now on.

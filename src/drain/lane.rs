@@ -3,7 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::{Source, Throttle, write_run};
+use super::{Plan, Source, Throttle, write_run};
 use crate::arena::Arena;
 use crate::backing::Storage;
 use crate::clock::boottime_ms;
@@ -120,8 +120,10 @@ impl Lane {
     }
 
     fn write_turn(&self, turn: &Turn) -> (u64, Outcome) {
-        let Some(mut range) = self.source.turn_range(turn.file, turn.reason) else {
-            return (0, Outcome::Written);
+        let mut range = match self.source.plan_turn(turn.file, turn.reason) {
+            Plan::Write(range) => range,
+            Plan::Nothing => return (0, Outcome::Written),
+            Plan::NotBefore(at_ms) => return (0, Outcome::RetryAt(at_ms)),
         };
         let mut bytes = 0;
         loop {

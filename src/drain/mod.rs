@@ -41,10 +41,22 @@ pub struct Run {
     pub data_file: Arc<DataFile>,
 }
 
+/// What a turn is to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// The dirty bytes of this range: one aligned chunk as a rule.
+    Write(Range<u64>),
+    /// Nothing is left.
+    Nothing,
+    /// Nothing before this time, in milliseconds of CLOCK_BOOTTIME: bytes that are to go first are
+    /// about to come.
+    NotBefore(u64),
+}
+
 /// Where lanes get bytes from. Implemented by `fs`.
 pub trait Source: Send + Sync {
-    /// The range that a turn of `file` writes: one aligned chunk. `None` when nothing is left.
-    fn turn_range(&self, file: FileId, reason: Reason) -> Option<Range<u64>>;
+    /// What a turn of `file` is to write.
+    fn plan_turn(&self, file: FileId, reason: Reason) -> Plan;
 
     /// Takes the first run of dirty bytes within `range`, about `max_bytes` at most.
     /// `Err` when the backing file cannot be opened.

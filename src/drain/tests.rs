@@ -157,8 +157,8 @@ struct OneRun {
 }
 
 impl Source for OneRun {
-    fn turn_range(&self, _: FileId, _: Reason) -> Option<Range<u64>> {
-        Some(self.range.clone())
+    fn plan_turn(&self, _: FileId, _: Reason) -> Plan {
+        Plan::Write(self.range.clone())
     }
 
     fn take_run(&self, _: FileId, range: Range<u64>, _: u64) -> io::Result<Option<Run>> {

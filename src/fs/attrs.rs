@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 
 use super::caller::Caller;
 use super::nodes::{Node, ROOT_ID};
+use super::stable::Unsynced;
 use super::{Filesystem, Reply};
 use crate::backing::{self, Attr, FsStats, SetTime, Time, errno};
 
@@ -137,6 +138,7 @@ impl Filesystem {
         if let Some(mode) = change.mode {
             backing::set_mode(path.as_fd(), mode & 0o7777)?;
         }
+        self.note_changed(node, Unsynced::Attributes);
         Ok(())
     }
 
@@ -145,7 +147,7 @@ impl Filesystem {
     fn change_times(&self, node: &Arc<Node>, change: &Change) -> io::Result<()> {
         let table = self.arena.nodes();
         let mut mtime = change.mtime;
-        let state = node.data_if_any().map(|data| data.lock());
+        let mut state = node.data_if_any().map(|data| data.lock());
         let buffered = state.as_ref().is_some_and(|state| !state.buffer.is_clean());
         if buffered {
             match mtime {
@@ -161,9 +163,13 @@ impl Filesystem {
             return Ok(());
         }
         match self.files.get(node.id()) {
-            Some(file) => backing::set_times((*file).as_fd(), change.atime, mtime),
-            None => backing::set_times(self.path_fd(node)?.as_fd(), change.atime, mtime),
+            Some(file) => backing::set_times((*file).as_fd(), change.atime, mtime)?,
+            None => backing::set_times(self.path_fd(node)?.as_fd(), change.atime, mtime)?,
         }
+        if let Some(state) = &mut state {
+            state.stability.note(Unsynced::Attributes);
+        }
+        Ok(())
     }
 
     /// A write or truncation by somebody who may not keep the set-user-id and set-group-id bits:
@@ -178,6 +184,7 @@ impl Filesystem {
         }
         if kept != attr.mode {
             backing::set_mode(self.path_fd(&node)?.as_fd(), kept & 0o7777)?;
+            self.note_changed(&node, Unsynced::Attributes);
         }
         Ok(kept != attr.mode)
     }
@@ -271,6 +278,7 @@ impl Filesystem {
                 backing::set_mode(path.as_fd(), attr.mode & 0o7777 & !libc::S_ISGID)?;
             }
         }
+        self.note_changed(&node, Unsynced::Attributes);
         Ok(())
     }
 
@@ -294,11 +302,14 @@ impl Filesystem {
 
     /// REMOVEXATTR.
     pub fn remove_xattr(&self, caller: Caller, id: u64, name: &OsStr) -> io::Result<()> {
-        let path = self.path_fd(&self.node(id)?)?;
+        let node = self.node(id)?;
+        let path = self.path_fd(&node)?;
         if self.was_xattr_changed(caller, &path, name) {
             return Ok(());
         }
-        backing::remove_xattr(path.as_fd(), name)
+        backing::remove_xattr(path.as_fd(), name)?;
+        self.note_changed(&node, Unsynced::Attributes);
+        Ok(())
     }
 
     /// Whether the first attempt of a repeated request has made or removed the attribute; if not,

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::nodes::Node;
 use super::quiet::Waiter;
+use super::stable::Stability;
 use super::{Filesystem, Reply, errno};
 use crate::arena::Counters;
 use crate::backing;
@@ -36,8 +37,9 @@ pub(super) struct FileState {
     pub(super) barriers: u32,
     /// Requests that wait for the file to become clean or idle.
     pub(super) waiters: Vec<Waiter>,
-    /// Something was written to the backing file since it was last synced.
-    pub(super) unsynced: bool,
+    pub(super) stability: Stability,
+    /// Since when bytes are missing before others that would make the file grow.
+    pub(super) gap_since_ms: Option<u64>,
     pub(super) failure: Option<Failure>,
     /// How often writing failed: a handle that has seen fewer reports an error.
     pub(super) failures: u64,
@@ -52,9 +54,11 @@ impl FileState {
         self.buffer.end().max(self.stored_end)
     }
 
-    /// Nothing is buffered and nothing waits: the node may be forgotten.
+    /// Nothing is buffered, nothing waits, and there is no loss to be shown: the node may be
+    /// forgotten.
     pub(super) fn is_settled(&self) -> bool {
-        self.buffer.is_clean() && self.waiters.is_empty() && self.barriers == 0
+        let has_loss = self.stability.loss.is_some() && !self.deleted;
+        self.buffer.is_clean() && self.waiters.is_empty() && self.barriers == 0 && !has_loss
     }
 }
 
@@ -74,7 +78,8 @@ impl FileData {
             age_cursor: 0,
             barriers: 0,
             waiters: Vec::new(),
-            unsynced: false,
+            stability: Stability::new(),
+            gap_since_ms: None,
             failure: None,
             failures: 0,
             deleted: false,

@@ -80,16 +80,16 @@ impl Filesystem {
     pub fn flush(&self, id: u64, handle: u64) -> io::Result<()> {
         let node = self.node(id)?;
         let Some(data) = node.data_if_any() else { return Ok(()) };
-        let (failures, failure) = {
+        let (failures, failure, loss) = {
             let state = data.lock();
-            (state.failures, state.failure)
+            (state.failures, state.failure, state.stability.loss)
         };
         let mut files = self.handles.files.lock().expect("no panics under this lock");
         let seen = files.entry(handle).or_insert(0);
-        let is_news = *seen < failures;
-        *seen = failures;
-        match failure {
-            Some(failure) if is_news => Err(errno(failure.errno)),
+        let seen = std::mem::replace(seen, failures);
+        match (failure, loss) {
+            (Some(failure), _) if seen < failures => Err(errno(failure.errno)),
+            (_, Some(loss)) if seen < loss.number => Err(errno(loss.errno)),
             _ => Ok(()),
         }
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::caller::Caller;
 use super::nodes::Node;
 use super::quiet::Until;
+use super::stable::Unsynced;
 use super::{Filesystem, Reply, errno};
 use crate::backing;
 
@@ -82,6 +83,7 @@ impl Filesystem {
                 if command.effect == Effect::Change {
                     // Whether the file may be written is asked again at the next open.
                     me.files.remove(node.id());
+                    me.note_changed(&node, Unsynced::Attributes);
                 }
                 reply(result);
             });

@@ -10,7 +10,8 @@
 //! | `handles` | open files and directories, readdir |
 //! | `data` | one file's buffered bytes: write, read, steps on the arena |
 //! | `room` | memory: admission of writes, those that wait, pressure |
-//! | `quiet` | operations that need the file clean or idle first: fsync, truncate, fallocate |
+//! | `quiet` | operations that need the file clean or idle first: truncate, fallocate |
+//! | `stable` | fsync: what is not known to be on stable storage, and who waits |
 //! | `source` | what lanes take from here and report back |
 //! | `rebuild` | a new worker takes over what the former one left |
 //! | `repeated` | requests that come again after a worker died |
@@ -36,6 +37,7 @@ mod repeated;
 mod report;
 mod room;
 mod source;
+mod stable;
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};

@@ -13,6 +13,7 @@ use super::attrs::NodeAttr;
 use super::caller::Caller;
 use super::nodes::Node;
 use super::repeated::{NO_HANDLE, identity, identity_at};
+use super::stable::Unsynced;
 use super::{Filesystem, errno};
 use crate::backing::{self, Attr, Credentials};
 use crate::drain::{Access, DataFile};
@@ -191,6 +192,7 @@ impl Filesystem {
             self.begin_attempt(caller, [None, None]);
             backing::link_fd_at(path.as_fd(), dir.as_fd(), name)?;
         }
+        self.note_changed(&node, Unsynced::Attributes);
         let attr = backing::attr_at(dir.as_fd(), name)?;
         self.entry(caller, &attr, parent, name)
     }
@@ -251,6 +253,7 @@ impl Filesystem {
     /// it does as soon as nobody has it open.
     fn lost_name(&self, victim: Option<Arc<Node>>) {
         let Some(node) = victim else { return };
+        self.note_changed(&node, Unsynced::Attributes);
         let Some(data) = node.data_if_any() else { return };
         // One that has other names is reached by them, or by its pin.
         if self.backing_attr(&node).is_ok_and(|attr| attr.nlink > 0) {
@@ -310,6 +313,7 @@ impl Filesystem {
         if renamed.is_ok() && !same {
             for (node, parent, name) in moves.into_iter().flatten() {
                 self.move_node(node, parent, name);
+                self.note_changed(node, Unsynced::Attributes);
             }
         }
         killpoint::pass(Point::RenameMoved);

@@ -335,7 +335,12 @@ impl Filesystem {
         while let Some(node) = next {
             // Looked at before the map is locked: a file's lock comes first. It stays true, since
             // only the kernel could add bytes, and it would have to look the node up first.
-            let is_settled = node.data_if_any().is_none_or(|data| data.lock().is_settled());
+            let is_settled = node.data_if_any().is_none_or(|data| {
+                let mut state = data.lock();
+                // Stored a moment ago, and the lane's turn not yet over: nobody else would.
+                self.restore_times(&node, &mut state);
+                state.is_settled()
+            });
             if node.id() == ROOT_ID || !is_settled {
                 return;
             }

@@ -11,8 +11,9 @@ use std::sync::atomic::Ordering;
 
 use super::data::{FileData, FileState};
 use super::nodes::Node;
+use super::stable::Unsynced;
 use super::{Filesystem, Reply, errno};
-use crate::backing::{self, SetTime, SyncKind, Time};
+use crate::backing::{self, SetTime, Time};
 use crate::clock::boottime_ms;
 use crate::killpoint::{self, Point};
 use crate::schedule::FileId;
@@ -83,53 +84,6 @@ impl Filesystem {
         }
     }
 
-    /// FSYNC: on `Ok` everything acknowledged before is on stable storage, as the backing
-    /// filesystem promises. Costs nothing when nothing was written since the last time.
-    pub fn fsync(&self, id: u64, kind: SyncKind, reply: Reply<()>) {
-        let node = match self.node(id) {
-            Ok(node) => node,
-            Err(error) => return reply(Err(error)),
-        };
-        let me = self.arc();
-        let waiting = node.clone();
-        self.when_quiet(&node, Until::Clean, move |result| {
-            let needs_sync = waiting.data_if_any().is_some_and(|data| data.lock().unsynced);
-            match result {
-                Err(code) => reply(Err(errno(code))),
-                Ok(()) if !needs_sync => reply(Ok(())),
-                Ok(()) => {
-                    let filesystem = me.clone();
-                    me.pool.run(move || reply(filesystem.sync_node(&waiting, kind)));
-                }
-            }
-        });
-    }
-
-    fn sync_node(&self, node: &Arc<Node>, kind: SyncKind) -> io::Result<()> {
-        let data = self.data(node)?;
-        let file = self.data_file(node)?;
-        // Before the sync: what is written during it must be synced again.
-        data.lock().unsynced = false;
-        let synced = self.storage.sync((*file).as_fd(), kind);
-        if synced.is_err() {
-            data.lock().unsynced = true;
-        }
-        synced
-    }
-
-    /// FSYNCDIR. Waits for the disk on the pool.
-    pub fn fsync_directory(&self, id: u64, kind: SyncKind, reply: Reply<()>) {
-        let me = self.arc();
-        self.pool.run(move || {
-            let sync = || {
-                let path = me.path_fd(&me.node(id)?)?;
-                let dir = backing::reopen(path.as_fd(), libc::O_RDONLY | libc::O_DIRECTORY)?;
-                me.storage.sync(dir.as_fd(), kind)
-            };
-            reply(sync());
-        });
-    }
-
     /// Cuts or extends the file. Bytes past the new end are never written any more. The reply
     /// comes at once unless such bytes are just on their way to the disk.
     pub(super) fn set_size(&self, node: &Arc<Node>, size: u64, reply: Reply<()>) {
@@ -146,7 +100,11 @@ impl Filesystem {
         let cut = node.clone();
         let job = move |_: Result<(), i32>| {
             let file = me.writable_file(&cut);
-            let result = file.and_then(|file| backing::set_size((*file).as_fd(), size));
+            let result = file.and_then(|file| {
+                let resized = me.storage.set_size((*file).as_fd(), size);
+                file.note_cached();
+                resized
+            });
             killpoint::pass(Point::TruncateStored);
             me.drop_bytes_past(&cut, size, result.is_ok());
             killpoint::pass(Point::TruncateDone);
@@ -189,11 +147,15 @@ impl Filesystem {
             let mut steps = Vec::new();
             state.buffer.truncate(size, &mut steps);
             state.stored_end = state.stored_end.min(size);
+            if size == 0 {
+                // Nothing is left that could be missing.
+                state.stability.loss = None;
+            }
             self.carry_out(node, &steps, &[]);
             let dropped = before - state.buffer.dirty_bytes();
             self.backlog_bytes.fetch_sub(dropped, Ordering::Relaxed);
-            state.unsynced = true;
         }
+        state.stability.note(Unsynced::Data);
         state.barriers -= 1;
         data.queue.with(|scheduler| scheduler.unhold(FileId(node.id())));
         self.tell_queue(node, data, &state);
@@ -208,8 +170,11 @@ impl Filesystem {
     pub fn allocate(&self, id: u64, mode: i32, offset: u64, len: u64, reply: Reply<()>) {
         self.on_clean_file(id, reply, move |me, node| {
             let file = me.writable_file(node)?;
-            me.data(node)?.lock().unsynced = true;
-            backing::allocate((*file).as_fd(), mode, offset, len)
+            me.settle_times(node);
+            let allocated = me.storage.allocate((*file).as_fd(), mode, offset, len);
+            file.note_cached();
+            me.note_changed(node, Unsynced::Data);
+            allocated
         });
     }
 
@@ -238,10 +203,13 @@ impl Filesystem {
             }
             me.on_clean_file(to_id, reply, move |me, node| {
                 let (from, to) = (me.data_file(&from_node)?, me.writable_file(node)?);
-                me.data(node)?.lock().unsynced = true;
-                let (from, to) = ((*from).as_fd(), (*to).as_fd());
-                let copied = backing::copy_range(from, from_offset, to, to_offset, len, 0)?;
-                Ok(copied as u32)
+                me.settle_times(node);
+                let (source, target) = ((*from).as_fd(), (*to).as_fd());
+                let (source, target) = ((source, from_offset), (target, to_offset));
+                let copied = me.storage.copy_range(source, target, len);
+                to.note_cached();
+                me.note_changed(node, Unsynced::Data);
+                Ok(copied? as u32)
             });
         });
     }
@@ -270,7 +238,7 @@ impl Filesystem {
 
     /// Gives the backing file the modification time that the program made, which the drain has
     /// moved on. Under the file's lock, so that no write comes in between.
-    pub(super) fn restore_times(&self, node: &Arc<Node>, state: &FileState) {
+    pub(super) fn restore_times(&self, node: &Arc<Node>, state: &mut FileState) {
         let table = self.arena.nodes();
         let Some((secs, nanos)) = table.mtime(node.slot) else { return };
         if !state.buffer.is_clean() || state.deleted {
@@ -282,8 +250,19 @@ impl Filesystem {
         });
         killpoint::pass(Point::DrainTimed);
         match set {
-            Ok(()) => table.set_mtime(node.slot, None),
+            Ok(()) => {
+                table.set_mtime(node.slot, None);
+                state.stability.note(Unsynced::Attributes);
+            }
             Err(error) => log::warn!("cannot set the time of node {}: {error}", node.id()),
+        }
+    }
+
+    /// As [`Filesystem::restore_times`], before a change that sets the time itself: it must not be
+    /// set back afterwards.
+    fn settle_times(&self, node: &Arc<Node>) {
+        if let Some(data) = node.data_if_any() {
+            self.restore_times(node, &mut data.lock());
         }
     }
 

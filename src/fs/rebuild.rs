@@ -48,7 +48,6 @@ impl Filesystem {
             let mut steps = Vec::new();
             state.buffer.restore(published, &mut steps);
             self.carry_out(&node, &steps, &[]);
-            state.unsynced = true;
             self.backlog_bytes.fetch_add(state.buffer.dirty_bytes(), Ordering::Relaxed);
             self.tell_queue(&node, data, &state);
         }
@@ -91,7 +90,7 @@ impl Filesystem {
                 && self.arena.nodes().mtime(node.slot).is_some()
                 && let Ok(data) = self.data(&node)
             {
-                self.restore_times(&node, &data.lock());
+                self.restore_times(&node, &mut data.lock());
             }
         }
     }

@@ -19,7 +19,14 @@ impl Filesystem {
 
     /// Whether all that is left to be written belongs to files that could not be written.
     pub fn only_failing_left(&self) -> bool {
-        let failing_bytes: u64 = self.failing_files().iter().map(|file| file.backlog_bytes).sum();
+        let failing = self.failing.lock().expect("no panics under this lock").clone();
+        let bytes_of = |id| {
+            let node = self.node(id).ok()?;
+            let state = node.data_if_any()?.lock();
+            let backlog_bytes = state.buffer.dirty_bytes() + state.buffer.in_flight_bytes();
+            state.failure.map(|_| backlog_bytes)
+        };
+        let failing_bytes: u64 = failing.into_iter().filter_map(bytes_of).sum();
         failing_bytes > 0 && failing_bytes >= self.backlog_bytes()
     }
 
@@ -59,6 +66,7 @@ impl Filesystem {
             bytes_out,
             drain_turns,
             drain_writes: get(&counters.drain_writes),
+            syncs: get(&counters.syncs),
             mean_turn_bytes: bytes_out.checked_div(drain_turns).unwrap_or(0),
             whole_chunk_bytes: get(&counters.whole_chunk_bytes),
             direct_bytes: get(&counters.direct_bytes),
@@ -93,7 +101,9 @@ impl Filesystem {
     fn file_status(&self, node: &Node) -> Option<FileStatus> {
         let state = node.data_if_any()?.lock();
         let backlog_bytes = state.buffer.dirty_bytes() + state.buffer.in_flight_bytes();
-        if backlog_bytes == 0 && state.failure.is_none() {
+        let loss = state.stability.loss.map(|loss| loss.errno);
+        let errno = state.failure.map(|failure| failure.errno).or(loss);
+        if backlog_bytes == 0 && errno.is_none() {
             return None;
         }
         let now_ms = boottime_ms();
@@ -102,9 +112,7 @@ impl Filesystem {
             backlog_bytes,
             oldest_age_ms: state.buffer.oldest_ms().map(|born_ms| now_ms.saturating_sub(born_ms)),
             open: self.arena.nodes().open(node.slot) > 0,
-            error: state
-                .failure
-                .map(|failure| std::io::Error::from_raw_os_error(failure.errno).to_string()),
+            error: errno.map(|errno| std::io::Error::from_raw_os_error(errno).to_string()),
         })
     }
 }

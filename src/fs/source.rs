@@ -8,18 +8,32 @@ use std::sync::atomic::Ordering;
 use super::Filesystem;
 use super::data::{Failure, FileState};
 use super::nodes::Node;
+use super::stable::Unsynced;
 use crate::arena::Counters;
-use crate::drain::{Run, Source, Written};
+use crate::clock::boottime_ms;
+use crate::drain::{Plan, Run, Source, Written};
 use crate::killpoint::{self, Point};
 use crate::schedule::{FileId, Load, Reason};
 
+/// How long bytes behind a gap wait for it to be filled: long against a request that another thread
+/// has, short against a stall.
+const GAP_WAIT_MS: u64 = 1000;
+/// How often a gap is looked at.
+const GAP_LOOK_MS: u64 = 10;
+
 impl Source for Filesystem {
-    fn turn_range(&self, file: FileId, reason: Reason) -> Option<Range<u64>> {
-        let node = self.node(file.0).ok()?;
-        let mut state = node.data_if_any()?.lock();
-        let chunks = state.plan_turn(reason)?;
+    fn plan_turn(&self, file: FileId, reason: Reason) -> Plan {
+        let Ok(node) = self.node(file.0) else { return Plan::Nothing };
+        let Some(data) = node.data_if_any() else { return Plan::Nothing };
+        // Asked before the lock is taken: it may wait for the disk.
+        let backing_end = self.backing_attr(&node).map_or(0, |attr| attr.size);
+        let mut state = data.lock();
         let chunk_bytes = self.geometry.chunk_bytes;
-        Some(chunks.start * chunk_bytes..chunks.end.saturating_mul(chunk_bytes))
+        let Some(chunks) = state.plan_chunks(reason, chunk_bytes, backing_end) else {
+            return Plan::Nothing;
+        };
+        let range = chunks.start * chunk_bytes..chunks.end.saturating_mul(chunk_bytes);
+        state.keep_order(range, reason, backing_end)
     }
 
     fn take_run(&self, file: FileId, range: Range<u64>, max_bytes: u64) -> io::Result<Option<Run>> {
@@ -34,7 +48,6 @@ impl Source for Filesystem {
         let mut pieces = Vec::new();
         let len = state.buffer.take_run(range.start, range.end, max_bytes, &mut pieces);
         let Some(first) = pieces.first() else { return Ok(None) };
-        state.unsynced = true;
         killpoint::pass(Point::DrainTaken);
         Ok(Some(Run { file, offset: first.offset, len, pieces, data_file }))
     }
@@ -49,11 +62,14 @@ impl Source for Filesystem {
             let mut steps = Vec::new();
             state.buffer.complete(&run.pieces, &mut steps);
             state.stored_end = state.stored_end.max(run.offset + run.len);
+            state.stability.note(Unsynced::Data);
             self.carry_out(node, &steps, &[]);
             self.backlog_bytes.fetch_sub(run.len, Ordering::Relaxed);
             if state.failure.take().is_some() {
                 log::info!("writing to {} works again", self.display_path(node));
-                self.failing.lock().expect("no panics under this lock").remove(&node.id());
+                if state.stability.loss.is_none() {
+                    self.failing.lock().expect("no panics under this lock").remove(&node.id());
+                }
             }
             self.release_waiters(state, None);
         });
@@ -73,6 +89,9 @@ impl Source for Filesystem {
                 // What newer bytes replaced need not be written any more.
                 let lost = (before + run.len).saturating_sub(state.buffer.dirty_bytes());
                 self.backlog_bytes.fetch_sub(lost, Ordering::Relaxed);
+            }
+            if let Some(errno) = run.as_ref().and_then(|run| run.data_file.take_lost()) {
+                state.note_loss(errno);
             }
             attempts = state.failure.map_or(0, |failure| failure.attempts);
             if attempts == 0 {
@@ -114,22 +133,52 @@ impl Source for Filesystem {
 
 impl FileState {
     /// The chunks whose bytes a turn takes: one, or two where something is left of the one before a
-    /// whole chunk. A stream then leaves in the order in which it was written.
-    fn plan_turn(&mut self, reason: Reason) -> Option<Range<u64>> {
+    /// whole chunk; where the file grows, all up to there. A stream then leaves in the order in
+    /// which it was written.
+    pub(super) fn plan_chunks(
+        &mut self,
+        reason: Reason,
+        chunk_bytes: u64,
+        backing_end: u64,
+    ) -> Option<Range<u64>> {
         let first = self.buffer.first_chunk()?;
+        let grows = |chunk: u64| chunk.saturating_add(1).saturating_mul(chunk_bytes) > backing_end;
         match reason {
             Reason::WholeChunk => {
                 let whole = self.buffer.whole_chunk().unwrap_or(first);
-                let from = if first + 1 == whole { first } else { whole };
+                let is_next = first + 1 == whole;
+                let from = if is_next || grows(whole) { first } else { whole };
                 Some(from..whole + 1)
             }
             Reason::Age => {
                 let chunk = self.buffer.first_chunk_from(self.age_cursor).unwrap_or(first);
                 self.age_cursor = chunk + 1;
-                Some(chunk..chunk + 1)
+                let from = if grows(chunk) { first } else { chunk };
+                Some(from..chunk + 1)
             }
             _ => Some(first..first + 1),
         }
+    }
+
+    /// Cuts the range where bytes are missing past the end of the backing file, or puts the turn
+    /// off when nothing is left of it: the kernel's requests are served side by side, and the
+    /// missing bytes may be in one that was sent before. Not when somebody waits, nor after a close:
+    /// the kernel has handed over everything then. And not for long: the file may have a hole there.
+    fn keep_order(&mut self, range: Range<u64>, reason: Reason, backing_end: u64) -> Plan {
+        let may_wait = matches!(reason, Reason::Age | Reason::WholeChunk | Reason::Pressure);
+        let filled = self.buffer.filled_to(backing_end, range.end);
+        if !may_wait || filled >= range.end.min(self.buffer.end()) {
+            self.gap_since_ms = None;
+            return Plan::Write(range);
+        }
+        let now_ms = boottime_ms();
+        if now_ms > *self.gap_since_ms.get_or_insert(now_ms) + GAP_WAIT_MS {
+            return Plan::Write(range);
+        }
+        if self.buffer.has_fresh_in(&(range.start..filled)) {
+            return Plan::Write(range.start..filled);
+        }
+        Plan::NotBefore(now_ms + GAP_LOOK_MS)
     }
 }
 

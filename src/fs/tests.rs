@@ -1,6 +1,9 @@
 //! The filesystem without a kernel: called as the adapter calls it, over a temporary directory,
 //! with storage that can be told to wait or to fail.
 
+mod power;
+mod stable;
+
 use std::ffi::OsStr;
 use std::io::{self, IoSlice};
 use std::os::fd::{BorrowedFd, IntoRawFd};
@@ -14,7 +17,7 @@ use super::nodes::ROOT_ID;
 use super::quiet::Until;
 use super::*;
 use crate::backing::{KernelStorage, SetTime, SyncKind};
-use crate::drain::Source;
+use crate::drain::{Plan, Source};
 use crate::schedule::{FileId, Reason};
 
 const CHUNK: u64 = 256 << 10;
@@ -69,20 +72,27 @@ impl Storage for MoodyStorage {
     }
 }
 
-struct Fixture {
+struct Fixture<S = MoodyStorage> {
     dir: tempfile::TempDir,
     config: Arc<MountConfig>,
     arena: Arena,
-    storage: Arc<MoodyStorage>,
+    storage: Arc<S>,
     fs: Arc<Filesystem>,
 }
 
 impl Fixture {
     fn new(mood: Mood) -> Fixture {
+        Fixture::with(MoodyStorage::new(mood), |_| {})
+    }
+}
+
+impl<S: Storage + 'static> Fixture<S> {
+    fn with(storage: Arc<S>, set: impl FnOnce(&mut MountConfig)) -> Fixture<S> {
         let dir = tempfile::tempdir().unwrap();
-        let config = Arc::new(MountConfig::for_tests(dir.path(), 4 << 20));
+        let mut config = MountConfig::for_tests(dir.path(), 4 << 20);
+        set(&mut config);
+        let config = Arc::new(config);
         let arena = Arena::create(&config).unwrap();
-        let storage = MoodyStorage::new(mood);
         let fs = attach(&config, arena, storage.clone());
         Fixture { dir, config, arena, storage, fs }
     }
@@ -137,7 +147,7 @@ impl Fixture {
     }
 }
 
-fn attach(config: &Arc<MountConfig>, arena: Arena, storage: Arc<MoodyStorage>) -> Arc<Filesystem> {
+fn attach(config: &Arc<MountConfig>, arena: Arena, storage: Arc<dyn Storage>) -> Arc<Filesystem> {
     let parts = Parts {
         config: config.clone(),
         arena,
@@ -378,7 +388,8 @@ fn leftovers_go_before_the_next_whole_chunk() {
     assert!(offsets.is_sorted(), "{offsets:?}");
 }
 
-/// Goal: turns by age go from chunk to chunk, so that no byte waits behind a busier one.
+/// Goal: turns by age go from chunk to chunk, so that no byte waits behind a busier one; where the
+/// file grows, what is before goes first.
 #[test]
 fn turns_by_age_visit_every_chunk() {
     let fixture = Fixture::new(Mood::Wait);
@@ -387,11 +398,33 @@ fn turns_by_age_visit_every_chunk() {
         fixture.write(id, chunk * CHUNK, &[1; 10]).recv().unwrap().unwrap();
     }
     let node = fixture.fs.node(id).unwrap();
-    let turns: Vec<u64> = (0..4)
-        .filter_map(|_| fixture.fs.turn_range(FileId(node.id()), Reason::Age))
-        .map(|range| range.start / CHUNK)
-        .collect();
-    assert_eq!(turns, [0, 3, 7, 0]);
+    let plan = |backing_end| {
+        let mut state = node.data_if_any().unwrap().lock();
+        state.plan_chunks(Reason::Age, CHUNK, backing_end).unwrap()
+    };
+    let turns: Vec<_> = (0..4).map(|_| plan(8 * CHUNK)).collect();
+    assert_eq!(turns, [0..1, 3..4, 7..8, 0..1]);
+    assert_eq!([plan(0), plan(0)], [0..4, 0..8], "the file grows");
+}
+
+/// Goal: a file does not grow past bytes that are about to come, and does past a hole.
+#[test]
+fn bytes_behind_a_gap_wait_for_it_to_be_filled() {
+    let fixture = Fixture::new(Mood::Work);
+    let (id, _) = fixture.create("f");
+    let chunk = |number: u64| {
+        fixture.write(id, number * CHUNK, &vec![1; CHUNK as usize]).recv().unwrap().unwrap();
+    };
+    chunk(1);
+    chunk(0);
+    fixture.wait_until("both to be stored", |fs| fs.backlog_bytes() == 0);
+    let written = || fixture.storage.writes.lock().unwrap().clone();
+    assert!(written().is_sorted(), "{:?}", written());
+    chunk(3);
+    let plan = |reason| fixture.fs.plan_turn(FileId(id), reason);
+    assert!(matches!(plan(Reason::WholeChunk), Plan::NotBefore(_)));
+    assert_eq!(plan(Reason::Demanded), Plan::Write(3 * CHUNK..4 * CHUNK));
+    fixture.wait_until("the bytes behind a hole to be stored", |fs| fs.backlog_bytes() == 0);
 }
 
 /// Goal: a truncation waits for bytes past the cut that are on their way to the disk, so that they

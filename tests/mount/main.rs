@@ -11,12 +11,14 @@ mod support;
 
 mod data;
 mod deaths;
+mod disk;
 mod keepers;
 mod lifecycle;
 mod load;
 mod operations;
 mod places;
 mod points;
+mod power;
 
 use std::sync::{PoisonError, RwLock};
 
@@ -93,6 +95,8 @@ fn main() {
         keepers::upgrade_replaces_both_processes,
         keepers::a_keeper_that_cannot_start_is_tried_again,
         keepers::upgrade_to_another_layout_is_refused,
+        power::every_way_to_sync_reaches_the_disk,
+        power::lazy_fsync_leaves_the_disk_alone,
     ];
     let points_skip = skip.clone().or_else(points::cannot_kill);
     trials.extend(trials![
@@ -112,8 +116,15 @@ fn main() {
     let helper_skip = root_skip.clone().or_else(support::cannot_use_helper);
     trials.extend(trials![&helper_skip, places::an_ordinary_user_in_a_namespace_of_mounts]);
     trials.extend(trials![&helper_skip, keepers::a_users_mount_in_a_namespace_outlives_its_keeper]);
-    for reason in
-        [&skip, &points_skip, &namespace_skip, &root_skip, &helper_skip].into_iter().flatten()
+    let disk_skip = skip.clone().or_else(disk::cannot_make);
+    trials.extend(trials![
+        &disk_skip,
+        power::logs_are_prefixes_after_a_power_cut,
+        power::attributes_are_kept_over_deaths,
+    ]);
+    for reason in [&skip, &points_skip, &namespace_skip, &root_skip, &helper_skip, &disk_skip]
+        .into_iter()
+        .flatten()
     {
         eprintln!("some mount tests are ignored: {reason}");
     }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::cli::args::StatusArgs;
 use crate::cli::exit::CliError;
 use crate::cli::{print, units};
+use crate::config::FsyncPolicy;
 use crate::control::client::{Client, ClientError, find_mount};
 use crate::control::protocol::{FileStatus, Status};
 use crate::mount::mountinfo::{Mount, MountTable};
@@ -115,11 +116,15 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
         (
             "options",
             format!(
-                "chunk {}, max age {}, lanes {}, writeback cache {}",
+                "chunk {}, max age {}, lanes {}, writeback cache {}, fsync {}",
                 size(config.chunk_bytes),
                 units::duration_ms(config.max_age_ms),
                 config.lanes,
-                if config.writeback_cache { "on" } else { "off" }
+                if config.writeback_cache { "on" } else { "off" },
+                match config.fsync {
+                    FsyncPolicy::Strict => "strict",
+                    FsyncPolicy::Lazy => "lazy (not kept over a power loss)",
+                }
             ),
         ),
         ("open files", status.open_files.to_string()),
@@ -144,6 +149,7 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
                 units::duration_ms(status.longest_wait_ms)
             ),
         ),
+        ("synced", format!("{} times for programs", status.syncs)),
         ("kernel limits", status.bdi.clone()),
     ];
     for file in &status.errors {
