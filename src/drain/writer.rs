@@ -96,7 +96,10 @@ impl Writer<'_> {
 
     /// Writes past the end of the file, in the order of the bytes.
     fn grow(&mut self, from: u64, to: u64, block_bytes: u64) -> io::Result<()> {
-        let align = self.file.direct().map_or(block_bytes, |(_, align)| align.max(block_bytes));
+        let (first, last) = whole_units(from, to, block_bytes);
+        // Small files do without a second descriptor.
+        let direct = if first < last { self.file.direct() } else { None };
+        let align = direct.map_or(block_bytes, |(_, align)| align.max(block_bytes));
         let (first, last) = whole_units(from, to, align);
         self.file.settle_before(self.storage, from - from % align)?;
         self.write_cached(from, first)?;
