@@ -25,6 +25,8 @@ pub struct MountConfig {
     pub writeback_cache: bool,
     /// Limit of bytes per second written to the backing directory; `None` is no limit.
     pub drain_rate: Option<u64>,
+    /// Bytes of the backing filesystem that are to stay free.
+    pub min_free_bytes: u64,
     /// Whether users other than the mount's owner may use the mount.
     pub allow_other: bool,
 }
@@ -58,6 +60,7 @@ impl MountConfig {
             lanes: 1,
             writeback_cache: true,
             drain_rate: None,
+            min_free_bytes: 0,
             allow_other: false,
         }
     }

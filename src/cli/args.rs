@@ -147,6 +147,9 @@ pub struct MountOptions {
     /// Most bytes per second written to the disk, to leave some for others [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = units::parse_rate)]
     pub drain_rate: Option<u64>,
+    /// Leave this much of the backing filesystem free: writes that would take it fail with ENOSPC
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, default_value = "0")]
+    pub min_free: u64,
     /// Let every write() come to the daemon at once: much slower for tiny writes
     #[arg(long)]
     pub no_writeback_cache: bool,

@@ -21,6 +21,7 @@ fn status() -> Status {
         lanes: 1,
         writeback_cache: true,
         drain_rate: None,
+        min_free_bytes: 0,
         allow_other: false,
     };
     Status {

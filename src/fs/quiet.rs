@@ -144,6 +144,9 @@ impl Filesystem {
         let me = self.arc();
         let cut = node.clone();
         let job = move |_: Result<(), i32>| {
+            if let Some(data) = cut.data_if_any() {
+                me.unreserve_before_jump(&cut, &mut data.lock());
+            }
             let file = me.writable_file(&cut);
             let result = file.and_then(|file| backing::set_size((*file).as_fd(), size));
             me.drop_bytes_past(&cut, size, result.is_ok());
@@ -186,7 +189,7 @@ impl Filesystem {
             let mut steps = Vec::new();
             state.buffer.truncate(size, &mut steps);
             state.stored_end = state.stored_end.min(size);
-            self.carry_out(node, &steps, &[]);
+            self.carry_out(node, &state, &steps, &[]);
             let dropped = before - state.buffer.dirty_bytes();
             self.backlog_bytes.fetch_sub(dropped, Ordering::Relaxed);
             state.unsynced = true;
@@ -205,7 +208,10 @@ impl Filesystem {
     pub fn allocate(&self, id: u64, mode: i32, offset: u64, len: u64, reply: Reply<()>) {
         self.on_clean_file(id, reply, move |me, node| {
             let file = me.writable_file(node)?;
-            me.data(node)?.lock().unsynced = true;
+            let mut state = me.data(node)?.lock();
+            state.unsynced = true;
+            state.reserved.is_programs = true;
+            drop(state);
             backing::allocate((*file).as_fd(), mode, offset, len)
         });
     }
@@ -260,7 +266,12 @@ impl Filesystem {
             Err(code) => reply(Err(errno(code))),
             Ok(()) => {
                 let filesystem = me.clone();
-                me.pool.run(move || reply(act(&filesystem, &clean)));
+                me.pool.run(move || {
+                    if let Some(data) = clean.data_if_any() {
+                        filesystem.trim(&clean, &mut data.lock());
+                    }
+                    reply(act(&filesystem, &clean));
+                });
             }
         });
     }
@@ -283,10 +294,14 @@ impl Filesystem {
         }
     }
 
-    /// When the next try of writing a file is due, after `attempts` failures.
-    pub(super) fn retry_at_ms(attempts: u32) -> u64 {
+    /// When the next try of writing a file is due, after `attempts` failures. Somebody may make
+    /// space at any time, and a try costs little; a broken disk is left alone for longer.
+    pub(super) fn retry_at_ms(attempts: u32, errno: i32) -> u64 {
         const FIRST_MS: u64 = 250;
-        const LONGEST_MS: u64 = 30_000;
-        boottime_ms() + (FIRST_MS << attempts.min(16)).min(LONGEST_MS)
+        let longest_ms = match errno {
+            libc::ENOSPC | libc::EDQUOT => 4_000,
+            _ => 30_000,
+        };
+        boottime_ms() + (FIRST_MS << attempts.min(16)).min(longest_ms)
     }
 }

@@ -15,6 +15,7 @@ mod lifecycle;
 mod load;
 mod operations;
 mod places;
+mod space;
 
 use std::sync::{PoisonError, RwLock};
 
@@ -29,7 +30,11 @@ macro_rules! trials {
     };
 }
 
-fn trial(skip: &Option<String>, name: &str, test: fn()) -> Trial {
+fn trial(
+    skip: &Option<String>,
+    name: &str,
+    test: impl FnOnce() + Send + 'static,
+) -> Trial {
     let makes_namespace = name.contains("run_") || name.contains("namespace");
     let trial = Trial::test(name, move || {
         // A private mount namespace keeps copies of every mount that is there alive: a test that
@@ -93,6 +98,7 @@ fn main() {
     ]);
     let helper_skip = root_skip.clone().or_else(support::cannot_use_helper);
     trials.extend(trials![&helper_skip, places::an_ordinary_user_in_a_namespace_of_mounts]);
+    trials.extend(space::trials(&skip));
     for reason in [&skip, &namespace_skip, &root_skip, &helper_skip].into_iter().flatten() {
         eprintln!("some mount tests are ignored: {reason}");
     }
