@@ -28,6 +28,9 @@ pub struct MountConfig {
     /// What fsync waits for. Builds before it had no choice.
     #[serde(default)]
     pub fsync: FsyncPolicy,
+    /// Bytes of the backing filesystem that are to stay free. Builds before it left none.
+    #[serde(default)]
+    pub min_free_bytes: u64,
     /// Whether users other than the mount's owner may use the mount.
     pub allow_other: bool,
 }
@@ -73,6 +76,7 @@ impl MountConfig {
             writeback_cache: true,
             drain_rate: None,
             fsync: FsyncPolicy::Strict,
+            min_free_bytes: 0,
             allow_other: false,
         }
     }

@@ -409,6 +409,7 @@ impl Ending<'_> {
             std::thread::sleep(PROGRESS_EVERY);
         }
         self.filesystem.settle();
+        self.filesystem.release_space();
         // SAFETY: the keeper's descriptor, open as long as the process.
         let backing = unsafe { BorrowedFd::borrow_raw(self.context.backing_fd) };
         if let Err(error) = backing::sync_filesystem(backing) {

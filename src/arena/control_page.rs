@@ -44,6 +44,7 @@ pub struct ControlPage {
     worker_restarts: AtomicU64,
     mounted_at_ms: AtomicU64,
     bdi_tuned: AtomicU32,
+    ballast_fd_plus_one: AtomicI32,
 }
 
 impl ControlPage {
@@ -149,6 +150,16 @@ impl ControlPage {
     /// CLOCK_BOOTTIME in milliseconds when the mount was made.
     pub fn mounted_at_ms(&self) -> u64 {
         self.mounted_at_ms.load(Ordering::Relaxed)
+    }
+
+    /// Worker: notes the descriptor that holds disk space for what is buffered, for later workers.
+    pub fn set_ballast_fd(&self, fd: Option<i32>) {
+        self.ballast_fd_plus_one.store(fd.map_or(0, |fd| fd + 1), Ordering::Release);
+    }
+
+    /// The descriptor noted by [`ControlPage::set_ballast_fd`].
+    pub fn ballast_fd(&self) -> Option<i32> {
+        Some(self.ballast_fd_plus_one.load(Ordering::Acquire) - 1).filter(|fd| *fd >= 0)
     }
 
     /// Keeper: notes whether the kernel's dirty limits of the mount were tuned: 0, or the errno.

@@ -88,6 +88,7 @@ struct NodeEntry {
     mtime_set: AtomicU32,
     mtime_secs: AtomicI64,
     mtime_nanos: AtomicU32,
+    is_reserved: AtomicU32,
     place: Place,
 }
 
@@ -211,6 +212,7 @@ impl NodeTable {
         entry.lookups.store(0, Ordering::Relaxed);
         entry.kept_fd_plus_one.store(0, Ordering::Relaxed);
         entry.mtime_set.store(0, Ordering::Relaxed);
+        entry.is_reserved.store(0, Ordering::Relaxed);
         entry.place.set(parent, name);
         entry.used.store(1, Ordering::Release);
     }
@@ -308,6 +310,16 @@ impl NodeTable {
         (entry.mtime_set.load(Ordering::Acquire) != 0).then(|| {
             (entry.mtime_secs.load(Ordering::Relaxed), entry.mtime_nanos.load(Ordering::Relaxed))
         })
+    }
+
+    /// Notes whether blocks beyond the end of the backing file are allocated for what is to come.
+    pub fn set_reserved(&self, slot: NodeSlot, is_reserved: bool) {
+        self.entry(slot).is_reserved.store(u32::from(is_reserved), Ordering::Release);
+    }
+
+    /// What was noted by [`NodeTable::set_reserved`].
+    pub fn is_reserved(&self, slot: NodeSlot) -> bool {
+        self.entry(slot).is_reserved.load(Ordering::Acquire) != 0
     }
 
     /// Writes down that node `id` is about to move to a new place. `None` when too many moves are

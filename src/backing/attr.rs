@@ -188,6 +188,15 @@ pub struct FsStats {
     pub namelen: u32,
 }
 
+/// Whether bytes that are written again take new blocks: on filesystems that copy on write.
+pub fn copies_on_write(fd: BorrowedFd) -> bool {
+    const KINDS: [libc::c_long; 3] = [0x9123_683E, 0xCA45_1A4E, 0x2FC1_2FC1]; // btrfs, bcachefs, zfs
+    let mut buf = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: writes one statfs; filled when the call succeeds.
+    retry(|| unsafe { libc::fstatfs(fd.as_raw_fd(), buf.as_mut_ptr()) })
+        .is_ok_and(|_| KINDS.contains(&(unsafe { buf.assume_init() }.f_type as libc::c_long)))
+}
+
 /// Figures of the filesystem a descriptor is on. Errors: statvfs(3).
 pub fn fs_stats(fd: BorrowedFd) -> io::Result<FsStats> {
     let mut buf = MaybeUninit::<libc::statvfs>::zeroed();

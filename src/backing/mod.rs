@@ -7,6 +7,7 @@
 //! descriptor cache's.
 
 mod attr;
+mod ballast;
 mod cache;
 mod caller;
 mod data;
@@ -18,8 +19,10 @@ mod storage;
 mod xattr;
 
 pub use attr::{
-    Attr, FsStats, SetTime, Time, attr, attr_at, fs_stats, set_mode, set_owner, set_times,
+    Attr, FsStats, SetTime, Time, attr, attr_at, copies_on_write, fs_stats, set_mode, set_owner,
+    set_times,
 };
+pub use ballast::Ballast;
 pub use cache::{
     DescriptorCache, raise_descriptor_limit, raise_file_size_limit, raise_locked_memory_limit,
 };

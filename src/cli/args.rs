@@ -178,6 +178,9 @@ pub struct MountOptions {
     /// What fsync(2) waits for; 'lazy' gives up what it promises about power loss
     #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
     pub fsync: FsyncPolicy,
+    /// Leave this much of the backing filesystem free: writes that would take it fail with ENOSPC
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, default_value = "0")]
+    pub min_free: u64,
     /// Let every write() come to the daemon at once: much slower for tiny writes
     #[arg(long)]
     pub no_writeback_cache: bool,

@@ -74,6 +74,7 @@ pub fn mount_config(
         writeback_cache: !options.no_writeback_cache,
         drain_rate: options.drain_rate,
         fsync: options.fsync,
+        min_free_bytes: options.min_free,
         allow_other: options.allow_other || (around.is_root && !options.no_allow_other),
     };
     config.chunk_bytes = checked_chunk_bytes(&config)?;

@@ -22,6 +22,7 @@ fn status() -> Status {
         writeback_cache: true,
         drain_rate: None,
         fsync: Default::default(),
+        min_free_bytes: 0,
         allow_other: false,
     };
     Status {

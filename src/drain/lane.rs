@@ -3,9 +3,9 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::{Plan, Source, Throttle, write_run};
+use super::{Plan, Run, Source, Throttle, Written, write_run};
 use crate::arena::Arena;
-use crate::backing::Storage;
+use crate::backing::{Storage, errno};
 use crate::clock::boottime_ms;
 use crate::schedule::{Outcome, Policy, Scheduler, Turn};
 
@@ -119,6 +119,16 @@ impl Lane {
         });
     }
 
+    /// Writes a run, into the space that is held for it where the disk has no other.
+    fn write(&self, run: &Run) -> std::io::Result<Written> {
+        loop {
+            match write_run(&*self.storage, &self.arena, run) {
+                Err(error) if errno(&error) == libc::ENOSPC && self.source.give_space(run) => {}
+                result => return result,
+            }
+        }
+    }
+
     fn write_turn(&self, turn: &Turn) -> (u64, Outcome) {
         let mut range = match self.source.plan_turn(turn.file, turn.reason) {
             Plan::Write(range) => range,
@@ -139,7 +149,7 @@ impl Lane {
             log::trace!("write file={} offset={} len={}", run.file.0, run.offset, run.len);
             // Behind the run's start nothing is taken again in this turn: it ends.
             range.start = run.offset + run.len;
-            match write_run(&*self.storage, &self.arena, &run) {
+            match self.write(&run) {
                 Ok(written) => {
                     bytes += run.len;
                     self.source.stored(run, written);

@@ -65,6 +65,10 @@ pub trait Source: Send + Sync {
     /// The run is in the backing file.
     fn stored(&self, run: Run, written: Written);
 
+    /// The disk is full: lets go of some of the space that is held for such runs. `false` when there
+    /// is none.
+    fn give_space(&self, run: &Run) -> bool;
+
     /// The run could not be written, or not even taken; its bytes are dirty again. Returns when
     /// to try again, in milliseconds of CLOCK_BOOTTIME.
     fn failed(&self, file: FileId, run: Option<Run>, error: io::Error) -> u64;

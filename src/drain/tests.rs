@@ -173,6 +173,10 @@ impl Source for OneRun {
         self.events.send(format!("stored {}", run.len)).unwrap();
     }
 
+    fn give_space(&self, _: &Run) -> bool {
+        false
+    }
+
     fn failed(&self, _: FileId, run: Option<Run>, error: io::Error) -> u64 {
         *self.run.lock().unwrap() = run;
         self.events.send(format!("failed {}", error.raw_os_error().unwrap())).unwrap();

@@ -89,6 +89,8 @@ impl Filesystem {
         if let Some(data) = node.data_if_any() {
             let state = data.lock();
             let backlog_bytes = state.buffer.dirty_bytes() + state.buffer.in_flight_bytes();
+            let ahead_blocks = state.reserved.bytes_past(attr.size) / 512;
+            attr.blocks = attr.blocks.saturating_sub(ahead_blocks);
             attr.blocks += blocks_to_come(&attr, backlog_bytes, state.buffer.end());
             attr.size = attr.size.max(state.end());
             is_moving = backlog_bytes > 0 || self.arena.nodes().open(node.slot) > 0;
@@ -223,9 +225,18 @@ impl Filesystem {
         }
     }
 
-    /// STATFS of the backing filesystem that the node is on.
+    /// STATFS of the backing filesystem that the node is on; what is held for bytes to come counts
+    /// as free.
     pub fn statfs(&self, id: u64) -> io::Result<FsStats> {
-        backing::fs_stats(self.path_fd(&self.node(id)?)?.as_fd())
+        let node = self.node(id)?;
+        let mut stats = backing::fs_stats(self.path_fd(&node)?.as_fd())?;
+        let devices = self.devices.read().expect("no panics under this lock");
+        if let Some((_, device)) = devices.iter().find(|(dev, _)| *dev == node.identity.dev) {
+            let blocks = device.space.unused_bytes() / u64::from(stats.frsize.max(1));
+            stats.bfree = (stats.bfree + blocks).min(stats.blocks);
+            stats.bavail = (stats.bavail + blocks).min(stats.bfree);
+        }
+        Ok(stats)
     }
 
     /// Whether the backing directory's filesystem has POSIX ACLs.

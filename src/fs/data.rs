@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::nodes::Node;
 use super::quiet::Waiter;
+use super::reserve::{Job, Reserved};
+use super::space::{BLOCK_BYTES, Space, whole_blocks};
 use super::stable::Stability;
-use super::{Filesystem, Reply, errno};
+use super::{Device, Filesystem, Reply, errno};
 use crate::arena::Counters;
 use crate::backing;
 use crate::buffer::{FileBuffer, Geometry, Piece, Published, Slot, Step};
@@ -43,6 +45,8 @@ pub(super) struct FileState {
     pub(super) failure: Option<Failure>,
     /// How often writing failed: a handle that has seen fewer reports an error.
     pub(super) failures: u64,
+    /// Blocks that are allocated for what is to come.
+    pub(super) reserved: Reserved,
     /// The last name is gone: what is buffered need not be written once it is closed.
     pub(super) deleted: bool,
 }
@@ -54,11 +58,15 @@ impl FileState {
         self.buffer.end().max(self.stored_end)
     }
 
-    /// Nothing is buffered, nothing waits, and there is no loss to be shown: the node may be
-    /// forgotten.
+    /// Nothing is buffered, nothing waits, nothing is to be given back, and there is no loss to be
+    /// shown: the node may be forgotten.
     pub(super) fn is_settled(&self) -> bool {
         let has_loss = self.stability.loss.is_some() && !self.deleted;
-        self.buffer.is_clean() && self.waiters.is_empty() && self.barriers == 0 && !has_loss
+        self.buffer.is_clean()
+            && self.waiters.is_empty()
+            && self.barriers == 0
+            && !self.reserved.is_any
+            && !has_loss
     }
 }
 
@@ -68,10 +76,11 @@ pub(super) struct FileData {
     /// The file is known to have no capabilities (the extended attribute).
     pub(super) without_capabilities: AtomicBool,
     pub(super) queue: Arc<LaneQueue>,
+    pub(super) space: Arc<Space>,
 }
 
 impl FileData {
-    pub(super) fn new(geometry: Geometry, queue: Arc<LaneQueue>) -> FileData {
+    pub(super) fn new(geometry: Geometry, device: Device) -> FileData {
         let state = FileState {
             buffer: FileBuffer::new(geometry),
             stored_end: 0,
@@ -82,9 +91,15 @@ impl FileData {
             gap_since_ms: None,
             failure: None,
             failures: 0,
+            reserved: Reserved::default(),
             deleted: false,
         };
-        FileData { state: Mutex::new(state), without_capabilities: AtomicBool::new(false), queue }
+        FileData {
+            state: Mutex::new(state),
+            without_capabilities: AtomicBool::new(false),
+            queue: device.queue,
+            space: device.space,
+        }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, FileState> {
@@ -102,7 +117,18 @@ pub enum WriteFrom {
     PageCache,
 }
 
-/// A write that finds no free segment: its bytes wait outside the arena.
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Took {
+    /// Its bytes are in the arena.
+    All,
+    /// There are not enough free segments.
+    NoMemory,
+    /// No disk space is held for it.
+    NoSpace,
+}
+
+/// A write that finds no room: its bytes wait outside the arena.
 pub(super) struct Write {
     pub(super) node: Arc<Node>,
     pub(super) offset: u64,
@@ -127,12 +153,19 @@ impl Filesystem {
             return reply(Err(error));
         }
         self.kill_capabilities(&node);
-        if self.room.is_starved() || !self.try_write(&node, offset, bytes, from) {
-            let write = Write { node, offset, bytes: bytes.to_vec(), from, reply };
-            return self.starve(write);
+        let took = match self.room.is_starved() {
+            true => Took::NoMemory,
+            false => self.try_write(&node, offset, bytes, from),
+        };
+        if took == Took::All {
+            killpoint::pass(Point::WriteDone);
+            return self.acknowledge(&node, bytes.len(), reply);
         }
-        killpoint::pass(Point::WriteDone);
-        self.acknowledge(&node, bytes.len(), reply);
+        let write = Write { node, offset, bytes: bytes.to_vec(), from, reply };
+        match took {
+            Took::NoSpace => self.space_jobs.add(Job::Place(write)),
+            _ => self.starve(write),
+        }
     }
 
     /// `EFBIG` when no file of the backing filesystem can be so long: once taken, the bytes could
@@ -159,28 +192,42 @@ impl Filesystem {
         if end > longest { Err(errno(libc::EFBIG)) } else { Ok(()) }
     }
 
-    /// Puts bytes into the arena. `false` when there are not enough free segments.
+    /// Puts bytes into the arena, if there are segments and disk space for them.
     pub(super) fn try_write(
         &self,
         node: &Arc<Node>,
         offset: u64,
         bytes: &[u8],
         from: WriteFrom,
-    ) -> bool {
-        let Some(data) = node.data_if_any() else { return false };
+    ) -> Took {
+        let Some(data) = node.data_if_any() else { return Took::NoMemory };
+        let range = offset..offset + bytes.len() as u64;
         let mut steps = Vec::new();
         let mut state = data.lock();
         let needed = state.buffer.slots_needed(offset, bytes.len());
-        let Some(mut slots) = self.slots.try_take(needed) else { return false };
+        // At least what the slots will be charged with; then they are, and this is taken off.
+        let charge_bytes = match state.reserved.covers(&range) {
+            true => 0,
+            false => bytes.len() as u64 + 2 * BLOCK_BYTES,
+        };
+        if !data.space.try_charge(charge_bytes) {
+            return Took::NoSpace;
+        }
+        let Some(mut slots) = self.slots.try_take(needed) else {
+            data.space.uncharge(charge_bytes);
+            return Took::NoMemory;
+        };
         let (seq, now_ms) = (self.arena.next_seq(), boottime_ms());
         let before = state.buffer.dirty_bytes();
         state.buffer.write(offset, bytes.len(), seq, now_ms, &mut slots, &mut steps);
         debug_assert!(slots.is_empty(), "slots_needed is exact");
-        self.carry_out(node, &steps, bytes);
+        self.carry_out(node, &state, &steps, bytes);
+        data.space.uncharge(charge_bytes);
         self.note_time(node, from);
         self.backlog_bytes.fetch_add(state.buffer.dirty_bytes() - before, Ordering::Relaxed);
         self.tell_queue(node, data, &state);
-        true
+        self.ask_for_more(node, data, &mut state);
+        Took::All
     }
 
     /// Notes the modification time to restore when the bytes are stored. For bytes from the page
@@ -199,7 +246,8 @@ impl Filesystem {
     }
 
     /// Does to the arena what the buffer decided.
-    pub(super) fn carry_out(&self, node: &Node, steps: &[Step], bytes: &[u8]) {
+    pub(super) fn carry_out(&self, node: &Node, state: &FileState, steps: &[Step], bytes: &[u8]) {
+        let Some(data) = node.data_if_any() else { return };
         let mut freed: Vec<Slot> = Vec::new();
         for step in steps {
             match *step {
@@ -212,9 +260,11 @@ impl Filesystem {
                     let published = Published { slot, index, start, end, seq, born_ms };
                     self.arena.publish(node.id(), &published);
                     killpoint::pass(Point::WritePublished);
+                    self.charge(data, state, &published);
                 }
                 Step::Free { slot } => {
                     self.arena.unpublish(slot);
+                    self.charges.set(&data.space, slot, 0);
                     freed.push(slot);
                 }
             }
@@ -222,6 +272,16 @@ impl Filesystem {
         if !freed.is_empty() {
             self.slots.give_back(freed);
         }
+    }
+
+    /// Charges the blocks that a slot's bytes may take on the disk.
+    pub(super) fn charge(&self, data: &FileData, state: &FileState, published: &Published) {
+        let from = published.index * u64::from(self.geometry.segment_bytes);
+        let range = from + u64::from(published.start)..from + u64::from(published.end);
+        let blocks = whole_blocks(&range);
+        let is_reserved = state.reserved.covers(&range);
+        let bytes = if is_reserved { 0 } else { blocks.end - blocks.start };
+        self.charges.set(&data.space, published.slot, bytes);
     }
 
     /// What the scheduler has to know of a file.

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use super::caller::Caller;
 use super::nodes::Node;
 use super::repeated::NO_HANDLE;
+use super::reserve::Job;
 use super::{Filesystem, errno};
 use crate::backing::{self, DirReader};
 
@@ -105,6 +106,9 @@ impl Filesystem {
         let Some(data) = node.data_if_any() else { return };
         let state = data.lock();
         self.tell_queue(&node, data, &state);
+        if state.reserved.is_any && self.arena.nodes().open(node.slot) == 0 {
+            self.space_jobs.add(Job::Trim(node.clone()));
+        }
     }
 
     /// OPENDIR. Returns the handle.

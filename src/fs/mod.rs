@@ -9,6 +9,8 @@
 //! | `ioctl` | file attributes by ioctl |
 //! | `handles` | open files and directories, readdir |
 //! | `data` | one file's buffered bytes: write, read, steps on the arena |
+//! | `space` | disk space: what buffered bytes need, what is held for them |
+//! | `reserve` | finds space for writes, allocates ahead of streams, gives it back |
 //! | `room` | memory: admission of writes, those that wait, pressure |
 //! | `quiet` | operations that need the file clean or idle first: truncate, fallocate |
 //! | `stable` | fsync: what is not known to be on stable storage, and who waits |
@@ -35,8 +37,10 @@ mod quiet;
 mod rebuild;
 mod repeated;
 mod report;
+mod reserve;
 mod room;
 mod source;
+mod space;
 mod stable;
 
 use std::io;
@@ -61,7 +65,9 @@ pub use room::Limits;
 use handles::Handles;
 use nodes::Nodes;
 use pool::Pool;
+use reserve::Jobs;
 use room::Room;
+use space::{Charges, Space};
 
 /// Where the result of an operation that may have to wait goes. Called exactly once, from any
 /// thread.
@@ -84,6 +90,13 @@ pub struct Parts {
     pub descriptors: u64,
 }
 
+/// What the files of one backing device have in common.
+#[derive(Clone)]
+struct Device {
+    queue: Arc<LaneQueue>,
+    space: Arc<Space>,
+}
+
 /// A mounted filesystem: the backing directory with what is buffered laid over it.
 pub struct Filesystem {
     me: Weak<Filesystem>,
@@ -102,7 +115,9 @@ pub struct Filesystem {
     pool: Pool,
     storage: Arc<dyn Storage>,
     throttle: Arc<Throttle>,
-    queues: RwLock<Vec<(u64, Arc<LaneQueue>)>>,
+    devices: RwLock<Vec<(u64, Device)>>,
+    charges: Charges,
+    space_jobs: Jobs,
     /// The longest file of each backing device, asked when it first matters.
     longest_files: RwLock<Vec<(u64, u64)>>,
     /// Files with an error of writing, by node id.
@@ -139,7 +154,9 @@ impl Filesystem {
             pool: Pool::new(),
             storage,
             throttle: Arc::new(Throttle::new(config.drain_rate)),
-            queues: RwLock::default(),
+            devices: RwLock::default(),
+            charges: Charges::new(arena.segments()),
+            space_jobs: Jobs::new(),
             longest_files: RwLock::default(),
             failing: Mutex::default(),
             backlog_bytes: AtomicU64::new(0),
@@ -148,7 +165,9 @@ impl Filesystem {
             arena,
         });
         filesystem.pool.start()?;
+        filesystem.start_reserving()?;
         filesystem.rebuild(held)?;
+        filesystem.hold_first_space()?;
         Ok(filesystem)
     }
 
@@ -181,17 +200,25 @@ impl Filesystem {
         self.me.upgrade().expect("methods are called through an Arc")
     }
 
-    /// The queue of a backing device; its lanes are started when it is first asked for.
-    fn queue(&self, dev: u64) -> io::Result<Arc<LaneQueue>> {
-        let find = |queues: &Vec<(u64, Arc<LaneQueue>)>| {
-            queues.iter().find(|(known, _)| *known == dev).map(|(_, queue)| queue.clone())
+    fn root_dev(&self) -> io::Result<u64> {
+        self.nodes
+            .read()
+            .get(&nodes::ROOT_ID)
+            .map(|root| root.identity.dev)
+            .map_or_else(|| Ok(crate::backing::attr(self.root())?.dev), Ok)
+    }
+
+    /// What belongs to a backing device; its lanes are started when it is first asked for.
+    fn device(&self, dev: u64) -> io::Result<Device> {
+        let find = |devices: &Vec<(u64, Device)>| {
+            devices.iter().find(|(known, _)| *known == dev).map(|(_, device)| device.clone())
         };
-        if let Some(queue) = find(&self.queues.read().expect("no panics under this lock")) {
-            return Ok(queue);
+        if let Some(device) = find(&self.devices.read().expect("no panics under this lock")) {
+            return Ok(device);
         }
-        let mut queues = self.queues.write().expect("no panics under this lock");
-        if let Some(queue) = find(&queues) {
-            return Ok(queue);
+        let mut devices = self.devices.write().expect("no panics under this lock");
+        if let Some(device) = find(&devices) {
+            return Ok(device);
         }
         let queue = Arc::new(LaneQueue::new(self.policy));
         let source: Arc<dyn crate::drain::Source> = self.arc();
@@ -203,13 +230,14 @@ impl Filesystem {
             &self.throttle,
             self.arena,
         )?;
-        queues.push((dev, queue.clone()));
-        Ok(queue)
+        let device = Device { queue, space: Arc::new(Space::new(self.config.min_free_bytes)) };
+        devices.push((dev, device.clone()));
+        Ok(device)
     }
 
     fn each_queue(&self, mut act: impl FnMut(&LaneQueue)) {
-        for (_, queue) in self.queues.read().expect("no panics under this lock").iter() {
-            act(queue);
+        for (_, device) in self.devices.read().expect("no panics under this lock").iter() {
+            act(&device.queue);
         }
     }
 }

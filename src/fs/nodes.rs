@@ -476,8 +476,8 @@ impl Filesystem {
         if !node.is_regular() {
             return Err(errno(libc::EINVAL));
         }
-        let queue = self.queue(node.identity.dev)?;
-        Ok(node.data.get_or_init(|| Box::new(FileData::new(self.geometry, queue))))
+        let device = self.device(node.identity.dev)?;
+        Ok(node.data.get_or_init(|| Box::new(FileData::new(self.geometry, device))))
     }
 }
 

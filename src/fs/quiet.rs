@@ -99,6 +99,9 @@ impl Filesystem {
         let me = self.arc();
         let cut = node.clone();
         let job = move |_: Result<(), i32>| {
+            if let Some(data) = cut.data_if_any() {
+                me.unreserve_before_jump(&cut, &mut data.lock());
+            }
             let file = me.writable_file(&cut);
             let result = file.and_then(|file| {
                 let resized = me.storage.set_size((*file).as_fd(), size);
@@ -151,7 +154,7 @@ impl Filesystem {
                 // Nothing is left that could be missing.
                 state.stability.loss = None;
             }
-            self.carry_out(node, &steps, &[]);
+            self.carry_out(node, &state, &steps, &[]);
             let dropped = before - state.buffer.dirty_bytes();
             self.backlog_bytes.fetch_sub(dropped, Ordering::Relaxed);
         }
@@ -171,6 +174,7 @@ impl Filesystem {
         self.on_clean_file(id, reply, move |me, node| {
             let file = me.writable_file(node)?;
             me.settle_times(node);
+            me.data(node)?.lock().reserved.is_programs = true;
             let allocated = me.storage.allocate((*file).as_fd(), mode, offset, len);
             file.note_cached();
             me.note_changed(node, Unsynced::Data);
@@ -231,7 +235,12 @@ impl Filesystem {
             Err(code) => reply(Err(errno(code))),
             Ok(()) => {
                 let filesystem = me.clone();
-                me.pool.run(move || reply(act(&filesystem, &clean)));
+                me.pool.run(move || {
+                    if let Some(data) = clean.data_if_any() {
+                        filesystem.trim(&clean, &mut data.lock());
+                    }
+                    reply(act(&filesystem, &clean));
+                });
             }
         });
     }
@@ -266,10 +275,14 @@ impl Filesystem {
         }
     }
 
-    /// When the next try of writing a file is due, after `attempts` failures.
-    pub(super) fn retry_at_ms(attempts: u32) -> u64 {
+    /// When the next try of writing a file is due, after `attempts` failures. Somebody may make
+    /// space at any time, and a try costs little; a broken disk is left alone for longer.
+    pub(super) fn retry_at_ms(attempts: u32, errno: i32) -> u64 {
         const FIRST_MS: u64 = 250;
-        const LONGEST_MS: u64 = 30_000;
-        boottime_ms() + (FIRST_MS << attempts.min(16)).min(LONGEST_MS)
+        let longest_ms = match errno {
+            libc::ENOSPC | libc::EDQUOT => 4_000,
+            _ => 30_000,
+        };
+        boottime_ms() + (FIRST_MS << attempts.min(16)).min(longest_ms)
     }
 }

@@ -29,10 +29,12 @@ impl Filesystem {
             }
         }
         self.remember_root()?;
+        self.adopt_ballast()?;
         self.count_children();
         for (id, parent, name) in table.take_unfinished_moves() {
             self.settle_move(id, parent, name);
         }
+        self.adopt_reservations();
         for (id, published) in held {
             let Ok(node) = self.node(id) else {
                 log::error!("node {id} has buffered data but is not in the table; data dropped");
@@ -45,9 +47,10 @@ impl Filesystem {
             let is_deleted = self.backing_attr(&node).is_ok_and(|attr| attr.nlink == 0);
             let mut state = data.lock();
             state.deleted = is_deleted;
+            published.iter().for_each(|published| self.charge(data, &state, published));
             let mut steps = Vec::new();
             state.buffer.restore(published, &mut steps);
-            self.carry_out(&node, &steps, &[]);
+            self.carry_out(&node, &state, &steps, &[]);
             self.backlog_bytes.fetch_add(state.buffer.dirty_bytes(), Ordering::Relaxed);
             self.tell_queue(&node, data, &state);
         }
@@ -72,6 +75,18 @@ impl Filesystem {
         }
     }
 
+    /// Blocks that a former worker allocated ahead are given back like its own.
+    fn adopt_reservations(&self) {
+        let nodes: Vec<Arc<Node>> = self.nodes.read().values().cloned().collect();
+        for node in nodes {
+            if self.arena.nodes().is_reserved(node.slot)
+                && let Ok(data) = self.data(&node)
+            {
+                data.lock().reserved.is_any = true;
+            }
+        }
+    }
+
     /// The former worker died while moving a node: it is at the new place if it is there.
     fn settle_move(&self, id: u64, parent: u64, name: OsString) {
         let Ok(node) = self.node(id) else { return };
@@ -86,11 +101,16 @@ impl Filesystem {
     pub fn settle(&self) {
         let nodes: Vec<Arc<Node>> = self.nodes.read().values().cloned().collect();
         for node in nodes {
+            let table = self.arena.nodes();
             if node.is_regular()
-                && self.arena.nodes().mtime(node.slot).is_some()
+                && (table.mtime(node.slot).is_some() || table.is_reserved(node.slot))
                 && let Ok(data) = self.data(&node)
             {
-                self.restore_times(&node, &mut data.lock());
+                let mut state = data.lock();
+                if table.open(node.slot) == 0 {
+                    self.trim(&node, &mut state);
+                }
+                self.restore_times(&node, &mut state);
             }
         }
     }

@@ -71,7 +71,7 @@ impl Filesystem {
             whole_chunk_bytes: get(&counters.whole_chunk_bytes),
             direct_bytes: get(&counters.direct_bytes),
             requests: get(&counters.requests),
-            waiting_writes: self.room.waiting(),
+            waiting_writes: self.room.waiting() + self.space_jobs.waiting(),
             longest_wait_ms: get(&counters.longest_wait_ms).max(waited_ms),
             bdi: match control.bdi_errno() {
                 0 => "tuned".into(),

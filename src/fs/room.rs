@@ -12,8 +12,9 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 
-use super::data::Write;
+use super::data::{Took, Write};
 use super::nodes::Node;
+use super::reserve::Job;
 use super::{Filesystem, Reply};
 use crate::arena::{Arena, Counters};
 use crate::clock::boottime_ms;
@@ -163,14 +164,18 @@ impl Filesystem {
                 return;
             };
             // Under the lock, so that writes of one file go in in their order.
-            if !self.try_write(&write.node, write.offset, &write.bytes, write.from) {
+            let took = self.try_write(&write.node, write.offset, &write.bytes, write.from);
+            if took == Took::NoMemory {
                 starved.writes.push_front(write);
                 return;
             }
             starved.bytes -= write.bytes.len();
             drop(starved);
             self.room.served.notify_all();
-            self.acknowledge(&write.node, write.bytes.len(), write.reply);
+            match took {
+                Took::NoSpace => self.space_jobs.add(Job::Place(write)),
+                _ => self.acknowledge(&write.node, write.bytes.len(), write.reply),
+            }
         }
     }
 

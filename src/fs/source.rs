@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use super::Filesystem;
 use super::data::{Failure, FileState};
 use super::nodes::Node;
+use super::reserve::Job;
 use super::stable::Unsynced;
 use crate::arena::Counters;
 use crate::clock::boottime_ms;
@@ -48,6 +49,9 @@ impl Source for Filesystem {
         let mut pieces = Vec::new();
         let len = state.buffer.take_run(range.start, range.end, max_bytes, &mut pieces);
         let Some(first) = pieces.first() else { return Ok(None) };
+        if first.offset > state.stored_end {
+            self.unreserve_before_jump(&node, &mut state);
+        }
         killpoint::pass(Point::DrainTaken);
         Ok(Some(Run { file, offset: first.offset, len, pieces, data_file }))
     }
@@ -63,8 +67,14 @@ impl Source for Filesystem {
             state.buffer.complete(&run.pieces, &mut steps);
             state.stored_end = state.stored_end.max(run.offset + run.len);
             state.stability.note(Unsynced::Data);
-            self.carry_out(node, &steps, &[]);
+            self.carry_out(node, state, &steps, &[]);
             self.backlog_bytes.fetch_sub(run.len, Ordering::Relaxed);
+            if let Some(data) = node.data_if_any() {
+                data.space.stored(run.len);
+                if data.space.wants_look() {
+                    self.space_jobs.add(Job::Look(node.clone()));
+                }
+            }
             if state.failure.take().is_some() {
                 log::info!("writing to {} works again", self.display_path(node));
                 if state.stability.loss.is_none() {
@@ -77,6 +87,14 @@ impl Source for Filesystem {
         self.room_made();
     }
 
+    fn give_space(&self, run: &Run) -> bool {
+        let node = self.node(run.file.0);
+        node.is_ok_and(|node| {
+            let data = node.data_if_any();
+            data.is_some_and(|data| data.space.give(run.len + run.len / 64 + (64 << 10)))
+        })
+    }
+
     fn failed(&self, file: FileId, run: Option<Run>, error: io::Error) -> u64 {
         let errno = crate::backing::errno(&error);
         let mut attempts = 0;
@@ -85,7 +103,7 @@ impl Source for Filesystem {
                 let mut steps = Vec::new();
                 let before = state.buffer.dirty_bytes();
                 state.buffer.fail(&run.pieces, &mut steps);
-                self.carry_out(node, &steps, &[]);
+                self.carry_out(node, state, &steps, &[]);
                 // What newer bytes replaced need not be written any more.
                 let lost = (before + run.len).saturating_sub(state.buffer.dirty_bytes());
                 self.backlog_bytes.fetch_sub(lost, Ordering::Relaxed);
@@ -103,7 +121,7 @@ impl Source for Filesystem {
             self.failing.lock().expect("no panics under this lock").insert(node.id());
             self.release_waiters(state, Some(errno));
         });
-        Self::retry_at_ms(attempts)
+        Self::retry_at_ms(attempts, errno)
     }
 
     fn turn_ended(&self, file: FileId, reason: Reason, bytes: u64, end: &mut dyn FnMut(Load)) {
@@ -117,6 +135,9 @@ impl Source for Filesystem {
         let mut is_known = false;
         let mut settled = None;
         self.with_state(file, |node, state| {
+            if self.arena.nodes().open(node.slot) == 0 {
+                self.trim(node, state);
+            }
             self.restore_times(node, state);
             end(self.load(node, state));
             is_known = true;

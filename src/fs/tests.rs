@@ -94,7 +94,10 @@ impl<S: Storage + 'static> Fixture<S> {
         let config = Arc::new(config);
         let arena = Arena::create(&config).unwrap();
         let fs = attach(&config, arena, storage.clone());
-        Fixture { dir, config, arena, storage, fs }
+        let fixture = Fixture { dir, config, arena, storage, fs };
+        // Else the first writes wait for space, not for memory.
+        fixture.wait_until("space to be held", |fs| fs.holds_space());
+        fixture
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -1,7 +1,7 @@
 //! Descriptors that a dead worker left open in the shared table.
 //!
 //! Closed by the keeper before it starts the next worker: then nobody else opens or closes any.
-//! What the arena's node table names stays open for the next worker to adopt.
+//! What the arena names stays open for the next worker to adopt.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -15,6 +15,7 @@ pub(super) fn close(arena: &Arena, keep: &[RawFd]) -> io::Result<()> {
     let table = arena.nodes();
     let mut known: BTreeSet<RawFd> = keep.iter().copied().collect();
     known.extend(arena.descriptors());
+    known.extend(arena.control().ballast_fd());
     let slots = (0..table.high_water()).map(NodeSlot);
     known.extend(slots.filter_map(|slot| table.identity(slot).and_then(|_| table.kept_fd(slot))));
     for fd in open_descriptors()?.difference(&known) {

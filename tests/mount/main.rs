@@ -19,6 +19,7 @@ mod operations;
 mod places;
 mod points;
 mod power;
+mod space;
 
 use std::sync::{PoisonError, RwLock};
 
@@ -33,7 +34,7 @@ macro_rules! trials {
     };
 }
 
-fn trial(skip: &Option<String>, name: &str, test: fn()) -> Trial {
+fn trial(skip: &Option<String>, name: &str, test: impl FnOnce() + Send + 'static) -> Trial {
     let makes_namespace = name.contains("run_") || name.contains("namespace");
     let trial = Trial::test(name, move || {
         // A private mount namespace keeps copies of every mount that is there alive: a test that
@@ -122,6 +123,7 @@ fn main() {
         power::logs_are_prefixes_after_a_power_cut,
         power::attributes_are_kept_over_deaths,
     ]);
+    trials.extend(space::trials(&skip));
     for reason in [&skip, &points_skip, &namespace_skip, &root_skip, &helper_skip, &disk_skip]
         .into_iter()
         .flatten()

@@ -49,7 +49,7 @@ pub fn compare(ground: &Ground, cases: &[Case]) -> Result<(), String> {
     let mount = Mount::over_in(ground.path(), &options);
     let plain = mount.plain();
     for dir in [plain.parent().expect("in a directory of its own"), &plain, mount.path()] {
-        crate::sys::let_all_in(dir);
+        crate::support::image::let_all_in(dir);
     }
     let mut found: Vec<(Case, Vec<Difference>)> = Vec::new();
     for case in cases {

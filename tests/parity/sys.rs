@@ -5,7 +5,6 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::log::Log;
@@ -170,11 +169,6 @@ pub fn statfs_type(path: &Path) -> i64 {
     let path = c(path.as_os_str().as_bytes());
     sys!(statfs(path.as_ptr(), &mut stats)).expect("a directory of ours");
     stats.f_type
-}
-
-/// Lets ordinary users pass through a directory.
-pub fn let_all_in(dir: &Path) {
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("a directory of ours");
 }
 
 /// A process that runs `act` beside this one.

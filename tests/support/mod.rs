@@ -6,6 +6,8 @@
 
 #![allow(dead_code)]
 
+pub mod image;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -111,6 +113,11 @@ impl Mount {
     /// As [`Mount::over`], on a directory of its own below `parent`.
     pub fn over_in(parent: &Path, options: &[&str]) -> Mount {
         Self::unmounted(parent, "out", "out").start(&[], options, "warn")
+    }
+
+    /// As [`Mount::beside`], on directories of its own below `parent`.
+    pub fn beside_in(parent: &Path, options: &[&str]) -> Mount {
+        Self::unmounted(parent, "below", "out").start(&[], options, "warn")
     }
 
     fn make(options: &[&str], log_filter: &str, backing: &str, mountpoint: &str) -> Mount {

@@ -1,0 +1,396 @@
+//! Space on the disk for what is written: reserved before the acknowledgement, given back after.
+//!
+//! A write that `space` covers is acknowledged at once. One that it does not waits for the thread
+//! here, which holds more, or reserves the file's own blocks, or answers `ENOSPC`. Streams have the
+//! next chunk's blocks allocated ahead (fallocate(2) with FALLOC_FL_KEEP_SIZE, so that the size
+//! never shows it); these are given back when the file is closed and stored.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use super::data::{FileData, FileState, Took, Write};
+use super::nodes::{Node, ROOT_ID};
+use super::space::{BLOCK_BYTES, whole_blocks};
+use super::stable::Unsynced;
+use super::{Filesystem, errno};
+use crate::backing::{self, Ballast, SetTime};
+use crate::buffer::Piece;
+
+/// Blocks are allocated ahead only while so many chunks are free: what is short is for all.
+const FREE_CHUNKS_MIN: u64 = 16;
+
+/// What the thread is asked for.
+pub(super) enum Job {
+    /// To find space for a write, or to refuse it.
+    Place(Write),
+    /// To allocate the next chunk of a stream.
+    Ahead(Arc<Node>),
+    /// To give back what a closed file does not need.
+    Trim(Arc<Node>),
+    /// To look whether more or less should be held for the filesystem of this file.
+    Look(Arc<Node>),
+}
+
+/// What the thread has to do.
+pub(super) struct Jobs {
+    sender: Sender<Job>,
+    receiver: Receiver<Job>,
+    /// Writes among them.
+    writes: AtomicU64,
+}
+
+impl Jobs {
+    pub(super) fn new() -> Jobs {
+        let (sender, receiver) = unbounded();
+        Jobs { sender, receiver, writes: AtomicU64::new(0) }
+    }
+
+    /// The queue is bounded by what the kernel has in flight, and two entries for each file.
+    pub(super) fn add(&self, job: Job) {
+        if let Job::Place(_) = &job {
+            self.writes.fetch_add(1, Ordering::Relaxed);
+        }
+        self.sender.send(job).expect("the filesystem keeps a receiver");
+    }
+
+    /// Writes that wait for space.
+    pub(super) fn waiting(&self) -> u64 {
+        self.writes.load(Ordering::Relaxed)
+    }
+}
+
+/// Blocks of a file that are allocated already.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Reserved {
+    range: Range<u64>,
+    /// Some were allocated, to be given back; after a restart it is not known which.
+    pub(super) is_any: bool,
+    /// The next chunk is being allocated.
+    is_growing: bool,
+    /// The program allocates itself: nothing is to be given back.
+    pub(super) is_programs: bool,
+}
+
+impl Reserved {
+    pub(super) fn covers(&self, range: &Range<u64>) -> bool {
+        self.range.start <= range.start && range.end <= self.range.end
+    }
+
+    fn add(&mut self, range: Range<u64>) {
+        self.is_any = true;
+        let joins = range.start <= self.range.end && self.range.start <= range.start;
+        let start = if joins { self.range.start } else { range.start };
+        self.range = start..range.end.max(if joins { self.range.end } else { 0 });
+    }
+
+    fn clear(&mut self) {
+        self.range = 0..0;
+        self.is_any = false;
+    }
+
+    /// Blocks allocated beyond `end`, in bytes.
+    pub(super) fn bytes_past(&self, end: u64) -> u64 {
+        self.range.end.saturating_sub(self.range.start.max(end.next_multiple_of(BLOCK_BYTES)))
+    }
+}
+
+impl Filesystem {
+    /// Starts the thread. It lives as long as the process.
+    pub(super) fn start_reserving(&self) -> io::Result<()> {
+        let (me, jobs) = (self.me.clone(), self.space_jobs.receiver.clone());
+        std::thread::Builder::new().name("space".into()).spawn(move || {
+            for job in jobs {
+                let Some(me) = me.upgrade() else { return };
+                match job {
+                    Job::Place(write) => {
+                        me.place(write);
+                        me.space_jobs.writes.fetch_sub(1, Ordering::Relaxed);
+                    }
+                    Job::Ahead(node) => me.reserve_ahead(&node),
+                    Job::Trim(node) => me.trim_closed(&node),
+                    Job::Look(node) => {
+                        // Whoever needs more will ask again, and hear of it.
+                        if let Err(error) = me.look_at_space(&node, 0) {
+                            log::debug!("cannot hold more space: {error}");
+                        }
+                    }
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Takes a write for which no space was held, or refuses it.
+    fn place(&self, write: Write) {
+        let range = write.offset..write.offset + write.bytes.len() as u64;
+        let node = write.node.clone();
+        let need_bytes = range.end - range.start + 2 * BLOCK_BYTES;
+        let ways: [&dyn Fn() -> io::Result<()>; 4] = [
+            &|| self.look_at_space(&node, need_bytes),
+            &|| self.reserve_blocks(&node, &range),
+            &|| {
+                self.trim_idle();
+                self.look_at_space(&node, need_bytes)
+            },
+            &|| self.reserve_blocks(&node, &range),
+        ];
+        let mut refusal = errno(libc::ENOSPC);
+        for find_space in ways {
+            if let Err(error) = find_space() {
+                refusal = error;
+            }
+            match self.try_write(&write.node, write.offset, &write.bytes, write.from) {
+                Took::All => {
+                    return self.acknowledge(&write.node, write.bytes.len(), write.reply);
+                }
+                Took::NoMemory => return self.starve(write),
+                Took::NoSpace => {}
+            }
+        }
+        if matches!(backing::errno(&refusal), libc::EOPNOTSUPP) {
+            refusal = errno(libc::ENOSPC);
+        }
+        let is_news = node.data_if_any().is_none_or(|data| data.space.is_news_of_refusal());
+        let level = if is_news { log::Level::Warn } else { log::Level::Debug };
+        log::log!(level, "no space for {}: {refusal}", self.display_path(&node));
+        (write.reply)(Err(refusal));
+    }
+
+    /// Something to begin with, so that the first writes need not wait for it.
+    pub(super) fn hold_first_space(&self) -> io::Result<()> {
+        let root = self.node(ROOT_ID)?;
+        // Makes the device known.
+        self.device(root.identity.dev)?;
+        self.space_jobs.add(Job::Look(root));
+        Ok(())
+    }
+
+    /// Whether space is held, or counted, where the backing directory is.
+    #[cfg(test)]
+    pub(super) fn holds_space(&self) -> bool {
+        self.root_dev()
+            .and_then(|dev| self.device(dev))
+            .is_ok_and(|device| device.space.holds_any())
+    }
+
+    fn look_at_space(&self, node: &Arc<Node>, need_bytes: u64) -> io::Result<()> {
+        let (dev, root_dev) = (node.identity.dev, self.root_dev()?);
+        let space = self.device(dev)?.space;
+        let dir = if dev == root_dev {
+            self.root().try_clone_to_owned()?
+        } else {
+            let (parent, _) = self.arena.nodes().place(node.slot);
+            self.path_fd(&self.node(parent)?)?.try_clone()?
+        };
+        let result = space.look(need_bytes, dir.as_fd());
+        if dev == root_dev {
+            self.arena.control().set_ballast_fd(space.ballast_descriptor());
+        }
+        result
+    }
+
+    /// Allocates the blocks of a range: they may be there already, as those of bytes that are
+    /// written again. Not where every write takes new blocks.
+    fn reserve_blocks(&self, node: &Arc<Node>, range: &Range<u64>) -> io::Result<()> {
+        let data = self.data(node)?;
+        let file = self.writable_file(node)?;
+        let blocks = whole_blocks(range);
+        let bytes = blocks.end - blocks.start;
+        if backing::copies_on_write((*file).as_fd()) {
+            return Err(errno(libc::ENOSPC));
+        }
+        let is_data = backing::seek((*file).as_fd(), blocks.start as i64, libc::SEEK_HOLE)
+            .is_ok_and(|hole| hole as u64 >= range.end);
+        if !is_data && !data.space.leaves_free((*file).as_fd(), bytes) {
+            return Err(errno(libc::ENOSPC));
+        }
+        let allocated = self.allocate_ahead(node, (*file).as_fd(), &blocks);
+        let mut state = data.lock();
+        // What was allocated before it failed is to be given back, too.
+        state.reserved.is_any = true;
+        allocated?;
+        state.reserved.add(blocks);
+        Ok(())
+    }
+
+    fn allocate_ahead(&self, node: &Node, file: BorrowedFd, blocks: &Range<u64>) -> io::Result<()> {
+        self.arena.nodes().set_reserved(node.slot, true);
+        let mode = libc::FALLOC_FL_KEEP_SIZE;
+        self.storage.allocate(file, mode, blocks.start, blocks.end - blocks.start)
+    }
+
+    /// Whether a stream wants its next chunk allocated; asked with each write.
+    pub(super) fn ask_for_more(&self, node: &Arc<Node>, data: &FileData, state: &mut FileState) {
+        if data.space.wants_look() {
+            self.space_jobs.add(Job::Look(node.clone()));
+        }
+        let chunk_bytes = self.geometry.chunk_bytes;
+        let end = state.buffer.end();
+        let reserved = &mut state.reserved;
+        let is_stream = state.stored_end >= chunk_bytes && end > state.stored_end;
+        if is_stream
+            && !reserved.is_growing
+            && !reserved.is_programs
+            && end + chunk_bytes / 2 > reserved.range.end
+        {
+            reserved.is_growing = true;
+            self.space_jobs.add(Job::Ahead(node.clone()));
+        }
+    }
+
+    fn reserve_ahead(&self, node: &Arc<Node>) {
+        let Ok(data) = self.data(node) else { return };
+        let chunk_bytes = self.geometry.chunk_bytes;
+        let start = {
+            let state = data.lock();
+            state.reserved.range.end.max(state.stored_end / BLOCK_BYTES * BLOCK_BYTES)
+        };
+        let end = (start + chunk_bytes / 2).next_multiple_of(chunk_bytes);
+        let reserve = || {
+            let file = self.writable_file(node)?;
+            let file_fd = (*file).as_fd();
+            let is_short = !data.space.leaves_free(file_fd, FREE_CHUNKS_MIN * chunk_bytes);
+            if is_short || backing::copies_on_write(file_fd) {
+                return Ok(false);
+            }
+            self.allocate_ahead(node, (*file).as_fd(), &(start..end))?;
+            Ok::<_, io::Error>(true)
+        };
+        let reserved = reserve();
+        let mut state = data.lock();
+        match reserved {
+            Ok(true) => {
+                state.reserved.add(start..end);
+                state.reserved.is_growing = false;
+            }
+            // Not asked again for this file: its writes are charged as those of small files are.
+            Ok(false) => {}
+            Err(error) => {
+                state.reserved.is_any = true;
+                log::debug!("nothing is allocated ahead: {error}");
+            }
+        }
+    }
+
+    /// Gives back what closed files do not need.
+    fn trim_closed(&self, node: &Arc<Node>) {
+        if let Some(data) = node.data_if_any() {
+            let mut state = data.lock();
+            if self.arena.nodes().open(node.slot) == 0 {
+                self.trim(node, &mut state);
+            }
+            drop(state);
+            self.drop_if_unused(node);
+        }
+    }
+
+    /// The disk is short: gives back what nothing buffered needs.
+    fn trim_idle(&self) {
+        let nodes: Vec<Arc<Node>> = self.nodes.read().values().cloned().collect();
+        for node in nodes {
+            if let Some(data) = node.data_if_any() {
+                self.trim(&node, &mut data.lock());
+            }
+        }
+    }
+
+    /// Gives back what is allocated beyond the end of a file with nothing buffered. Its
+    /// modification time stays.
+    pub(super) fn trim(&self, node: &Arc<Node>, state: &mut FileState) {
+        if !state.reserved.is_any || !state.buffer.is_clean() || state.barriers > 0 {
+            return;
+        }
+        let cut = || {
+            if state.deleted || state.reserved.is_programs {
+                return Ok(());
+            }
+            let file = self.writable_file(node)?;
+            self.cut_at_end((*file).as_fd())
+        };
+        if let Err(error) = cut() {
+            log::warn!("space beyond the end of {} stays: {error}", self.display_path(node));
+        }
+        state.stability.note(Unsynced::Attributes);
+        self.unreserve(node, state);
+    }
+
+    /// Cutting a file at its own end frees what is allocated beyond.
+    fn cut_at_end(&self, file: BorrowedFd) -> io::Result<()> {
+        let attr = backing::attr(file)?;
+        self.storage.set_size(file, attr.size)?;
+        backing::set_times(file, SetTime::Omit, SetTime::At(attr.mtime))
+    }
+
+    /// Before the backing file gets longer by other means than storing the stream's next bytes:
+    /// what is allocated would become part of it, where a plain file has a hole.
+    pub(super) fn unreserve_before_jump(&self, node: &Arc<Node>, state: &mut FileState) {
+        if !state.reserved.is_any || state.reserved.is_programs {
+            return;
+        }
+        let cut = self.writable_file(node).and_then(|file| self.cut_at_end((*file).as_fd()));
+        if let Err(error) = cut {
+            log::warn!("space beyond the end of {} stays: {error}", self.display_path(node));
+        }
+        self.unreserve(node, state);
+    }
+
+    /// What is buffered is charged again.
+    fn unreserve(&self, node: &Arc<Node>, state: &mut FileState) {
+        state.reserved.clear();
+        self.arena.nodes().set_reserved(node.slot, false);
+        let Some(data) = node.data_if_any() else { return };
+        let mut pieces: Vec<Piece> = Vec::new();
+        state.buffer.overlay(0, state.buffer.end() as usize, &mut pieces);
+        for piece in pieces {
+            let blocks = whole_blocks(&(piece.offset..piece.offset + u64::from(piece.len)));
+            self.charges.set(&data.space, piece.slot, blocks.end - blocks.start);
+        }
+        self.space_jobs.add(Job::Look(node.clone()));
+    }
+
+    /// The space that a former worker held for what is buffered.
+    pub(super) fn adopt_ballast(&self) -> io::Result<()> {
+        let Some(fd) = self.arena.control().ballast_fd() else { return Ok(()) };
+        let dev = self.root_dev()?;
+        // SAFETY: its owner, the former worker, is dead.
+        match unsafe { Ballast::adopt(fd, dev) } {
+            Some(ballast) => self.device(dev)?.space.adopt(ballast),
+            None => self.arena.control().set_ballast_fd(None),
+        }
+        Ok(())
+    }
+
+    /// Everything is stored and the mount ends: nothing is held any more.
+    pub fn release_space(&self) {
+        self.trim_idle();
+        for (_, device) in self.devices.read().expect("no panics under this lock").iter() {
+            device.space.give_all();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reservations_grow_and_are_replaced() {
+        let mut reserved = Reserved::default();
+        assert!(!reserved.covers(&(0..1)));
+        reserved.add(0..8192);
+        reserved.add(8192..16384);
+        assert!(reserved.covers(&(0..16384)));
+        assert_eq!(reserved.bytes_past(100), 12288);
+        reserved.add(4096..8192);
+        assert!(reserved.covers(&(0..16384)), "a part of it");
+        reserved.add(40960..45056);
+        assert!(!reserved.covers(&(0..10)) && reserved.covers(&(40960..45056)));
+        reserved.clear();
+        assert!(!reserved.is_any && reserved.bytes_past(0) == 0);
+    }
+}

@@ -1,0 +1,202 @@
+//! Disks that get full: on small filesystems of each kind, as root.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::support::image::Image;
+use crate::support::{Mount, sh};
+
+const STREAMS: u64 = 40;
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mount/space.py");
+const OPTIONS: [&str; 4] = ["--memory", "16M", "--chunk", "256K"];
+
+/// A filesystem's kind and how many MiB it has: about as few as it can.
+#[derive(Clone, Copy)]
+struct Small(&'static str, u64);
+
+const SMALL: [Small; 4] =
+    [Small("ext4", 96), Small("xfs", 320), Small("btrfs", 256), Small("tmpfs", 96)];
+
+impl Small {
+    fn make(self) -> Image {
+        Image::make(self.0, self.1 << 20).unwrap()
+    }
+}
+
+/// Every test on every kind of filesystem.
+pub fn trials(skip: &Option<String>) -> Vec<Trial> {
+    const TESTS: [(&str, fn(Small)); 5] = [
+        ("filled_by_forty_that_sync", |small| fill(small, "fsync")),
+        ("filled_by_forty_that_close", |small| fill(small, "close")),
+        ("filled_with_an_eater", with_an_eater),
+        ("min_free", min_free),
+        ("allocated_ahead", allocated_ahead),
+    ];
+    let mut trials = Vec::new();
+    for small in SMALL {
+        let skip = skip.clone().or_else(|| Image::cannot_make(small.0));
+        if let Some(reason) = &skip {
+            eprintln!("disks of kind {} are not filled: {reason}", small.0);
+        }
+        for (name, test) in TESTS {
+            let name = format!("space::{}::{name}", small.0);
+            let trial = crate::trial(&skip, &name, move || test(small));
+            trials.push(trial);
+        }
+    }
+    trials
+}
+
+fn free_bytes(dir: &Path) -> u64 {
+    sh(dir, "stat -f -c '%a %S' . | { read -r a s; echo $((a * s)); }").trim().parse().unwrap()
+}
+
+/// Starts programs that together write `bytes`.
+fn start(dir: &Path, bytes: u64, sync: &str) -> Vec<Child> {
+    let start = |number: u64| {
+        let mut program = Command::new("python3");
+        program.arg(SCRIPT).args([number, bytes / STREAMS].map(|n| n.to_string())).arg(sync);
+        program.current_dir(dir).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    (0..STREAMS).map(start).collect()
+}
+
+/// What each program was told: its number, the bytes it was told are safe, and the error.
+struct Told {
+    number: u64,
+    acknowledged: usize,
+    refusal: Option<String>,
+}
+
+fn finish(programs: Vec<Child>) -> Vec<Told> {
+    let told = |program: Child| {
+        let output = program.wait_with_output().unwrap();
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        Told {
+            number: said["number"].as_u64().unwrap(),
+            acknowledged: said["acknowledged"].as_u64().unwrap() as usize,
+            refusal: said["refusal"].as_str().map(str::to_owned),
+        }
+    };
+    programs.into_iter().map(told).collect()
+}
+
+fn assert_kept(dir: &Path, told: &[Told]) {
+    for Told { number, acknowledged, refusal } in told {
+        // Where there was no space for its name, nothing was acknowledged.
+        let bytes = fs::read(dir.join(format!("OUTPUT{number}"))).unwrap_or_default();
+        assert!(bytes.len() >= *acknowledged, "OUTPUT{number}: {acknowledged} were acknowledged");
+        let expected = (0..).flat_map(|n| format!("{number:02}.{n:06}\n").into_bytes());
+        let mut compared = bytes.iter().copied().zip(expected).take(*acknowledged);
+        let wrong = compared.position(|(found, written)| found != written);
+        assert_eq!(wrong, None, "of {acknowledged} bytes acknowledged in OUTPUT{number}");
+        let is_space = refusal.as_deref().is_none_or(|refusal| refusal == "ENOSPC");
+        assert!(is_space, "OUTPUT{number} was refused with {refusal:?}");
+    }
+}
+
+/// No file takes more than its bytes need.
+fn assert_nothing_reserved(dir: &Path) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let meta = entry.unwrap().metadata().unwrap();
+        let taken = meta.blocks() * 512;
+        // A block of the list of extents more.
+        assert!(taken <= meta.len().next_multiple_of(4096) + 8192, "{taken} for {}", meta.len());
+    }
+}
+
+/// Goal: forty programs fill a disk; what fsync or close said is safe is there, those that got no
+/// space heard of it, what is deleted is used again, and nothing stays allocated ahead.
+fn fill(small: Small, sync: &str) {
+    let image = small.make();
+    let mount = Mount::over_in(image.path(), &OPTIONS);
+    let filler = image.path().join("filler");
+    fs::write(&filler, vec![1; 24 << 20]).unwrap();
+    let told = finish(start(mount.path(), free_bytes(image.path()) * 2, sync));
+    assert!(told.iter().any(|told| told.refusal.is_some()), "nobody was refused: not full");
+    assert_kept(mount.path(), &told);
+    fs::remove_file(&filler).unwrap();
+    // Some filesystems have it back when that is on the disk.
+    sh(image.path(), "sync -f .");
+    sh(mount.path(), "dd if=/dev/zero of=again bs=1M count=4 conv=fsync status=none");
+    mount.umount_clean();
+    assert_kept(mount.backing(), &told);
+    assert_eq!(fs::metadata(mount.backing().join("again")).unwrap().len(), 4 << 20);
+    assert_nothing_reserved(mount.backing());
+}
+
+/// Goal: the same while another program takes the space below, and the worker is killed.
+fn with_an_eater(small: Small) {
+    let image = small.make();
+    let mount = Mount::over_in(image.path(), &OPTIONS);
+    let bytes = free_bytes(image.path());
+    let programs = start(mount.path(), bytes, "fsync");
+    let mut eater = Command::new("dd");
+    eater.args(["if=/dev/zero", "of=eaten", "bs=64K"]).stderr(Stdio::null());
+    let mut eater = eater.current_dir(image.path()).spawn().unwrap();
+    let worker = mount.worker_pid();
+    // SAFETY: the worker of this mount.
+    unsafe { libc::kill(worker, libc::SIGKILL) };
+    let told = finish(programs);
+    assert!(!eater.wait().unwrap().success(), "the disk was not full");
+    mount.umount_clean();
+    assert_kept(mount.backing(), &told);
+    assert_nothing_reserved(mount.backing());
+}
+
+/// Goal: `--min-free` leaves that much to others.
+fn min_free(small: Small) {
+    const MIN_FREE: u64 = 40 << 20;
+    let image = small.make();
+    let options: Vec<&str> = OPTIONS.into_iter().chain(["--min-free", "40M"]).collect();
+    let mount = Mount::over_in(image.path(), &options);
+    let told = finish(start(mount.path(), free_bytes(image.path()) * 2, "fsync"));
+    assert!(told.iter().any(|told| told.refusal.is_some()), "nobody was refused");
+    let free = free_bytes(image.path());
+    // The last bytes may bring a block or two of the filesystem's own with them.
+    assert!(free >= MIN_FREE - (2 << 20), "{free} bytes are free");
+    mount.umount_clean();
+    assert_kept(mount.backing(), &told);
+    assert!(free_bytes(image.path()) < MIN_FREE * 2, "space was left that could be used");
+}
+
+/// Goal: the size of a file below never shows what is allocated ahead; it goes when the file is
+/// closed or cut, also when the worker dies; and what a program allocated itself stays.
+fn allocated_ahead(small: Small) {
+    let image = small.make();
+    let mount = Mount::beside_in(image.path(), &OPTIONS);
+    let script = r#"
+import os, subprocess, sys
+below, worker = sys.argv[1], int(sys.argv[2])
+def stream(name):
+    out = os.open(name, os.O_WRONLY | os.O_CREAT, 0o644)
+    for n in range(1, 65):
+        os.write(out, b"%06d..\n" % n * 7282)
+        if n % 8 == 0:
+            os.fsync(out)
+        assert os.stat(f"{below}/{name}").st_size <= os.fstat(out).st_size
+    return out
+first, second = stream("first"), stream("second")
+os.ftruncate(second, 32 << 20)
+os.kill(worker, 9)
+third, own = stream("third"), stream("own")
+subprocess.check_call(["fallocate", "-n", "-l", "16M", "own"])
+for out in first, second, third, own:
+    os.close(out)
+"#;
+    let mut program = Command::new("python3");
+    program.args(["-c", script]).arg(mount.backing()).arg(mount.worker_pid().to_string());
+    assert!(program.current_dir(mount.path()).status().unwrap().success());
+    mount.umount_clean();
+    let of = |name: &str| fs::metadata(mount.backing().join(name)).unwrap();
+    assert_eq!(of("second").len(), 32 << 20);
+    assert!(of("second").blocks() * 512 <= 5 << 20, "blocks where a plain file has a hole");
+    assert!(of("own").blocks() * 512 >= 16 << 20, "what the program allocated is gone");
+    fs::remove_file(mount.backing().join("own")).unwrap();
+    assert_nothing_reserved(mount.backing());
+}
