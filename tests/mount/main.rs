@@ -14,6 +14,7 @@ mod deaths;
 mod lifecycle;
 mod load;
 mod operations;
+mod owners;
 mod places;
 
 use std::sync::{PoisonError, RwLock};
@@ -91,8 +92,21 @@ fn main() {
         places::filesystems_below_stay_usable,
         places::mount_options_are_those_of_the_backing,
     ]);
+    let root_unshare_skip = root_skip.clone().or_else(support::cannot_unshare);
+    trials.extend(trials![
+        &root_unshare_skip,
+        owners::the_mount_is_not_id_mapped,
+        owners::a_backing_directory_with_other_ids,
+        owners::users_of_another_namespace_are_who_they_are,
+        owners::root_is_denied_what_is_not_of_its_namespace,
+    ]);
     let helper_skip = root_skip.clone().or_else(support::cannot_use_helper);
-    trials.extend(trials![&helper_skip, places::an_ordinary_user_in_a_namespace_of_mounts]);
+    trials.extend(trials![
+        &helper_skip,
+        places::an_ordinary_user_in_a_namespace_of_mounts,
+        owners::a_users_namespace_with_files_of_others,
+        owners::what_is_denied_later_in_a_users_namespace_is_kept,
+    ]);
     for reason in [&skip, &namespace_skip, &root_skip, &helper_skip].into_iter().flatten() {
         eprintln!("some mount tests are ignored: {reason}");
     }
