@@ -76,6 +76,7 @@ fn main() {
         places::metadata_agrees_while_buffered,
         load::no_request_for_each_write,
         load::one_request_for_each_operation,
+        load::a_listing_brings_the_attributes,
         load::whole_chunks_in_turn,
         load::no_byte_outlives_its_age,
         load::more_open_files_than_chunks,
