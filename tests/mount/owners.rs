@@ -297,8 +297,10 @@ const OWN_MOUNT: &str = r#"
 
 fn in_own_mount(script: &str) -> String {
     let script = format!("{OWN_MOUNT}\n{script}");
-    let mut command = Command::new("unshare");
-    command.args(["-m", "--propagation", "private", "sh", "-c", &script, "sh", PROGRAM, CALLS]);
+    // Nothing outlives it, whatever happens.
+    let mut command = Command::new("timeout");
+    command.args(["120", "unshare", "-m", "-p", "--fork", "--kill-child", "--mount-proc"]);
+    command.args(["--propagation", "private", "sh", "-c", &script, "sh", PROGRAM, CALLS]);
     String::from_utf8(succeed(command.env("LC_ALL", "C")).stdout).unwrap()
 }
 
