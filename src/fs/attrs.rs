@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -71,6 +71,30 @@ fn blocks_to_come(attr: &Attr, backlog_bytes: u64, end: u64) -> u64 {
         whole(end.max(attr.size)).saturating_sub(attr.blocks)
     };
     whole(backlog_bytes).min(room)
+}
+
+/// Sets the times of a file that may be another user's, which this process may only write. The
+/// kernel sends the moment at which a program wrote, cut or touched it, which only the owner may
+/// set; that of the backing filesystem's own clock is as good. `EPERM`, or
+/// `EOVERFLOW` when nobody could be its owner here, for any other time.
+pub(super) fn set_times(fd: BorrowedFd, atime: SetTime, mtime: SetTime) -> io::Result<()> {
+    /// What the kernel's page cache holds is handed over within half a minute, or a few when many
+    /// wait for a slow disk.
+    const MOMENT_SECS: i64 = 3600;
+    let set = backing::set_times(fd, atime, mtime);
+    let is_of_now = match mtime {
+        SetTime::At(time) => (0..MOMENT_SECS).contains(&(crate::clock::realtime().0 - time.secs)),
+        SetTime::Now | SetTime::Omit => true,
+    };
+    let is_denied = |error| matches!(errno(error), libc::EPERM | libc::EOVERFLOW) && is_of_now;
+    match (set, atime) {
+        (Err(error), SetTime::Now) if is_denied(&error) => {
+            backing::set_times(fd, SetTime::Now, SetTime::Now)
+        }
+        // Writing or cutting it has moved the time.
+        (Err(error), SetTime::Omit) if is_denied(&error) => Ok(()),
+        (set, _) => set,
+    }
 }
 
 impl Filesystem {
@@ -165,8 +189,8 @@ impl Filesystem {
             return Ok(());
         }
         match self.files.get(node.id()) {
-            Some(file) => backing::set_times((*file).as_fd(), change.atime, mtime)?,
-            None => backing::set_times(self.path_fd(node)?.as_fd(), change.atime, mtime)?,
+            Some(file) => set_times((*file).as_fd(), change.atime, mtime)?,
+            None => set_times(self.path_fd(node)?.as_fd(), change.atime, mtime)?,
         }
         if let Some(state) = &mut state {
             state.stability.note(Unsynced::Attributes);

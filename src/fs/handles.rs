@@ -15,6 +15,7 @@ use super::repeated::NO_HANDLE;
 use super::reserve::Job;
 use super::{Filesystem, errno};
 use crate::backing::{self, DirReader};
+use crate::drain::Access;
 
 /// One entry of a directory.
 #[derive(Clone, Debug)]
@@ -51,11 +52,21 @@ impl Filesystem {
     pub fn open(&self, caller: Caller, id: u64, flags: i32) -> io::Result<u64> {
         let node = self.node(id)?;
         self.data(&node)?;
-        match flags & libc::O_ACCMODE {
+        let access = flags & libc::O_ACCMODE;
+        let file = match access {
             libc::O_RDONLY => self.data_file(&node)?,
             _ => self.writable_file(&node)?,
         };
+        // The kernel knows the mode, but not what is denied to this process.
+        if file.access() == Access::WriteOnly && matches!(access, libc::O_RDONLY | libc::O_RDWR) {
+            return Err(errno(libc::EACCES));
+        }
         self.add_handle(caller, &node)
+    }
+
+    /// Whether an open file can be written but not read, so that the kernel cannot keep pages of it.
+    pub fn is_write_only(&self, id: u64) -> bool {
+        self.files.get(id).is_some_and(|file| file.access() == Access::WriteOnly)
     }
 
     pub(super) fn add_handle(&self, caller: Caller, node: &Arc<Node>) -> io::Result<u64> {

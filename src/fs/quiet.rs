@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::attrs::set_times;
 use super::data::{FileData, FileState};
 use super::nodes::Node;
 use super::stable::Unsynced;
@@ -255,7 +256,7 @@ impl Filesystem {
         }
         let set = self.data_file(node).and_then(|file| {
             let mtime = SetTime::At(Time { secs, nanos });
-            backing::set_times((*file).as_fd(), SetTime::Omit, mtime)
+            set_times((*file).as_fd(), SetTime::Omit, mtime)
         });
         killpoint::pass(Point::DrainTimed);
         match set {

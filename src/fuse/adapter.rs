@@ -206,11 +206,13 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        reply_opened(
-            reply,
-            self.counted().open(caller(request), ino.0, flags.0),
-            FopenFlags::FOPEN_KEEP_CACHE,
-        );
+        let opened = self.counted().open(caller(request), ino.0, flags.0);
+        let cache = if self.fs.is_write_only(ino.0) {
+            FopenFlags::FOPEN_DIRECT_IO
+        } else {
+            FopenFlags::FOPEN_KEEP_CACHE
+        };
+        reply_opened(reply, opened, cache);
     }
 
     fn create(

@@ -83,6 +83,19 @@ pub fn one_request_for_each_operation() {
     mount.umount_clean();
 }
 
+/// Goal: a listing brings the attributes of what it lists (READDIRPLUS): who looks at each file while
+/// he reads the directory costs no request for each.
+pub fn a_listing_brings_the_attributes() {
+    let mount = Mount::over_prepared("mkdir d; seq -f d/%g 1 2000 | xargs touch", &[]);
+    let before = mount.figure("requests");
+    let entries = fs::read_dir(mount.path().join("d")).unwrap();
+    let files = entries.filter(|entry| entry.as_ref().unwrap().metadata().unwrap().is_file());
+    assert_eq!(files.count(), 2000);
+    let requests = mount.figure("requests") - before;
+    assert!(requests < 100, "{requests} requests");
+    mount.umount_clean();
+}
+
 fn sys_chmod(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(path, fs::Permissions::from_mode(0o640)).unwrap();

@@ -16,6 +16,7 @@ mod keepers;
 mod lifecycle;
 mod load;
 mod operations;
+mod owners;
 mod places;
 mod points;
 mod power;
@@ -80,6 +81,7 @@ fn main() {
         places::metadata_agrees_while_buffered,
         load::no_request_for_each_write,
         load::one_request_for_each_operation,
+        load::a_listing_brings_the_attributes,
         load::whole_chunks_in_turn,
         load::no_byte_outlives_its_age,
         load::more_open_files_than_chunks,
@@ -114,9 +116,22 @@ fn main() {
         places::filesystems_below_stay_usable,
         places::mount_options_are_those_of_the_backing,
     ]);
+    let root_unshare_skip = root_skip.clone().or_else(support::cannot_unshare);
+    trials.extend(trials![
+        &root_unshare_skip,
+        owners::the_mount_is_not_id_mapped,
+        owners::a_backing_directory_with_other_ids,
+        owners::users_of_another_namespace_are_who_they_are,
+        owners::root_is_denied_what_is_not_of_its_namespace,
+    ]);
     let helper_skip = root_skip.clone().or_else(support::cannot_use_helper);
-    trials.extend(trials![&helper_skip, places::an_ordinary_user_in_a_namespace_of_mounts]);
-    trials.extend(trials![&helper_skip, keepers::a_users_mount_in_a_namespace_outlives_its_keeper]);
+    trials.extend(trials![
+        &helper_skip,
+        places::an_ordinary_user_in_a_namespace_of_mounts,
+        keepers::a_users_mount_in_a_namespace_outlives_its_keeper,
+        owners::a_users_namespace_with_files_of_others,
+        owners::what_is_denied_later_in_a_users_namespace_is_kept,
+    ]);
     let disk_skip = skip.clone().or_else(disk::cannot_make);
     trials.extend(trials![
         &disk_skip,
