@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use crate::backing::{Ballast, errno, fs_stats};
+use crate::backing::{Ballast, copies_on_write, errno, fs_stats, sync_filesystem};
 use crate::buffer::Slot;
 
 /// Space is taken in units of this; no common filesystem has larger blocks by default.
@@ -22,6 +22,15 @@ pub(super) const BLOCK_BYTES: u64 = 4096;
 const AHEAD_BYTES: Range<u64> = 1 << 20..64 << 20;
 /// At most such a part of what is free is held ahead.
 const AHEAD_PART: u64 = 64;
+/// Storing bytes takes blocks for lists of extents, too, and XFS starts a write only when the
+/// longest path through its trees would find blocks.
+const LISTS_BYTES: u64 = 512 << 10;
+const LISTS_PART: u64 = 64;
+
+/// What the disk must have for so many bytes in whole blocks.
+fn with_lists(bytes: u64) -> u64 {
+    bytes + bytes / LISTS_PART + LISTS_BYTES
+}
 
 /// The blocks that a range of bytes touches, in bytes.
 pub(super) fn whole_blocks(range: &Range<u64>) -> Range<u64> {
@@ -62,7 +71,9 @@ pub(super) struct Space {
     /// Stored since `held` was last compared with what is free, where that matters: where space is
     /// only counted, and where some is to stay free, which what is stored takes before the ballast.
     spent: AtomicU64,
-    /// What of it is in a ballast; mirrored for those who may not wait for the disk.
+    /// Stored since a sync made the filesystem's figures true.
+    unseen: AtomicU64,
+    /// What of `held` is in a ballast; mirrored for those who may not wait for the disk.
     ballast_bytes: AtomicU64,
     /// Somebody is about to look whether more should be held.
     look_asked: AtomicBool,
@@ -78,6 +89,7 @@ impl Space {
             charged: AtomicU64::new(0),
             held: AtomicU64::new(0),
             spent: AtomicU64::new(0),
+            unseen: AtomicU64::new(0),
             ballast_bytes: AtomicU64::new(0),
             look_asked: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
@@ -100,7 +112,8 @@ impl Space {
     /// Charges `bytes` if what is held covers them.
     pub(super) fn try_charge(&self, bytes: u64) -> bool {
         let held = self.left();
-        let charge = |charged: u64| Some(charged + bytes).filter(|charged| *charged <= held);
+        let is_held = |charged: &u64| with_lists(*charged) <= held;
+        let charge = |charged: u64| Some(charged + bytes).filter(is_held);
         bytes == 0 || self.charged.fetch_update(Ordering::AcqRel, Ordering::Acquire, charge).is_ok()
     }
 
@@ -123,7 +136,7 @@ impl Space {
     /// Whether it is time to hold more, or less; says so once until [`Space::look`] is called.
     pub(super) fn wants_look(&self) -> bool {
         let (charged, held) = (self.charged.load(Ordering::Relaxed), self.left());
-        let is_low = held < charged + AHEAD_BYTES.start / 2;
+        let is_low = held < with_lists(charged) + AHEAD_BYTES.start / 2;
         let is_high = held > 4 * (charged + AHEAD_BYTES.end);
         (is_low || is_high) && !self.look_asked.swap(true, Ordering::AcqRel)
     }
@@ -141,7 +154,8 @@ impl Space {
             *means = Ballast::create(dir).map_or_else(counted, Means::Ballast);
         }
         // First: what is stored from here on may be counted twice, which is on the safe side.
-        self.spent.store(0, Ordering::Release);
+        let spent = self.spent.swap(0, Ordering::AcqRel);
+        self.make_free_bytes_true(spent, dir)?;
         if let Means::Ballast(ballast) = &mut *means {
             let charged = self.charged.load(Ordering::Acquire) + need_bytes;
             match self.resize(ballast, charged) {
@@ -154,6 +168,20 @@ impl Space {
         }
         let free = free_bytes(dir)?.saturating_sub(self.min_free_bytes);
         self.held.store(free, Ordering::Release);
+        Ok(())
+    }
+
+    /// btrfs counts what was taken when it commits; that matters where some is to stay free and
+    /// that is near.
+    fn make_free_bytes_true(&self, spent: u64, dir: BorrowedFd) -> io::Result<()> {
+        if self.min_free_bytes == 0 || !copies_on_write(dir) {
+            return Ok(());
+        }
+        let unseen = self.unseen.fetch_add(spent, Ordering::Relaxed) + spent;
+        if unseen > 0 && free_bytes(dir)? < self.min_free_bytes + unseen + AHEAD_BYTES.end {
+            sync_filesystem(dir)?;
+            self.unseen.store(0, Ordering::Relaxed);
+        }
         Ok(())
     }
 
@@ -170,13 +198,13 @@ impl Space {
         let missing = self.min_free_bytes.saturating_sub(free);
         if missing > 0 {
             // What was stored took what is to stay free. Never what acknowledged bytes need.
-            let owed = self.charged.load(Ordering::Acquire);
+            let owed = with_lists(self.charged.load(Ordering::Acquire));
             ballast.resize(ballast.len().saturating_sub(missing).max(owed.min(ballast.len())))?;
         }
         let free = free.saturating_sub(self.min_free_bytes);
         let ahead = ((free + ballast.len()) / AHEAD_PART).clamp(AHEAD_BYTES.start, AHEAD_BYTES.end);
-        let least = charged + charged / AHEAD_PART;
-        for len in [least + ahead, least, charged] {
+        let least = with_lists(charged);
+        for len in [least + ahead, least] {
             if len <= ballast.len() {
                 // Less only when it is much less: it may be needed again in a moment.
                 return if ballast.len() / 4 > len { ballast.resize(len) } else { Ok(()) };
@@ -200,7 +228,7 @@ impl Space {
     /// without taking what was let go for bytes that are being stored.
     pub(super) fn leaves_free(&self, file: BorrowedFd, bytes: u64) -> bool {
         let charged = self.charged.load(Ordering::Acquire);
-        let owed = charged.saturating_sub(self.left());
+        let owed = with_lists(charged).saturating_sub(self.left());
         free_bytes(file).is_ok_and(|free| free >= self.min_free_bytes + owed + bytes)
     }
 

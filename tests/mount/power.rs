@@ -167,7 +167,7 @@ pub fn logs_are_prefixes_after_a_power_cut() {
     for cut in 0..variable("COALESCEFS_POWER_CUTS").unwrap_or(POWER_CUTS) {
         for disk in Disk::each() {
             let options = ["--memory", "16M", "--chunk", "256K", "--max-age", "200ms"];
-            let mount = Mount::over_in(&disk.path(), &options);
+            let mount = Mount::over_in(disk.image.path(), &options);
             let dir = mount.backing().to_path_buf();
             // Asked before there are writers: a process that is started closes their descriptors,
             // which waits for a daemon that may wait for the disk.
@@ -191,13 +191,13 @@ pub fn logs_are_prefixes_after_a_power_cut() {
             });
             disk.power_up();
             let synced = synced.map(AtomicU64::into_inner);
-            eprintln!("{}, cut {cut}: {synced:?} bytes were synced", disk.kind);
+            eprintln!("{}, cut {cut}: {synced:?} bytes were synced", disk.image.kind());
             for (number, synced) in synced.into_iter().enumerate() {
                 let log = match fs::read(dir.join(format!("LOG{number}"))) {
                     Err(error) if error.kind() == NotFound => Vec::new(),
                     read => read.unwrap(),
                 };
-                check_log(disk.kind, number, &log, synced);
+                check_log(disk.image.kind(), number, &log, synced);
             }
         }
     }
@@ -241,7 +241,7 @@ pub fn attributes_are_kept_over_deaths() {
         for cache in [&[][..], &["--no-writeback-cache"]] {
             let options =
                 [&["--memory", "8M", "--chunk", "256K", "--max-age", "60ms"], cache].concat();
-            let mount = Mount::over_in(&disk.path(), &options);
+            let mount = Mount::over_in(disk.image.path(), &options);
             let is_done = AtomicBool::new(false);
             std::thread::scope(|scope| {
                 scope.spawn(|| {
@@ -262,7 +262,7 @@ pub fn attributes_are_kept_over_deaths() {
             mount.umount_clean();
             let below = sh(mount.backing(), list);
             let differ = seen.lines().zip(below.lines()).find(|(seen, below)| seen != below);
-            assert_eq!(differ, None, "{} {cache:?}", disk.kind);
+            assert_eq!(differ, None, "{} {cache:?}", disk.image.kind());
             assert_eq!(seen, below);
             let time = |name: &str| {
                 sh(mount.backing(), &format!("TZ=UTC stat -c %y {name}")).trim().to_owned()

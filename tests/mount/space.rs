@@ -91,7 +91,7 @@ fn assert_kept(dir: &Path, told: &[Told]) {
         // Where there was no space for its name, nothing was acknowledged.
         let bytes = fs::read(dir.join(format!("OUTPUT{number}"))).unwrap_or_default();
         assert!(bytes.len() >= *acknowledged, "OUTPUT{number}: {acknowledged} were acknowledged");
-        let expected = (0..).flat_map(|n| format!("{number:02}.{n:06}\n").into_bytes());
+        let expected = (0..).flat_map(|n| format!("{number:02}{n:07}\n").repeat(1024).into_bytes());
         let mut compared = bytes.iter().copied().zip(expected).take(*acknowledged);
         let wrong = compared.position(|(found, written)| found != written);
         assert_eq!(wrong, None, "of {acknowledged} bytes acknowledged in OUTPUT{number}");
@@ -117,7 +117,7 @@ fn fill(small: Small, sync: &str) {
     let mount = Mount::over_in(image.path(), &OPTIONS);
     let filler = image.path().join("filler");
     fs::write(&filler, vec![1; 24 << 20]).unwrap();
-    let told = finish(start(mount.path(), free_bytes(image.path()) * 2, sync));
+    let told = finish(start(mount.path(), free_bytes(image.path()) * 5 / 4, sync));
     assert!(told.iter().any(|told| told.refusal.is_some()), "nobody was refused: not full");
     assert_kept(mount.path(), &told);
     fs::remove_file(&filler).unwrap();
@@ -155,7 +155,7 @@ fn min_free(small: Small) {
     let image = small.make();
     let options: Vec<&str> = OPTIONS.into_iter().chain(["--min-free", "40M"]).collect();
     let mount = Mount::over_in(image.path(), &options);
-    let told = finish(start(mount.path(), free_bytes(image.path()) * 2, "fsync"));
+    let told = finish(start(mount.path(), free_bytes(image.path()) * 5 / 4, "fsync"));
     assert!(told.iter().any(|told| told.refusal.is_some()), "nobody was refused");
     let free = free_bytes(image.path());
     // The last bytes may bring a block or two of the filesystem's own with them.

@@ -9,8 +9,9 @@ use tempfile::TempDir;
 
 /// Filesystems that can be made, and by what.
 pub const KINDS: [(&str, &[&str]); 4] = [
-    // Blocks of the size that FUSE shows for its own; a small image would have smaller ones.
-    ("ext4", &["mkfs.ext4", "-q", "-F", "-b", "4096"]),
+    // Blocks of the size that FUSE shows for its own; a small image would have smaller ones. Inodes
+    // of 256 bytes have nanoseconds and times past 2038.
+    ("ext4", &["mkfs.ext4", "-q", "-F", "-b", "4096", "-I", "256"]),
     ("xfs", &["mkfs.xfs", "-q", "-f"]),
     ("btrfs", &["mkfs.btrfs", "-q", "-f"]),
     ("tmpfs", &[]),
@@ -18,8 +19,9 @@ pub const KINDS: [(&str, &[&str]); 4] = [
 
 /// A mounted filesystem; taken away by `Drop`.
 pub struct Image {
+    kind: &'static str,
     dir: PathBuf,
-    _holder: TempDir,
+    holder: TempDir,
 }
 
 impl Image {
@@ -40,37 +42,60 @@ impl Image {
             return Err(reason);
         }
         let known = KINDS.iter().find(|(known, _)| *known == kind);
-        let (_, mkfs) = known.ok_or_else(|| format!("no filesystem {kind} is known"))?;
+        let (kind, mkfs) = known.ok_or_else(|| format!("no filesystem {kind} is known"))?;
+        // Drop unmounts what is mounted.
         let holder = holder();
-        let (dir, image) = (holder.path().join("fs"), holder.path().join("image"));
-        fs::create_dir(&dir).map_err(|error| error.to_string())?;
-        let mut mount = Command::new("mount");
+        let image = Image { kind, dir: holder.path().join("fs"), holder };
+        fs::create_dir(image.path()).map_err(|error| error.to_string())?;
         match mkfs {
-            [] => mount.args(["-t", kind, "-o", &format!("size={bytes}"), "none"]),
-            [program, arguments @ ..] => {
-                let file = File::create(&image).and_then(|file| file.set_len(bytes));
-                file.map_err(|error| error.to_string())?;
-                run(Command::new(program).args(arguments).arg(&image))?;
-                mount.args(["-t", kind, "-o", "loop"]).arg(&image)
+            [] => {
+                let mut mount = Command::new("mount");
+                mount.args(["-t", kind, "-o", &format!("size={bytes}"), "none"]);
+                run(mount.arg(image.path()))?;
             }
-        };
-        run(mount.arg(&dir))?;
-        // From here on Drop unmounts.
-        let image = Image { dir, _holder: holder };
+            [program, arguments @ ..] => {
+                let file = File::create(image.file()).and_then(|file| file.set_len(bytes));
+                file.map_err(|error| error.to_string())?;
+                run(Command::new(program).args(arguments).arg(image.file()))?;
+                image.mount(&[])?;
+            }
+        }
         let_all_in(image.path());
         Ok(image)
+    }
+
+    /// Which of [`KINDS`].
+    pub fn kind(&self) -> &'static str {
+        self.kind
     }
 
     /// Its root.
     pub fn path(&self) -> &Path {
         &self.dir
     }
+
+    /// What is behind the loop device.
+    pub fn file(&self) -> PathBuf {
+        self.holder.path().join("image")
+    }
+
+    /// Mounts the file, which is not mounted.
+    pub fn mount(&self, options: &[&str]) -> Result<(), String> {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", self.kind, "-o", "loop"]).args(options);
+        run(mount.arg(self.file()).arg(self.path()))
+    }
+
+    /// Whether it could be unmounted: not while it is in use.
+    pub fn unmount(&self) -> bool {
+        run(Command::new("umount").arg(self.path())).is_ok()
+    }
 }
 
 impl Drop for Image {
     fn drop(&mut self) {
         // Lazily: a test that hangs must not keep it.
-        let _ = run(Command::new("umount").arg("-l").arg(&self.dir));
+        let _ = run(Command::new("umount").arg("-l").arg(self.path()));
     }
 }
 
