@@ -43,7 +43,7 @@ impl Ballast {
     }
 
     /// Bytes held.
-    pub fn len(&self) -> u64 {
+    pub fn held_bytes(&self) -> u64 {
         self.len
     }
 

@@ -105,8 +105,8 @@ impl Space {
     }
 
     fn note_ballast(&self, ballast: &Ballast) {
-        self.held.store(ballast.len(), Ordering::Release);
-        self.ballast_bytes.store(ballast.len(), Ordering::Relaxed);
+        self.held.store(ballast.held_bytes(), Ordering::Release);
+        self.ballast_bytes.store(ballast.held_bytes(), Ordering::Relaxed);
     }
 
     /// Charges `bytes` if what is held covers them.
@@ -199,17 +199,20 @@ impl Space {
         if missing > 0 {
             // What was stored took what is to stay free. Never what acknowledged bytes need.
             let owed = with_lists(self.charged.load(Ordering::Acquire));
-            ballast.resize(ballast.len().saturating_sub(missing).max(owed.min(ballast.len())))?;
+            ballast.resize(
+                ballast.held_bytes().saturating_sub(missing).max(owed.min(ballast.held_bytes())),
+            )?;
         }
         let free = free.saturating_sub(self.min_free_bytes);
-        let ahead = ((free + ballast.len()) / AHEAD_PART).clamp(AHEAD_BYTES.start, AHEAD_BYTES.end);
+        let ahead =
+            ((free + ballast.held_bytes()) / AHEAD_PART).clamp(AHEAD_BYTES.start, AHEAD_BYTES.end);
         let least = with_lists(charged);
         for len in [least + ahead, least] {
-            if len <= ballast.len() {
+            if len <= ballast.held_bytes() {
                 // Less only when it is much less: it may be needed again in a moment.
-                return if ballast.len() / 4 > len { ballast.resize(len) } else { Ok(()) };
+                return if ballast.held_bytes() / 4 > len { ballast.resize(len) } else { Ok(()) };
             }
-            if len - ballast.len() > free {
+            if len - ballast.held_bytes() > free {
                 continue;
             }
             match ballast.resize(len) {
@@ -236,10 +239,10 @@ impl Space {
     pub(super) fn give(&self, bytes: u64) -> bool {
         let mut means = self.means.lock().expect("no panics under this lock");
         let Means::Ballast(ballast) = &mut *means else { return false };
-        if ballast.len() == 0 {
+        if ballast.held_bytes() == 0 {
             return false;
         }
-        let resized = ballast.resize(ballast.len().saturating_sub(bytes));
+        let resized = ballast.resize(ballast.held_bytes().saturating_sub(bytes));
         self.note_ballast(ballast);
         if let Err(error) = &resized {
             log::warn!("cannot let go of held space: {error}");
