@@ -30,7 +30,8 @@ impl Small {
 
 /// Every test on every kind of filesystem.
 pub fn trials(skip: &Option<String>) -> Vec<Trial> {
-    const TESTS: [(&str, fn(Small)); 5] = [
+    type Test = (&'static str, fn(Small));
+    const TESTS: [Test; 5] = [
         ("filled_by_forty_that_sync", |small| fill(small, "fsync")),
         ("filled_by_forty_that_close", |small| fill(small, "close")),
         ("filled_with_an_eater", with_an_eater),
