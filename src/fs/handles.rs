@@ -54,7 +54,21 @@ impl Filesystem {
             libc::O_RDONLY => self.data_file(&node)?,
             _ => self.writable_file(&node)?,
         };
-        self.add_handle(caller, &node)
+        let handle = self.add_handle(caller, &node)?;
+        if flags & libc::O_ACCMODE != libc::O_RDONLY {
+            self.owe_failure(&node, handle);
+        }
+        Ok(handle)
+    }
+
+    /// Who opens a file to write to it while that fails is told, too.
+    fn owe_failure(&self, node: &Node, handle: u64) {
+        let Some(data) = node.data_if_any() else { return };
+        let state = data.lock();
+        if state.failure.is_some() {
+            let seen = state.failures - 1;
+            self.handles.files.lock().expect("no panics under this lock").insert(handle, seen);
+        }
     }
 
     pub(super) fn add_handle(&self, caller: Caller, node: &Arc<Node>) -> io::Result<u64> {
@@ -82,13 +96,13 @@ impl Filesystem {
         let Some(data) = node.data_if_any() else { return Ok(()) };
         let (failures, failure, loss) = {
             let state = data.lock();
-            (state.failures, state.failure, state.stability.loss)
+            (state.failures, state.failure.as_ref().map(|f| f.errno), state.stability.loss)
         };
         let mut files = self.handles.files.lock().expect("no panics under this lock");
         let seen = files.entry(handle).or_insert(0);
         let seen = std::mem::replace(seen, failures);
         match (failure, loss) {
-            (Some(failure), _) if seen < failures => Err(errno(failure.errno)),
+            (Some(code), _) if seen < failures => Err(errno(code)),
             (_, Some(loss)) if seen < loss.number => Err(errno(loss.errno)),
             _ => Ok(()),
         }

@@ -9,6 +9,8 @@
 //! | `ioctl` | file attributes by ioctl |
 //! | `handles` | open files and directories, readdir |
 //! | `data` | one file's buffered bytes: write, read, steps on the arena |
+//! | `failing` | files that cannot be written: what is known, when it is tried, who is refused |
+//! | `give_up` | bytes that the user gives up |
 //! | `room` | memory: admission of writes, those that wait, pressure |
 //! | `quiet` | operations that need the file clean or idle first: truncate, fallocate |
 //! | `stable` | fsync: what is not known to be on stable storage, and who waits |
@@ -26,6 +28,8 @@
 mod attrs;
 mod caller;
 mod data;
+mod failing;
+mod give_up;
 mod handles;
 mod ioctl;
 mod names;
@@ -42,7 +46,7 @@ mod stable;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 
 use crate::arena::{Arena, SlotPool};
 use crate::backing::{DescriptorCache, Storage};
@@ -54,6 +58,7 @@ use crate::schedule::Policy;
 pub use attrs::{Change, NodeAttr};
 pub use caller::Caller;
 pub use data::WriteFrom;
+pub use give_up::{GiveUp, KernelPages};
 pub use handles::DirectoryEntry;
 pub use names::{Entry, Mode};
 pub use room::Limits;
@@ -108,6 +113,7 @@ pub struct Filesystem {
     /// Files with an error of writing, by node id.
     failing: Mutex<std::collections::BTreeSet<u64>>,
     backlog_bytes: AtomicU64,
+    kernel_pages: OnceLock<Box<dyn KernelPages>>,
 }
 
 impl Filesystem {
@@ -143,6 +149,7 @@ impl Filesystem {
             longest_files: RwLock::default(),
             failing: Mutex::default(),
             backlog_bytes: AtomicU64::new(0),
+            kernel_pages: OnceLock::new(),
             limits,
             config,
             arena,

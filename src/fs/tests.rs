@@ -1,6 +1,7 @@
 //! The filesystem without a kernel: called as the adapter calls it, over a temporary directory,
 //! with storage that can be told to wait or to fail.
 
+mod failing;
 mod power;
 mod stable;
 
@@ -188,7 +189,7 @@ fn an_error_is_told_once_to_each_handle_and_the_data_is_kept() {
     assert_eq!(failing.len(), 1);
     assert_eq!(failing[0].path, PathBuf::from("f"));
     assert_eq!(failing[0].backlog_bytes, 8);
-    assert!(fixture.fs.only_failing_left());
+    assert!(fixture.fs.only_failing_left(0));
     assert_eq!(fixture.read(id, 0, 100), b"precious");
     fixture.storage.set(Mood::Work);
     fixture.fs.finish();
