@@ -25,6 +25,8 @@ const PATIENCE_MS: u64 = 3000;
 /// Between the first failure and the next try; the pauses then grow with the time it lasts.
 const FIRST_PAUSE_MS: u64 = 250;
 const LONGEST_PAUSE_MS: u64 = 30_000;
+/// And while memory is full.
+const FULL_PAUSE_MS: u64 = 2000;
 /// Refused ranges told apart; more become one.
 const RANGES_MAX: usize = 64;
 
@@ -74,7 +76,8 @@ impl FileState {
             if failure.refused.len() > RANGES_MAX {
                 let start = failure.refused.iter().map(|range| range.start).min().unwrap_or(0);
                 let end = failure.refused.iter().map(|range| range.end).max().unwrap_or(0);
-                failure.refused = vec![start..end];
+                failure.refused.clear();
+                failure.refused.push(start..end);
             }
         }
         failure.next_try_ms()
@@ -138,6 +141,16 @@ impl Filesystem {
         }
         let state = node.data_if_any()?.lock();
         state.failure.as_ref().filter(|failure| failure.is_lasting()).map(|failure| failure.errno)
+    }
+
+    /// When the next try is due that a file's failure asks for: sooner while memory is full, since
+    /// writers are refused until one succeeds.
+    pub(super) fn next_try_ms(&self, wanted_ms: u64) -> u64 {
+        if self.room.is_pressed() {
+            wanted_ms.min(boottime_ms() + FULL_PAUSE_MS)
+        } else {
+            wanted_ms
+        }
     }
 
     /// After a failure: answers those who would wait for memory that does not come back.

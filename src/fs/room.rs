@@ -98,6 +98,10 @@ impl Room {
         self.any_starved.load(Ordering::Acquire)
     }
 
+    pub(super) fn is_pressed(&self) -> bool {
+        self.pressed.load(Ordering::Relaxed)
+    }
+
     pub(super) fn waiting(&self) -> u64 {
         let starved = self.starved.lock().expect("no panics under this lock").writes.len();
         let parked = self.admission.lock().expect("no panics under this lock").waiting();

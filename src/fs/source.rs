@@ -99,7 +99,7 @@ impl Source for Filesystem {
             self.release_waiters(state, Some(errno));
         });
         self.refuse_waiting(file, lasting);
-        retry_at_ms
+        self.next_try_ms(retry_at_ms)
     }
 
     fn turn_ended(&self, file: FileId, reason: Reason, bytes: u64, end: &mut dyn FnMut(Load)) {
