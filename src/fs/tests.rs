@@ -183,8 +183,8 @@ fn an_error_is_told_once_to_each_handle_and_the_data_is_kept() {
     let second = fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap();
     fixture.write(id, 0, b"precious").recv().unwrap().unwrap();
     assert_eq!(code(fixture.fsync(id)), Some(libc::EIO));
-    assert_eq!(code(fixture.fs.flush(id, first)), Some(libc::EIO));
-    assert_eq!(code(fixture.fs.flush(id, second)), Some(libc::EIO));
+    assert_eq!(code(fixture.fs.flush(id, first, 1)), Some(libc::EIO));
+    assert_eq!(code(fixture.fs.flush(id, second, 1)), Some(libc::EIO));
     let failing = fixture.fs.failing_files();
     assert_eq!(failing.len(), 1);
     assert_eq!(failing[0].path, PathBuf::from("f"));
@@ -196,7 +196,7 @@ fn an_error_is_told_once_to_each_handle_and_the_data_is_kept() {
     fixture.wait_until("the data to be stored", |fs| fs.backlog_bytes() == 0);
     assert_eq!(std::fs::read(fixture.path("f")).unwrap(), b"precious");
     assert!(fixture.fs.failing_files().is_empty());
-    assert_eq!(code(fixture.fs.flush(id, first)), None);
+    assert_eq!(code(fixture.fs.flush(id, first, 1)), None);
 }
 
 /// Goal: a read of a hole before bytes that are only buffered is whole, and one across their end is

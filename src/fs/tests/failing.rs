@@ -136,8 +136,8 @@ fn every_error_at_every_call_is_told_shown_and_mended() {
             fixture.write(id, 0, &content()).recv().unwrap().unwrap();
             assert_eq!(code(fixture.fsync(id)), Some(wanted), "{context}");
             for handle in [one, other] {
-                assert_eq!(code(fixture.fs.flush(id, handle)), Some(wanted), "{context}");
-                assert_eq!(code(fixture.fs.flush(id, handle)), None, "told twice: {context}");
+                assert_eq!(code(fixture.fs.flush(id, handle, 1)), Some(wanted), "{context}");
+                assert_eq!(code(fixture.fs.flush(id, handle, 1)), None, "told twice: {context}");
             }
             assert_eq!(code(fixture.fsync(id)), Some(wanted), "not stored: {context}");
             let failure = fixture.failure();
@@ -164,7 +164,7 @@ fn interrupted_and_short_calls_at_every_call_go_on() {
             fixture.write(id, 0, &content()).recv().unwrap().unwrap();
             fixture.fsync(id).unwrap();
             assert_eq!(fixture.storage.hits(), 1, "{slip:?} at call {number}");
-            assert_eq!(code(fixture.fs.flush(id, handle)), None, "{slip:?} at call {number}");
+            assert_eq!(code(fixture.fs.flush(id, handle, 1)), None, "{slip:?} at call {number}");
             assert!(std::fs::read(fixture.path("f")).unwrap() == content(), "{slip:?} at {number}");
         }
     }
@@ -238,9 +238,25 @@ fn who_opens_a_failing_file_to_write_is_told() {
     assert_eq!(code(fixture.fsync(id)), Some(libc::EIO));
     let reader = fixture.fs.open(caller(), id, libc::O_RDONLY).unwrap();
     let writer = fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap();
-    assert_eq!(code(fixture.fs.flush(id, reader)), None);
-    assert_eq!(code(fixture.fs.flush(id, writer)), Some(libc::EIO));
-    assert_eq!(code(fixture.fs.flush(id, writer)), None);
+    assert_eq!(code(fixture.fs.flush(id, reader, 1)), None);
+    assert_eq!(code(fixture.fs.flush(id, writer, 1)), Some(libc::EIO));
+    assert_eq!(code(fixture.fs.flush(id, writer, 1)), None);
+}
+
+/// Goal: children that close their copies of a descriptor, however many, take the news away from
+/// nobody; an fsync tells all.
+#[test]
+fn each_closer_of_a_handle_is_told() {
+    let fixture = Fixture::faulty(Fault::From(0, libc::EIO));
+    let (id, handle) = fixture.create("f");
+    fixture.write(id, 0, &[1; CHUNK as usize]).recv().unwrap().unwrap();
+    fixture.wait_until("the failure", |fs| !fs.failing_files().is_empty());
+    for closer in 0..100 {
+        assert_eq!(code(fixture.fs.flush(id, handle, closer)), Some(libc::EIO));
+        assert_eq!(code(fixture.fs.flush(id, handle, closer)), None);
+    }
+    assert_eq!(code(fixture.fs.check(id, handle)), Some(libc::EIO), "fsync");
+    assert_eq!(code(fixture.fs.flush(id, handle, 1000)), None);
 }
 
 /// Goal: with memory full of refused bytes, writers wait some seconds and are then answered with
@@ -322,7 +338,7 @@ fn what_is_given_up_is_gone_and_told() {
     fixture.write(id, 2, b"X").recv().unwrap().unwrap();
     fixture.write(id, 100, &[7; 50]).recv().unwrap().unwrap();
     assert_eq!(code(fixture.fsync(id)), Some(libc::EDQUOT));
-    assert_eq!(code(fixture.fs.flush(id, one)), Some(libc::EDQUOT));
+    assert_eq!(code(fixture.fs.flush(id, one, 1)), Some(libc::EDQUOT));
     let given_up = fixture.give_up(id, GiveUp::Failing).unwrap();
     let wanted = [ByteRange { offset: 2, length: 1 }, ByteRange { offset: 100, length: 50 }];
     assert_eq!(given_up.ranges, wanted);
@@ -332,8 +348,8 @@ fn what_is_given_up_is_gone_and_told() {
     assert_eq!(fixture.read(id, 0, 1000), b"stored");
     assert_eq!(fixture.fs.getattr(id).unwrap().attr.size, 6);
     for handle in [one, other] {
-        assert_eq!(code(fixture.fs.flush(id, handle)), Some(libc::EDQUOT), "not told");
-        assert_eq!(code(fixture.fs.flush(id, handle)), None, "told twice");
+        assert_eq!(code(fixture.fs.flush(id, handle, 1)), Some(libc::EDQUOT), "not told");
+        assert_eq!(code(fixture.fs.flush(id, handle, 1)), None, "told twice");
     }
     fixture.storage.set(Fault::None);
     fixture.fsync(id).unwrap();
