@@ -21,10 +21,11 @@ use crossbeam_channel::{Receiver, Sender, bounded, select, tick, unbounded};
 
 use crate::arena::{Arena, Phase, UnmountMode};
 use crate::backing::{self, KernelStorage};
+use crate::clock::boottime_ms;
 use crate::config::MountConfig;
 use crate::control::protocol::{Answer, FileStatus, Status};
 use crate::control::server::{self, Source};
-use crate::fs::{Filesystem, Parts};
+use crate::fs::{Filesystem, GiveUp, Parts};
 use crate::fuse;
 use crate::keeper::{Estate, sys};
 use crate::killpoint;
@@ -130,6 +131,7 @@ fn serve(context: &WorkerContext) -> io::Result<i32> {
         asked: &asked,
         listeners: Vec::new(),
         by_signal: false,
+        discard: false,
         unmounting: false,
         busy_answers: 0,
     };
@@ -196,7 +198,7 @@ enum Asked {
     /// The keeper got SIGTERM or SIGINT.
     Finish,
     /// Somebody asked over the control socket and wants to be told how it goes.
-    Umount { answers: Sender<Answer> },
+    Umount { answers: Sender<Answer>, discard: bool },
     /// The keeper's answer to a request to unmount.
     Unmounted { errno: i32 },
 }
@@ -224,10 +226,26 @@ impl Source for Control {
         }
     }
 
-    fn umount(&self, progress: &mut dyn FnMut(Answer) -> bool) {
+    fn discard(&self, id: u64, force: bool) -> Answer {
+        let how = if force { GiveUp::Any } else { GiveUp::Failing };
+        let (sender, given_up) = bounded(1);
+        let reply = move |result| drop(sender.send(result));
+        self.filesystem.give_up(id, how, Box::new(reply));
+        match given_up.recv() {
+            Ok(Ok(given_up)) => Answer::Discarded(given_up),
+            Ok(Err(error)) if error.raw_os_error() == Some(libc::ENODATA) => {
+                let message = "nothing is wrong with it; --force gives up what is not stored yet";
+                Answer::Failed { message: message.to_owned() }
+            }
+            Ok(Err(error)) => Answer::Failed { message: error.to_string() },
+            Err(_) => Answer::Failed { message: "not answered".to_owned() },
+        }
+    }
+
+    fn umount(&self, discard: bool, progress: &mut dyn FnMut(Answer) -> bool) {
         let (answers, told) = unbounded();
-        let sent =
-            self.ask.lock().expect("no panics under this lock").send(Asked::Umount { answers });
+        let asked = Asked::Umount { answers, discard };
+        let sent = self.ask.lock().expect("no panics under this lock").send(asked);
         if sent.is_err() {
             return;
         }
@@ -260,6 +278,8 @@ struct Ending<'a> {
     /// A signal asked: the mount is to go even if files are open, and as soon as its data can be
     /// written.
     by_signal: bool,
+    /// What cannot be stored may be lost.
+    discard: bool,
     /// The keeper was asked to unmount and has not answered.
     unmounting: bool,
     /// How often in a row the kernel said that the mount is in use.
@@ -277,8 +297,9 @@ impl Ending<'_> {
                         self.by_signal = true;
                         self.drain_and_unmount()
                     }
-                    Ok(Asked::Umount { answers }) => {
+                    Ok(Asked::Umount { answers, discard }) => {
                         self.listeners.push(answers);
+                        self.discard |= discard;
                         self.drain_and_unmount()
                     }
                     Ok(Asked::Unmounted { errno }) => {
@@ -306,9 +327,12 @@ impl Ending<'_> {
         match self.drain() {
             Drained::Clean => self.request_unmount(UnmountMode::Plain),
             Drained::SessionEnded(result) => return Some(result),
+            // Given up when the mount is gone, and not if it turns out to be in use.
+            Drained::Failing if self.discard => self.request_unmount(UnmountMode::Plain),
             Drained::Failing => {
                 log::error!("not unmounted: some data cannot be written; see `coalescefs status`");
-                self.stay(Answer::NotStored { files: self.filesystem.failing_files() });
+                let files = self.filesystem.failing_files();
+                self.stay(Answer::NotStored { files, lost: false });
             }
         }
         None
@@ -347,6 +371,7 @@ impl Ending<'_> {
             self.filesystem.resume();
         }
         self.busy_answers = 0;
+        self.discard = false;
         self.tell(&answer);
         self.listeners.clear();
     }
@@ -378,15 +403,22 @@ impl Ending<'_> {
     }
 
     /// Writes everything while the mount goes on working.
+    /// What could not be written is tried once more, and as long as some of it goes.
     fn drain(&self) -> Drained {
         self.filesystem.finish();
         let ticks = tick(PROGRESS_EVERY);
+        let (mut left_bytes, mut since_ms) = (u64::MAX, 0);
         loop {
-            if self.tell_progress() == 0 {
+            let backlog_bytes = self.tell_progress();
+            if backlog_bytes == 0 {
                 return Drained::Clean;
             }
-            if self.filesystem.only_failing_left() {
-                return Drained::Failing;
+            if self.filesystem.only_failing_left(since_ms) {
+                if backlog_bytes >= left_bytes {
+                    return Drained::Failing;
+                }
+                (left_bytes, since_ms) = (backlog_bytes, boottime_ms());
+                self.filesystem.retry_now();
             }
             select! {
                 recv(ticks) -> _ => {}
@@ -401,9 +433,11 @@ impl Ending<'_> {
     fn end(&mut self) -> i32 {
         self.context.arena.control().set_phase(Phase::Ending);
         self.filesystem.finish();
-        let give_up = Instant::now() + LAST_TRIES;
+        let begun_ms = boottime_ms();
+        self.filesystem.retry_now();
+        let give_up = Instant::now() + if self.discard { Duration::ZERO } else { LAST_TRIES };
         while self.tell_progress() > 0 {
-            if self.filesystem.only_failing_left() && Instant::now() > give_up {
+            if self.filesystem.only_failing_left(begun_ms) && Instant::now() > give_up {
                 return self.not_stored();
             }
             std::thread::sleep(PROGRESS_EVERY);
@@ -430,11 +464,10 @@ impl Ending<'_> {
     fn not_stored(&mut self) -> i32 {
         let files = self.filesystem.failing_files();
         for file in &files {
-            let error = file.error.as_deref().unwrap_or("unknown error");
-            let (path, bytes) = (file.path.display(), file.backlog_bytes);
-            log::error!("lost: {bytes} bytes of {path}: {error}");
+            let exactly = |number: u64| number.to_string();
+            log::error!("lost: {} bytes", file.describe(exactly, |ms| format!("{ms} ms")));
         }
-        self.tell(&Answer::NotStored { files });
+        self.tell(&Answer::NotStored { files, lost: true });
         self.dismiss();
         EXIT_NOT_STORED
     }

@@ -61,6 +61,8 @@ pub enum Command {
     Run(RunArgs),
     /// Put everything on disk and unmount
     Umount(UmountArgs),
+    /// Give up what of files cannot be stored, so that they are what the disk has
+    Discard(DiscardArgs),
     /// Show how much waits to be written, and how fast it goes
     Status(StatusArgs),
     /// Let this program take over a mount from the one that serves it; nothing notices
@@ -93,6 +95,9 @@ pub struct RunArgs {
     /// Directory to mount over, for the command only; may be given several times
     #[arg(long, required = true, value_name = "DIR")]
     pub over: Vec<PathBuf>,
+    /// At the end, give up data that cannot be stored; it is listed. Exit code 75 all the same
+    #[arg(long)]
+    pub discard: bool,
     /// How to buffer.
     #[command(flatten)]
     pub options: MountOptions,
@@ -106,9 +111,23 @@ pub struct RunArgs {
 pub struct UmountArgs {
     /// Where it is mounted
     pub mountpoint: PathBuf,
+    /// Unmount also when data cannot be stored; it is lost then, and listed. Exit code 75 all the same
+    #[arg(long)]
+    pub discard: bool,
     /// Print the mount's last state as JSON, as `status --json` does
     #[arg(long)]
     pub json: bool,
+}
+
+/// `discard`.
+#[derive(Debug, Args)]
+pub struct DiscardArgs {
+    /// Files on a mount, as `status` lists them
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Also files with which nothing is wrong
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `upgrade`.

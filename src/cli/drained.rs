@@ -27,25 +27,31 @@ const LINE_EVERY: Duration = Duration::from_secs(1);
 const FILES_LISTED: usize = 20;
 
 /// How an attempt to end a mount ended, when it was no error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum End {
     /// Everything is on disk; mount and daemon are gone.
     Gone,
+    /// They are gone, and this is lost: the error to report.
+    Lost(CliError),
     /// It is in use and stays.
     Busy,
 }
 
 /// Drains and unmounts. `Err(NotStored)` lists the files that could not be written; the mount then
-/// stays.
-pub fn unmount(client: &mut Client) -> Result<End, CliError> {
+/// stays. With `discard` it goes, and they are lost.
+pub fn unmount(client: &mut Client, discard: bool) -> Result<End, CliError> {
     let mountpoint = client.mount().mount_point.clone();
     let mut progress = Progress::new(&mountpoint);
-    let end = client.umount(|backlog_bytes| progress.show(backlog_bytes));
+    let end = client.umount(discard, |backlog_bytes| progress.show(backlog_bytes));
     progress.finish();
     match end.map_err(|error| CliError::Failed(error.to_string()))? {
         UmountEnd::Done => wait_until_gone(client).map(|()| End::Gone),
         UmountEnd::Busy => Ok(End::Busy),
-        UmountEnd::NotStored(files) => Err(not_stored(&mountpoint, &files)),
+        UmountEnd::NotStored(files) => Err(not_stored(&mountpoint, &files, Fate::Kept)),
+        UmountEnd::Lost(files) => {
+            wait_until_gone(client)?;
+            Ok(End::Lost(not_stored(&mountpoint, &files, Fate::Lost)))
+        }
         UmountEnd::Failed(message) => {
             Err(CliError::Failed(format!("{}: {message}", mountpoint.display())))
         }
@@ -69,24 +75,33 @@ fn wait_until_gone(client: &Client) -> Result<(), CliError> {
         std::thread::sleep(LOOK_PAUSE);
     }
     let path = mount.mount_point.display();
-    Err(CliError::Failed(format!("{path}: everything is on disk, but the daemon does not end")))
+    Err(CliError::Failed(format!("{path}: the daemon has done its work, but does not end")))
+}
+
+/// Where data is that could not be written.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Kept,
+    Lost,
 }
 
 /// The error for data that could not be written: a line each for the first files.
-pub fn not_stored(mountpoint: &Path, files: &[FileStatus]) -> CliError {
+fn not_stored(mountpoint: &Path, files: &[FileStatus], fate: Fate) -> CliError {
     let mut text = format!(
-        "{}: {} could not be written; the data is still in memory, make room or mend the disk and \
-         try again",
+        "{}: {} could not be written; {}",
         mountpoint.display(),
         if files.len() == 1 { "a file".to_owned() } else { format!("{} files", files.len()) },
+        match fate {
+            Fate::Kept => {
+                "the data is still in memory: make room or mend the disk and try again, or give it \
+                 up with --discard"
+            }
+            Fate::Lost => "this is lost:",
+        }
     );
     for file in files.iter().take(FILES_LISTED) {
-        let why = file.error.as_deref().unwrap_or("unknown error");
-        text.push_str(&format!(
-            "\n  {}: {}: {why}",
-            units::printable(&file.path.to_string_lossy()),
-            units::size(file.backlog_bytes)
-        ));
+        let what = file.describe(units::size, units::duration_ms);
+        text.push_str(&format!("\n  {}", units::printable(&what)));
     }
     if files.len() > FILES_LISTED {
         text.push_str(&format!("\n  and {} more", files.len() - FILES_LISTED));
@@ -169,10 +184,11 @@ mod tests {
             oldest_age_ms: None,
             open: false,
             error: Some("No space left on device".into()),
+            failure: None,
         };
-        let text = not_stored(Path::new("/m"), std::slice::from_ref(&file)).to_string();
+        let text = not_stored(Path::new("/m"), std::slice::from_ref(&file), Fate::Kept).to_string();
         assert!(text.contains("a file") && text.contains("a: 1 MiB: No space left on device"));
-        let text = not_stored(Path::new("/m"), &vec![file; 25]).to_string();
+        let text = not_stored(Path::new("/m"), &vec![file; 25], Fate::Lost).to_string();
         assert_eq!(text.lines().count(), 1 + FILES_LISTED + 1);
         assert!(text.ends_with("and 5 more"));
     }

@@ -10,7 +10,7 @@
 //! | `children` | waiting for children and passing signals on |
 //! | `drained` | unmounting with progress |
 //! | `holders` | who keeps a mount busy |
-//! | `commands` | mount, run, umount, status, upgrade, demo |
+//! | `commands` | mount, run, umount, discard, status, upgrade, demo |
 
 mod args;
 mod children;
@@ -47,6 +47,7 @@ fn run(arguments: Arguments, log_level: String) -> Result<Exit, CliError> {
         Command::Mount(args) => commands::mount::run(&args, log),
         Command::Run(args) => commands::run::run(&args, log),
         Command::Umount(args) => commands::umount::run(&args).map(|()| Exit::Ok),
+        Command::Discard(args) => commands::discard::run(&args).map(|()| Exit::Ok),
         Command::Status(args) => commands::status::run(&args).map(|()| Exit::Ok),
         Command::Upgrade(args) => commands::upgrade::run(&args).map(|()| Exit::Ok),
         Command::Demo(args) => Ok(commands::demo::run(&args).map(|()| Exit::Ok)?),

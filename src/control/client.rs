@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::address;
 use super::peer::{self, Peer};
-use super::protocol::{Answer, FileStatus, Request, Status};
+use super::protocol::{Answer, FileStatus, GivenUp, Request, Status};
 use crate::mount::mountinfo::{Mount, MountTable};
 use crate::mount::resolve_name;
 
@@ -89,8 +89,10 @@ pub enum UmountEnd {
     Done,
     /// In use; everything so far is in the backing files.
     Busy,
-    /// These could not be stored.
+    /// These could not be stored; the mount stays.
     NotStored(Vec<FileStatus>),
+    /// These could not be stored, and the mount is gone.
+    Lost(Vec<FileStatus>),
     /// Anything else, in the daemon's words.
     Failed(String),
 }
@@ -204,12 +206,17 @@ impl Client {
         }
     }
 
-    /// Drains and unmounts; waits until that has ended in one way or the other, and calls
+    /// Drains and unmounts, with `discard` whatever cannot be stored; waits until that has ended in
+    /// one way or the other, and calls
     /// `progress` with the bytes left several times a second. When the worker dies on the way, its
     /// successor is asked again.
-    pub fn umount(&mut self, mut progress: impl FnMut(u64)) -> Result<UmountEnd, ClientError> {
+    pub fn umount(
+        &mut self,
+        discard: bool,
+        mut progress: impl FnMut(u64),
+    ) -> Result<UmountEnd, ClientError> {
         loop {
-            match self.try_umount(&mut progress) {
+            match self.try_umount(discard, &mut progress) {
                 Err(ClientError::Broken { error, path }) => {
                     log::info!("{}: {error}; asking again", path.display());
                     self.reconnect(ClientError::Broken { error, path })?;
@@ -246,18 +253,39 @@ impl Client {
         Ok(())
     }
 
-    fn try_umount(&mut self, progress: &mut impl FnMut(u64)) -> Result<UmountEnd, ClientError> {
+    /// Gives up what of a file, by its inode number, is not stored. `Err(Refused)` has the reason why
+    /// not. Not asked twice: the second answer would be that there is nothing to give up.
+    pub fn discard(&mut self, id: u64, force: bool) -> Result<GivenUp, ClientError> {
+        let path = self.mount.mount_point.clone();
+        self.stream
+            .get_ref()
+            .set_read_timeout(Some(PROGRESS_TIMEOUT))
+            .map_err(|error| ClientError::Broken { path: path.clone(), error })?;
+        match ask(&mut self.stream, &Request::Discard { id, force }) {
+            Ok(Answer::Discarded(given_up)) => Ok(given_up),
+            other => Err(unexpected(other, &path)),
+        }
+    }
+
+    fn try_umount(
+        &mut self,
+        discard: bool,
+        progress: &mut impl FnMut(u64),
+    ) -> Result<UmountEnd, ClientError> {
         let path = self.mount.mount_point.clone();
         let broken = |error| ClientError::Broken { path: path.clone(), error };
         self.stream.get_ref().set_read_timeout(Some(PROGRESS_TIMEOUT)).map_err(broken)?;
-        let mut answer = ask(&mut self.stream, &Request::Umount);
+        let mut answer = ask(&mut self.stream, &Request::Umount { discard });
         loop {
             match answer {
                 Ok(Answer::Progress { backlog_bytes }) => progress(backlog_bytes),
                 Ok(Answer::Status(status)) => self.status = *status,
                 Ok(Answer::Done) => return Ok(UmountEnd::Done),
                 Ok(Answer::Busy) => return Ok(UmountEnd::Busy),
-                Ok(Answer::NotStored { files }) => return Ok(UmountEnd::NotStored(files)),
+                Ok(Answer::NotStored { files, lost: false }) => {
+                    return Ok(UmountEnd::NotStored(files));
+                }
+                Ok(Answer::NotStored { files, lost: true }) => return Ok(UmountEnd::Lost(files)),
                 Ok(Answer::Failed { message }) => return Ok(UmountEnd::Failed(message)),
                 other => return Err(unexpected(other, &path)),
             }

@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod client;
+pub mod errno;
 pub mod peer;
 pub mod protocol;
 pub mod server;

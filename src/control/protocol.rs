@@ -18,7 +18,18 @@ pub enum Request {
     /// The files that hold data or have an error.
     Files,
     /// Drain everything, then unmount; answers with progress until the end.
-    Umount,
+    Umount {
+        /// Also when something cannot be stored, which is then lost.
+        #[serde(default)]
+        discard: bool,
+    },
+    /// Give up what of a file is not stored.
+    Discard {
+        /// Its inode number, as stat(2) shows it on the mount.
+        id: u64,
+        /// Also when nothing is wrong with it.
+        force: bool,
+    },
     /// Have another build of this program take the place of keeper and worker; answers
     /// [`Answer::Upgrading`] before it does.
     Upgrade {
@@ -47,11 +58,16 @@ pub enum Answer {
     Done,
     /// The mount stays because it is in use.
     Busy,
-    /// Data could not be stored; the mount stays.
+    /// Data could not be stored; the mount stays, unless it is lost.
     NotStored {
         /// The files concerned.
         files: Vec<FileStatus>,
+        /// It is in memory no more, and the mount is gone.
+        #[serde(default)]
+        lost: bool,
     },
+    /// To [`Request::Discard`].
+    Discarded(GivenUp),
     /// The program can take over, and does so now; the connection ends.
     Upgrading,
     /// The request failed.
@@ -120,6 +136,9 @@ pub struct Status {
     pub bdi: String,
     /// Files whose data could not be written.
     pub errors: Vec<FileStatus>,
+    /// What the threads that write are doing now.
+    #[serde(default)]
+    pub lanes: Vec<LaneStatus>,
 }
 
 /// State of one file.
@@ -136,6 +155,102 @@ pub struct FileStatus {
     pub open: bool,
     /// The last error of writing it, in words; empty when there is none.
     pub error: Option<String>,
+    /// More about it.
+    #[serde(default)]
+    pub failure: Option<FailureStatus>,
+}
+
+/// What is known of bytes that could not be stored.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FailureStatus {
+    /// The last error.
+    pub errno: i32,
+    /// Its name, as `ENOSPC`.
+    pub name: String,
+    /// Since it first failed.
+    pub for_ms: u64,
+    /// How often it was tried since.
+    pub attempts: u32,
+    /// The backing filesystem took the bytes and failed to sync them: they are not in memory any
+    /// more, and which ones they are is not known.
+    pub lost: bool,
+    /// What of the file is not stored, ascending: the first of them.
+    pub ranges: Vec<ByteRange>,
+    /// How many ranges are not listed.
+    pub more_ranges: u64,
+}
+
+/// A part of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByteRange {
+    /// Of the first byte.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// What of a file was given up.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GivenUp {
+    /// The file, below the mountpoint.
+    #[serde(serialize_with = "lossy_path")]
+    pub path: PathBuf,
+    /// How much.
+    pub bytes: u64,
+    /// Which parts.
+    pub ranges: Vec<ByteRange>,
+    /// The file's size now.
+    pub size: u64,
+    /// Why they could not be stored; EIO when they could have been.
+    pub errno: i32,
+}
+
+/// What a thread that writes is doing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LaneStatus {
+    /// Its number.
+    pub lane: u64,
+    /// The file it writes, below the mountpoint.
+    #[serde(serialize_with = "lossy_path")]
+    pub path: PathBuf,
+    /// The part of it.
+    pub range: ByteRange,
+    /// Since this part began: long when the disk hangs.
+    pub for_ms: u64,
+}
+
+impl FileStatus {
+    /// One line: the file, how much of it is not stored, why, since when.
+    pub fn describe(&self, size: impl Fn(u64) -> String, time: impl Fn(u64) -> String) -> String {
+        let why = self.error.as_deref().unwrap_or("unknown error");
+        let mut text = format!("{}: {}", self.path.display(), size(self.backlog_bytes));
+        let Some(failure) = &self.failure else { return format!("{text}: {why}") };
+        text.push_str(&describe_ranges(&failure.ranges, failure.more_ranges));
+        text.push_str(&format!(": {}: {why}, for {}", failure.name, time(failure.for_ms)));
+        match failure.attempts {
+            0 => {}
+            1 => text.push_str(", tried once"),
+            attempts => text.push_str(&format!(", tried {attempts} times")),
+        }
+        if failure.lost {
+            text.push_str("; the disk lost bytes that it had taken");
+        }
+        text
+    }
+}
+
+/// ` at OFFSET+LENGTH, OFFSET+LENGTH and 7 more`, where `unlisted` come after those given.
+pub fn describe_ranges(ranges: &[ByteRange], unlisted: u64) -> String {
+    /// In one line for people.
+    const SHOWN: usize = 4;
+    let some = ranges.iter().take(SHOWN);
+    let some: Vec<String> = some.map(|r| format!("{}+{}", r.offset, r.length)).collect();
+    let more = (ranges.len() - some.len()) as u64 + unlisted;
+    match (some.is_empty(), more) {
+        (true, _) => String::new(),
+        (false, 0) => format!(" at {}", some.join(", ")),
+        (false, more) => format!(" at {} and {more} more", some.join(", ")),
+    }
 }
 
 /// JSON has only text, and one odd file name must not make all of an answer fail.

@@ -41,10 +41,13 @@ pub trait Source: Send + Sync {
     /// the error that prevents it.
     fn upgrade(&self, program: &Path, tell: &mut dyn FnMut(Answer));
 
-    /// Drains and unmounts. Calls `progress` with [`Answer::Progress`] several times a second and
+    /// Gives up what of a file is not stored; waits for what is on its way to the disk.
+    fn discard(&self, id: u64, force: bool) -> Answer;
+
+    /// Drains and unmounts; with `discard` also when something cannot be stored. Calls `progress` with [`Answer::Progress`] several times a second and
     /// last with the final answer. `progress` returns `false` when nobody listens any more; the
     /// source then decides whether to go on.
-    fn umount(&self, progress: &mut dyn FnMut(Answer) -> bool);
+    fn umount(&self, discard: bool, progress: &mut dyn FnMut(Answer) -> bool);
 }
 
 #[derive(Default)]
@@ -154,8 +157,9 @@ fn answer(request: Request, stream: &UnixStream, source: &dyn Source) -> io::Res
             source.upgrade(&program, &mut |answer| drop(send(stream, &answer)));
             Ok(())
         }
-        Request::Umount => {
-            source.umount(&mut |answer| send(stream, &answer).is_ok());
+        Request::Discard { id, force } => send(stream, &source.discard(id, force)),
+        Request::Umount { discard } => {
+            source.umount(discard, &mut |answer| send(stream, &answer).is_ok());
             Ok(())
         }
     }

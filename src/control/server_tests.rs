@@ -53,6 +53,7 @@ fn status() -> Status {
         longest_wait_ms: 0,
         bdi: String::new(),
         errors: Vec::new(),
+        lanes: Vec::new(),
     }
 }
 
@@ -69,6 +70,7 @@ impl Source for Fake {
             oldest_age_ms: None,
             open: true,
             error: None,
+            failure: None,
         }]
     }
 
@@ -77,7 +79,11 @@ impl Source for Fake {
         tell(Answer::Upgrading);
     }
 
-    fn umount(&self, progress: &mut dyn FnMut(Answer) -> bool) {
+    fn discard(&self, id: u64, force: bool) -> Answer {
+        Answer::Failed { message: format!("{id} {force}") }
+    }
+
+    fn umount(&self, _: bool, progress: &mut dyn FnMut(Answer) -> bool) {
         for backlog_bytes in [2, 1] {
             assert!(progress(Answer::Progress { backlog_bytes }));
         }
@@ -120,6 +126,8 @@ fn each_request_gets_its_answer() {
     let answer = ask(&mut stream, "{\"request\":\"files\"}\n");
     let Answer::Files { files } = answer else { panic!("{answer:?}") };
     assert_eq!(files[0].path, PathBuf::from("odd\u{fffd}"), "a name that is not UTF-8 travels");
+    let answer = ask(&mut stream, "{\"request\":\"discard\",\"id\":7,\"force\":true}\n");
+    assert!(matches!(answer, Answer::Failed { message } if message == "7 true"));
     let answer = ask(&mut stream, "{\"request\":\"umount\"}\n");
     assert!(matches!(answer, Answer::Progress { backlog_bytes: 2 }));
     assert!(matches!(next(&mut stream), Some(Answer::Progress { backlog_bytes: 1 })));

@@ -1,5 +1,6 @@
 //! A lane: one thread that gives one file after another its turn on a backing device.
 
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -7,23 +8,52 @@ use super::{Plan, Run, Source, Throttle, Written, write_run};
 use crate::arena::Arena;
 use crate::backing::{Storage, errno};
 use crate::clock::boottime_ms;
-use crate::schedule::{Outcome, Policy, Scheduler, Turn};
+use crate::schedule::{FileId, Outcome, Policy, Scheduler, Turn};
 
 /// Largest run of one write, so that memory comes back in steps that are small against the stall
 /// that writers may see, and large against the cost of a system call.
 const RUN_BYTES_MAX: u64 = 4 << 20;
+
+/// What a lane has in hand: for a user whose disk hangs.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// The file whose turn it is.
+    pub file: FileId,
+    /// What of it is being written; empty while that is looked up.
+    pub range: Range<u64>,
+    /// Since when, in milliseconds of CLOCK_BOOTTIME.
+    pub since_ms: u64,
+}
 
 /// The scheduler of one backing device and the lanes that wait for it.
 #[derive(Debug)]
 pub struct LaneQueue {
     scheduler: Mutex<Scheduler>,
     changed: Condvar,
+    /// By the number of the lane.
+    at_work: Mutex<Vec<Option<Work>>>,
 }
 
 impl LaneQueue {
     /// An empty queue.
     pub fn new(policy: Policy) -> LaneQueue {
-        LaneQueue { scheduler: Mutex::new(Scheduler::new(policy)), changed: Condvar::new() }
+        let scheduler = Mutex::new(Scheduler::new(policy));
+        LaneQueue { scheduler, changed: Condvar::new(), at_work: Mutex::default() }
+    }
+
+    /// What each lane has in hand.
+    pub fn at_work(&self) -> Vec<Option<Work>> {
+        self.at_work.lock().expect("no panics under this lock").clone()
+    }
+
+    fn note_work(&self, lane: usize, work: Option<(FileId, Range<u64>)>) {
+        let since_ms = boottime_ms();
+        let work = work.map(|(file, range)| Work { file, range, since_ms });
+        let mut at_work = self.at_work.lock().expect("no panics under this lock");
+        if at_work.len() <= lane {
+            at_work.resize(lane + 1, None);
+        }
+        at_work[lane] = work;
     }
 
     fn lock(&self) -> MutexGuard<'_, Scheduler> {
@@ -71,6 +101,7 @@ impl LaneQueue {
 /// What a lane works with.
 #[derive(Clone)]
 struct Lane {
+    number: usize,
     queue: Arc<LaneQueue>,
     source: Arc<dyn Source>,
     storage: Arc<dyn Storage>,
@@ -91,6 +122,7 @@ pub fn spawn_lanes(
     let memory_bytes = u64::from(arena.segments()) * u64::from(arena.segment_bytes());
     let run_bytes_max = RUN_BYTES_MAX.min(memory_bytes / 16);
     let lane = Lane {
+        number: 0,
         queue: queue.clone(),
         source: source.clone(),
         storage: storage.clone(),
@@ -98,8 +130,8 @@ pub fn spawn_lanes(
         arena,
         run_bytes_max: throttle.run_bytes_max(run_bytes_max),
     };
-    for number in 0..count {
-        let lane = lane.clone();
+    for number in 0..count as usize {
+        let lane = Lane { number, ..lane.clone() };
         std::thread::Builder::new().name(format!("lane-{number}")).spawn(move || {
             loop {
                 lane.take_turn();
@@ -112,11 +144,13 @@ pub fn spawn_lanes(
 impl Lane {
     fn take_turn(&self) {
         let turn = self.queue.wait_turn();
+        self.queue.note_work(self.number, Some((turn.file, 0..0)));
         let (bytes, outcome) = self.write_turn(&turn);
         self.source.turn_ended(turn.file, turn.reason, bytes, &mut |load| {
             let now_ms = boottime_ms();
             self.queue.with(|scheduler| scheduler.end_turn(turn.file, load, outcome, now_ms));
         });
+        self.queue.note_work(self.number, None);
     }
 
     /// Writes a run, into the space that is held for it where the disk has no other.
@@ -149,6 +183,7 @@ impl Lane {
             log::trace!("write file={} offset={} len={}", run.file.0, run.offset, run.len);
             // Behind the run's start nothing is taken again in this turn: it ends.
             range.start = run.offset + run.len;
+            self.queue.note_work(self.number, Some((run.file, run.offset..range.start)));
             match self.write(&run) {
                 Ok(written) => {
                     bytes += run.len;

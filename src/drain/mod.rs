@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub use data_file::{Access, DataFile, Need};
-pub use lane::{LaneQueue, spawn_lanes};
+pub use lane::{LaneQueue, Work, spawn_lanes};
 pub use throttle::Throttle;
 pub use writer::{Written, write_run};
 

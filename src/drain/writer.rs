@@ -83,8 +83,9 @@ struct Writer<'a> {
 impl Writer<'_> {
     /// Writes within the file as it is.
     fn replace(&mut self, from: u64, to: u64) -> io::Result<()> {
+        // Small writes do without a second descriptor.
         let is_large = to - from >= DIRECT_MIN_BYTES;
-        let Some((_, align)) = self.file.direct().filter(|_| is_large) else {
+        let Some((_, align)) = is_large.then(|| self.file.direct()).flatten() else {
             self.write_cached(from, to)?;
             return self.flush(from, to);
         };

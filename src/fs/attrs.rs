@@ -127,6 +127,12 @@ impl Filesystem {
 
     /// SETATTR on behalf of `caller`. The reply waits when a truncation meets bytes that are on their way to the disk.
     pub fn setattr(&self, caller: Caller, id: u64, change: Change, reply: Reply<NodeAttr>) {
+        let cut_already = change.size.map(|size| self.is_cut_already(&*self.node(id)?, size));
+        match cut_already.transpose() {
+            Ok(Some(true)) => return reply(self.getattr(id)),
+            Ok(_) => {}
+            Err(error) => return reply(Err(error)),
+        }
         let node = match self.node(id).and_then(|node| {
             self.change_owner_and_mode(&node, &change)?;
             if change.size.is_some() {

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::failing::Failure;
 use super::nodes::Node;
 use super::quiet::Waiter;
 use super::reserve::{Job, Reserved};
@@ -18,13 +19,6 @@ use crate::clock::{boottime_ms, realtime};
 use crate::drain::{DataFile, LaneQueue};
 use crate::killpoint::{self, Point};
 use crate::schedule::{FileId, Load};
-
-/// The last error of writing a file's bytes; stays until they are stored.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Failure {
-    pub(super) errno: i32,
-    pub(super) attempts: u32,
-}
 
 /// What a file's lock guards.
 pub(super) struct FileState {
@@ -43,10 +37,12 @@ pub(super) struct FileState {
     /// Since when bytes are missing before others that would make the file grow.
     pub(super) gap_since_ms: Option<u64>,
     pub(super) failure: Option<Failure>,
-    /// How often writing failed: a handle that has seen fewer reports an error.
+    /// How many failures and losses there were: a handle that has seen fewer reports an error.
     pub(super) failures: u64,
     /// Blocks that are allocated for what is to come.
     pub(super) reserved: Reserved,
+    /// The size that was left when bytes were given up, until the kernel has taken it over.
+    pub(super) cut_to: Option<u64>,
     /// The last name is gone: what is buffered need not be written once it is closed.
     pub(super) deleted: bool,
 }
@@ -61,7 +57,7 @@ impl FileState {
     /// Nothing is buffered, nothing waits, nothing is to be given back, and there is no loss to be
     /// shown: the node may be forgotten.
     pub(super) fn is_settled(&self) -> bool {
-        let has_loss = self.stability.loss.is_some() && !self.deleted;
+        let has_loss = self.stability.has_listed_loss() && !self.deleted;
         self.buffer.is_clean()
             && self.waiters.is_empty()
             && self.barriers == 0
@@ -92,6 +88,7 @@ impl FileData {
             failure: None,
             failures: 0,
             reserved: Reserved::default(),
+            cut_to: None,
             deleted: false,
         };
         FileData {
@@ -140,7 +137,8 @@ pub(super) struct Write {
 impl Filesystem {
     /// WRITE: takes all of `bytes` or none. The reply comes at once while there is room, later
     /// when not; on `Ok` the bytes outlive the death of the worker. Errors: `ESTALE`, `EINVAL`,
-    /// `EFBIG` for what the backing filesystem could never take.
+    /// `EFBIG` for what the backing filesystem could never take, and the file's own error of writing
+    /// while memory is full and that lasts.
     pub fn write(&self, id: u64, offset: u64, bytes: &[u8], from: WriteFrom, reply: Reply<u32>) {
         let counters = self.counters();
         Counters::add(&counters.write_requests, 1);
@@ -151,6 +149,9 @@ impl Filesystem {
         };
         if let Err(error) = self.check_end(&node, offset.saturating_add(bytes.len() as u64)) {
             return reply(Err(error));
+        }
+        if let Some(code) = self.refusal(&node) {
+            return reply(Err(errno(code)));
         }
         self.kill_capabilities(&node);
         let took = match self.room.is_starved() {

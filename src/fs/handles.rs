@@ -33,11 +33,38 @@ pub struct DirectoryEntry {
 /// Bytes of directory entries read at a time; what a READDIR can take.
 const DIRECTORY_BATCH_BYTES: usize = 64 << 10;
 
+/// Closers told apart for one handle; the one told first is forgotten first.
+const CLOSERS_MAX: usize = 16;
+
+/// How many failures of writing a handle has been told of.
+#[derive(Default)]
+struct Told {
+    all: u64,
+    /// By close, each who shares the handle for himself: a child that a program starts closes its
+    /// copies of the descriptors, unasked and deaf, and must not take the news away.
+    closers: Vec<(u64, u64)>,
+}
+
+impl Told {
+    fn of(failures: u64) -> Told {
+        Told { all: failures, closers: Vec::new() }
+    }
+
+    /// Tells everybody or one closer of all failures; returns how many he knew of.
+    fn tell(&mut self, closer: Option<u64>, failures: u64) -> u64 {
+        let Some(closer) = closer else { return std::mem::replace(&mut self.all, failures) };
+        let known = self.closers.iter().position(|(other, _)| *other == closer);
+        let seen = known.map_or(0, |at| self.closers.remove(at).1);
+        self.closers.truncate(CLOSERS_MAX - 1);
+        self.closers.insert(0, (closer, failures));
+        seen.max(self.all)
+    }
+}
+
 /// The handles that are known.
 #[derive(Default)]
 pub(super) struct Handles {
-    /// For each open file, how many failures of writing it has been told of.
-    files: Mutex<HashMap<u64, u64>>,
+    files: Mutex<HashMap<u64, Told>>,
     directories: Mutex<HashMap<u64, Arc<Mutex<DirReader>>>>,
 }
 
@@ -61,7 +88,21 @@ impl Filesystem {
         if file.access() == Access::WriteOnly && matches!(access, libc::O_RDONLY | libc::O_RDWR) {
             return Err(errno(libc::EACCES));
         }
-        self.add_handle(caller, &node)
+        let handle = self.add_handle(caller, &node)?;
+        if access != libc::O_RDONLY {
+            self.owe_failure(&node, handle);
+        }
+        Ok(handle)
+    }
+
+    /// Who opens a file to write to it while that fails is told, too.
+    fn owe_failure(&self, node: &Node, handle: u64) {
+        let Some(data) = node.data_if_any() else { return };
+        let state = data.lock();
+        if state.failure.is_some() {
+            let told = Told::of(state.failures - 1);
+            self.handles.files.lock().expect("no panics under this lock").insert(handle, told);
+        }
     }
 
     /// Whether an open file can be written but not read, so that the kernel cannot keep pages of it.
@@ -82,25 +123,33 @@ impl Filesystem {
         };
         let state = data.lock();
         self.tell_queue(node, data, &state);
-        let seen = state.failures;
+        let told = Told::of(state.failures);
         drop(state);
-        self.handles.files.lock().expect("no panics under this lock").insert(handle, seen);
+        self.handles.files.lock().expect("no panics under this lock").insert(handle, told);
         Ok(handle)
     }
 
-    /// FLUSH, and the check after fsync: an error of writing is reported to each handle once.
-    pub fn flush(&self, id: u64, handle: u64) -> io::Result<()> {
+    /// The check of a write and after fsync: an error of writing is reported to each handle once.
+    pub fn check(&self, id: u64, handle: u64) -> io::Result<()> {
+        self.report(id, handle, None)
+    }
+
+    /// FLUSH: to each who closes the handle once, unless all have been told.
+    pub fn flush(&self, id: u64, handle: u64, closer: u64) -> io::Result<()> {
+        self.report(id, handle, Some(closer))
+    }
+
+    fn report(&self, id: u64, handle: u64, closer: Option<u64>) -> io::Result<()> {
         let node = self.node(id)?;
         let Some(data) = node.data_if_any() else { return Ok(()) };
         let (failures, failure, loss) = {
             let state = data.lock();
-            (state.failures, state.failure, state.stability.loss)
+            (state.failures, state.failure.as_ref().map(|f| f.errno), state.stability.loss)
         };
         let mut files = self.handles.files.lock().expect("no panics under this lock");
-        let seen = files.entry(handle).or_insert(0);
-        let seen = std::mem::replace(seen, failures);
+        let seen = files.entry(handle).or_default().tell(closer, failures);
         match (failure, loss) {
-            (Some(failure), _) if seen < failures => Err(errno(failure.errno)),
+            (Some(code), _) if seen < failures => Err(errno(code)),
             (_, Some(loss)) if seen < loss.number => Err(errno(loss.errno)),
             _ => Ok(()),
         }

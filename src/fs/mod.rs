@@ -11,6 +11,8 @@
 //! | `data` | one file's buffered bytes: write, read, steps on the arena |
 //! | `space` | disk space: what buffered bytes need, what is held for them |
 //! | `reserve` | finds space for writes, allocates ahead of streams, gives it back |
+//! | `failing` | files that cannot be written: what is known, when it is tried, who is refused |
+//! | `give_up` | bytes that the user gives up |
 //! | `room` | memory: admission of writes, those that wait, pressure |
 //! | `quiet` | operations that need the file clean or idle first: truncate, fallocate |
 //! | `stable` | fsync: what is not known to be on stable storage, and who waits |
@@ -28,6 +30,8 @@
 mod attrs;
 mod caller;
 mod data;
+mod failing;
+mod give_up;
 mod handles;
 mod ioctl;
 mod names;
@@ -46,7 +50,7 @@ mod stable;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 
 use crate::arena::{Arena, SlotPool};
 use crate::backing::{DescriptorCache, Storage};
@@ -58,6 +62,7 @@ use crate::schedule::Policy;
 pub use attrs::{Change, NodeAttr};
 pub use caller::Caller;
 pub use data::WriteFrom;
+pub use give_up::{GiveUp, KernelPages};
 pub use handles::DirectoryEntry;
 pub use names::{Entry, Mode};
 pub use room::Limits;
@@ -123,6 +128,7 @@ pub struct Filesystem {
     /// Files with an error of writing, by node id.
     failing: Mutex<std::collections::BTreeSet<u64>>,
     backlog_bytes: AtomicU64,
+    kernel_pages: OnceLock<Box<dyn KernelPages>>,
 }
 
 impl Filesystem {
@@ -160,6 +166,7 @@ impl Filesystem {
             longest_files: RwLock::default(),
             failing: Mutex::default(),
             backlog_bytes: AtomicU64::new(0),
+            kernel_pages: OnceLock::new(),
             limits,
             config,
             arena,

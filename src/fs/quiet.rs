@@ -15,7 +15,6 @@ use super::nodes::Node;
 use super::stable::Unsynced;
 use super::{Filesystem, Reply, errno};
 use crate::backing::{self, SetTime, Time};
-use crate::clock::boottime_ms;
 use crate::killpoint::{self, Point};
 use crate::schedule::FileId;
 
@@ -59,7 +58,11 @@ impl Filesystem {
         }
         state.waiters.push(Waiter { until, job: Box::new(job) });
         if until == Until::Clean {
-            data.queue.with(|scheduler| scheduler.demand(FileId(node.id())));
+            data.queue.with(|scheduler| {
+                scheduler.demand(FileId(node.id()));
+                // Also a file that could not be written: the answer is to be of now.
+                scheduler.end_delay(FileId(node.id()));
+            });
             data.queue.wake_all();
         }
     }
@@ -137,7 +140,7 @@ impl Filesystem {
         });
     }
 
-    fn raise_barrier(&self, node: &Node, data: &FileData, state: &mut FileState) {
+    pub(super) fn raise_barrier(&self, node: &Node, data: &FileData, state: &mut FileState) {
         state.barriers += 1;
         data.queue.with(|scheduler| scheduler.hold(FileId(node.id())));
     }
@@ -151,22 +154,28 @@ impl Filesystem {
             let mut steps = Vec::new();
             state.buffer.truncate(size, &mut steps);
             state.stored_end = state.stored_end.min(size);
+            self.carry_out(node, &state, &steps, &[]);
             if size == 0 {
                 // Nothing is left that could be missing.
                 state.stability.loss = None;
+                self.forget_failing(node, &state);
             }
-            self.carry_out(node, &state, &steps, &[]);
+            self.note_settled(node, &mut state, size..u64::MAX);
             let dropped = before - state.buffer.dirty_bytes();
             self.backlog_bytes.fetch_sub(dropped, Ordering::Relaxed);
         }
         state.stability.note(Unsynced::Data);
-        state.barriers -= 1;
-        data.queue.with(|scheduler| scheduler.unhold(FileId(node.id())));
-        self.tell_queue(node, data, &state);
+        self.lower_barrier(node, data, &mut state);
         self.release_waiters(&mut state, None);
         drop(state);
         data.queue.wake_all();
         self.room_made();
+    }
+
+    pub(super) fn lower_barrier(&self, node: &Node, data: &FileData, state: &mut FileState) {
+        state.barriers -= 1;
+        data.queue.with(|scheduler| scheduler.unhold(FileId(node.id())));
+        self.tell_queue(node, data, state);
     }
 
     /// FALLOCATE: the backing filesystem's own, on a clean file. The kernel's FUSE refuses modes that
@@ -274,16 +283,5 @@ impl Filesystem {
         if let Some(data) = node.data_if_any() {
             self.restore_times(node, &mut data.lock());
         }
-    }
-
-    /// When the next try of writing a file is due, after `attempts` failures. Somebody may make
-    /// space at any time, and a try costs little; a broken disk is left alone for longer.
-    pub(super) fn retry_at_ms(attempts: u32, errno: i32) -> u64 {
-        const FIRST_MS: u64 = 250;
-        let longest_ms = match errno {
-            libc::ENOSPC | libc::EDQUOT => 4_000,
-            _ => 30_000,
-        };
-        boottime_ms() + (FIRST_MS << attempts.min(16)).min(longest_ms)
     }
 }

@@ -1,33 +1,25 @@
 //! Figures for the control socket.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Filesystem;
+use super::data::FileState;
 use super::nodes::Node;
 use crate::clock::boottime_ms;
-use crate::control::protocol::{FileStatus, Status};
+use crate::control::errno;
+use crate::control::protocol::{ByteRange, FailureStatus, FileStatus, LaneStatus, Status};
 
 /// Most files named in one answer; the fullest come first.
 const FILES_MAX: usize = 10_000;
+/// Most ranges named of one file.
+const RANGES_MAX: usize = 32;
 
 impl Filesystem {
     /// Acknowledged bytes that are not in a backing file.
     pub fn backlog_bytes(&self) -> u64 {
         self.backlog_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Whether all that is left to be written belongs to files that could not be written.
-    pub fn only_failing_left(&self) -> bool {
-        let failing = self.failing.lock().expect("no panics under this lock").clone();
-        let bytes_of = |id| {
-            let node = self.node(id).ok()?;
-            let state = node.data_if_any()?.lock();
-            let backlog_bytes = state.buffer.dirty_bytes() + state.buffer.in_flight_bytes();
-            state.failure.map(|_| backlog_bytes)
-        };
-        let failing_bytes: u64 = failing.into_iter().filter_map(bytes_of).sum();
-        failing_bytes > 0 && failing_bytes >= self.backlog_bytes()
     }
 
     /// State of the mount.
@@ -78,7 +70,27 @@ impl Filesystem {
                 code => format!("not tuned: {}", std::io::Error::from_raw_os_error(code as i32)),
             },
             errors: self.failing_files(),
+            lanes: self.lanes(),
         }
+    }
+
+    /// What each lane that is at work has in hand.
+    fn lanes(&self) -> Vec<LaneStatus> {
+        let (mut lanes, mut first) = (Vec::new(), 0);
+        self.each_queue(|queue| {
+            for (number, work) in (first..).zip(queue.at_work()) {
+                first = number + 1;
+                let Some(work) = work else { continue };
+                let Ok(node) = self.node(work.file.0) else { continue };
+                lanes.push(LaneStatus {
+                    lane: number,
+                    path: self.path_of(&node),
+                    range: in_bytes(&work.range),
+                    for_ms: boottime_ms().saturating_sub(work.since_ms),
+                });
+            }
+        });
+        lanes
     }
 
     /// Files that hold data or have an error, fullest first.
@@ -101,9 +113,8 @@ impl Filesystem {
     fn file_status(&self, node: &Node) -> Option<FileStatus> {
         let state = node.data_if_any()?.lock();
         let backlog_bytes = state.buffer.dirty_bytes() + state.buffer.in_flight_bytes();
-        let loss = state.stability.loss.map(|loss| loss.errno);
-        let errno = state.failure.map(|failure| failure.errno).or(loss);
-        if backlog_bytes == 0 && errno.is_none() {
+        let failure = failure_status(&state);
+        if backlog_bytes == 0 && failure.is_none() {
             return None;
         }
         let now_ms = boottime_ms();
@@ -112,7 +123,31 @@ impl Filesystem {
             backlog_bytes,
             oldest_age_ms: state.buffer.oldest_ms().map(|born_ms| now_ms.saturating_sub(born_ms)),
             open: self.arena.nodes().open(node.slot) > 0,
-            error: errno.map(|errno| std::io::Error::from_raw_os_error(errno).to_string()),
+            error: failure.as_ref().map(|failure| super::errno(failure.errno).to_string()),
+            failure,
         })
     }
+}
+
+fn failure_status(state: &FileState) -> Option<FailureStatus> {
+    let loss = state.stability.loss.filter(|loss| loss.is_listed);
+    let (errno, since_ms, attempts) = match (&state.failure, loss) {
+        (Some(failure), _) => (failure.errno, failure.since_ms, failure.attempts),
+        (None, Some(loss)) => (loss.errno, loss.since_ms, 0),
+        (None, None) => return None,
+    };
+    let ranges = state.unstored();
+    Some(FailureStatus {
+        errno,
+        name: errno::name(errno),
+        for_ms: boottime_ms().saturating_sub(since_ms),
+        attempts,
+        lost: loss.is_some(),
+        ranges: ranges.iter().take(RANGES_MAX).map(in_bytes).collect(),
+        more_ranges: ranges.len().saturating_sub(RANGES_MAX) as u64,
+    })
+}
+
+pub(super) fn in_bytes(range: &Range<u64>) -> ByteRange {
+    ByteRange { offset: range.start, length: range.end - range.start }
 }

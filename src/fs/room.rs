@@ -15,7 +15,7 @@ use std::sync::{Condvar, Mutex};
 use super::data::{Took, Write};
 use super::nodes::Node;
 use super::reserve::Job;
-use super::{Filesystem, Reply};
+use super::{Filesystem, Reply, errno};
 use crate::arena::{Arena, Counters};
 use crate::clock::boottime_ms;
 use crate::config::MountConfig;
@@ -99,6 +99,10 @@ impl Room {
         self.any_starved.load(Ordering::Acquire)
     }
 
+    pub(super) fn is_pressed(&self) -> bool {
+        self.pressed.load(Ordering::Relaxed)
+    }
+
     pub(super) fn waiting(&self) -> u64 {
         let starved = self.starved.lock().expect("no panics under this lock").writes.len();
         let parked = self.admission.lock().expect("no panics under this lock").waiting();
@@ -145,6 +149,7 @@ impl Filesystem {
         drop(starved);
         self.note_pressure(self.held_bytes());
         self.feed_starved();
+        self.refuse_starved();
     }
 
     /// Memory came back: those who wait get it.
@@ -177,6 +182,28 @@ impl Filesystem {
                 _ => self.acknowledge(&write.node, write.bytes.len(), write.reply),
             }
         }
+    }
+
+    /// Answers the writes of one file that wait for room; their bytes stay in the arena.
+    pub(super) fn refuse_parked(&self, file: FileId, code: i32) {
+        let mut refused: Vec<Granted<Reply<u32>>> = Vec::new();
+        let mut admission = self.room.admission.lock().expect("no panics under this lock");
+        admission.refuse(file, boottime_ms(), &mut refused);
+        drop(admission);
+        refused.into_iter().for_each(|refused| (refused.ticket)(Err(errno(code))));
+    }
+
+    /// Answers the writes that found no segment, when none can come free: their bytes are not
+    /// taken.
+    pub(super) fn refuse_starved(&self) {
+        let Some(code) = self.undrainable() else { return };
+        let mut starved = self.room.starved.lock().expect("no panics under this lock");
+        let refused = std::mem::take(&mut starved.writes);
+        starved.bytes = 0;
+        self.room.any_starved.store(false, Ordering::Release);
+        drop(starved);
+        self.room.served.notify_all();
+        refused.into_iter().for_each(|write| (write.reply)(Err(errno(code))));
     }
 
     fn grant(&self) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Filesystem;
-use super::data::{Failure, FileState};
+use super::data::FileState;
 use super::nodes::Node;
 use super::reserve::Job;
 use super::stable::Unsynced;
@@ -75,12 +75,7 @@ impl Source for Filesystem {
                     self.space_jobs.add(Job::Look(node.clone()));
                 }
             }
-            if state.failure.take().is_some() {
-                log::info!("writing to {} works again", self.display_path(node));
-                if state.stability.loss.is_none() {
-                    self.failing.lock().expect("no panics under this lock").remove(&node.id());
-                }
-            }
+            self.note_settled(node, state, run.offset..run.offset + run.len);
             self.release_waiters(state, None);
         });
         killpoint::pass(Point::DrainCompleted);
@@ -97,7 +92,7 @@ impl Source for Filesystem {
 
     fn failed(&self, file: FileId, run: Option<Run>, error: io::Error) -> u64 {
         let errno = crate::backing::errno(&error);
-        let mut attempts = 0;
+        let (mut retry_at_ms, mut lasting) = (boottime_ms(), None);
         self.with_state(file, |node, state| {
             if let Some(run) = &run {
                 let mut steps = Vec::new();
@@ -111,17 +106,18 @@ impl Source for Filesystem {
             if let Some(errno) = run.as_ref().and_then(|run| run.data_file.take_lost()) {
                 state.note_loss(errno);
             }
-            attempts = state.failure.map_or(0, |failure| failure.attempts);
-            if attempts == 0 {
+            if state.failure.is_none() {
                 let path = self.display_path(node);
                 log::error!("cannot write to {path}: {error}; the data is kept and tried again");
             }
-            state.failure = Some(Failure { errno, attempts: attempts.saturating_add(1) });
-            state.failures += 1;
-            self.failing.lock().expect("no panics under this lock").insert(node.id());
+            let refused = run.as_ref().map(|run| run.offset..run.offset + run.len);
+            retry_at_ms = state.note_failure(errno, refused);
+            lasting = state.failure.as_ref().filter(|failure| failure.is_lasting()).map(|_| errno);
+            self.note_failing(node);
             self.release_waiters(state, Some(errno));
         });
-        Self::retry_at_ms(attempts, errno)
+        self.refuse_waiting(file, lasting);
+        self.next_try_ms(retry_at_ms)
     }
 
     fn turn_ended(&self, file: FileId, reason: Reason, bytes: u64, end: &mut dyn FnMut(Load)) {
@@ -163,6 +159,8 @@ impl FileState {
         backing_end: u64,
     ) -> Option<Range<u64>> {
         let first = self.buffer.first_chunk()?;
+        // One after the other: what can be stored must not wait behind what cannot.
+        let reason = if self.failure.is_some() { Reason::Age } else { reason };
         let grows = |chunk: u64| chunk.saturating_add(1).saturating_mul(chunk_bytes) > backing_end;
         match reason {
             Reason::WholeChunk => {

@@ -17,6 +17,7 @@ use super::quiet::Until;
 use super::{Filesystem, Reply, errno};
 use crate::arena::Counters;
 use crate::backing::{self, SyncKind};
+use crate::clock::boottime_ms;
 use crate::config::FsyncPolicy;
 
 /// What may have changed in the backing file since it was last synced; each includes those before.
@@ -49,6 +50,9 @@ pub(super) struct Loss {
     pub(super) errno: i32,
     /// Which of the file's failures it was: handles that have seen fewer are told.
     pub(super) number: u64,
+    pub(super) since_ms: u64,
+    /// Still to be shown to the user: not when he gave the bytes up himself.
+    pub(super) is_listed: bool,
 }
 
 type Waiting = (SyncKind, Reply<()>);
@@ -66,6 +70,11 @@ impl Stability {
         Stability { unsynced: Unsynced::Data, running: false, waiting: Vec::new(), loss: None }
     }
 
+    /// Whether bytes are lost that the user has to be told of.
+    pub(super) fn has_listed_loss(&self) -> bool {
+        self.loss.is_some_and(|loss| loss.is_listed)
+    }
+
     pub(super) fn note(&mut self, what: Unsynced) {
         self.unsynced = self.unsynced.max(what);
     }
@@ -73,8 +82,18 @@ impl Stability {
 
 impl FileState {
     pub(super) fn note_loss(&mut self, errno: i32) {
+        self.lose(errno, true);
+    }
+
+    /// The user gave bytes up: handles are told, he needs not be.
+    pub(super) fn note_given_up(&mut self, errno: i32) {
+        self.lose(errno, false);
+    }
+
+    fn lose(&mut self, errno: i32, is_listed: bool) {
         self.failures += 1;
-        self.stability.loss = Some(Loss { errno, number: self.failures });
+        let (number, since_ms) = (self.failures, boottime_ms());
+        self.stability.loss = Some(Loss { errno, number, since_ms, is_listed });
     }
 }
 
@@ -154,7 +173,7 @@ impl Filesystem {
             state.stability.note(before);
             state.note_loss(backing::errno(error));
             drop(state);
-            self.failing.lock().expect("no panics under this lock").insert(node.id());
+            self.note_failing(node);
             let path = self.display_path(node);
             log::error!("cannot sync {path}: {error}; bytes written before may be lost");
         }

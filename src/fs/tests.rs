@@ -1,6 +1,7 @@
 //! The filesystem without a kernel: called as the adapter calls it, over a temporary directory,
 //! with storage that can be told to wait or to fail.
 
+mod failing;
 mod power;
 mod stable;
 
@@ -185,20 +186,20 @@ fn an_error_is_told_once_to_each_handle_and_the_data_is_kept() {
     let second = fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap();
     fixture.write(id, 0, b"precious").recv().unwrap().unwrap();
     assert_eq!(code(fixture.fsync(id)), Some(libc::EIO));
-    assert_eq!(code(fixture.fs.flush(id, first)), Some(libc::EIO));
-    assert_eq!(code(fixture.fs.flush(id, second)), Some(libc::EIO));
+    assert_eq!(code(fixture.fs.flush(id, first, 1)), Some(libc::EIO));
+    assert_eq!(code(fixture.fs.flush(id, second, 1)), Some(libc::EIO));
     let failing = fixture.fs.failing_files();
     assert_eq!(failing.len(), 1);
     assert_eq!(failing[0].path, PathBuf::from("f"));
     assert_eq!(failing[0].backlog_bytes, 8);
-    assert!(fixture.fs.only_failing_left());
+    assert!(fixture.fs.only_failing_left(0));
     assert_eq!(fixture.read(id, 0, 100), b"precious");
     fixture.storage.set(Mood::Work);
     fixture.fs.finish();
     fixture.wait_until("the data to be stored", |fs| fs.backlog_bytes() == 0);
     assert_eq!(std::fs::read(fixture.path("f")).unwrap(), b"precious");
     assert!(fixture.fs.failing_files().is_empty());
-    assert_eq!(code(fixture.fs.flush(id, first)), None);
+    assert_eq!(code(fixture.fs.flush(id, first, 1)), None);
 }
 
 /// Goal: a read of a hole before bytes that are only buffered is whole, and one across their end is

@@ -271,7 +271,7 @@ impl fuser::Filesystem for Adapter {
         let is_cached = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let from = if is_cached { WriteFrom::PageCache } else { WriteFrom::Program };
         // A handle is only guessed for writes from the page cache: errors wait for flush then.
-        let checked = if is_cached { Ok(()) } else { self.fs.flush(ino.0, fh.0) };
+        let checked = if is_cached { Ok(()) } else { self.fs.check(ino.0, fh.0) };
         let checked = checked.and_then(|()| {
             if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
                 let killed = self.fs.kill_privileges(caller(request), ino.0);
@@ -286,8 +286,16 @@ impl fuser::Filesystem for Adapter {
         self.counted().write(ino.0, offset, data, from, Box::new(answer));
     }
 
-    fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply_empty(reply, self.counted().flush(ino.0, fh.0));
+    fn flush(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        // The owner of locks stands for the closer's table of descriptors.
+        reply_empty(reply, self.counted().flush(ino.0, fh.0, lock_owner.0));
     }
 
     fn release(
@@ -315,7 +323,7 @@ impl fuser::Filesystem for Adapter {
         let fs = self.fs.clone();
         let answer = move |result: io::Result<()>| {
             // The handle has been told; an error that came before is told now, too.
-            let told = fs.flush(ino.0, fh.0);
+            let told = fs.check(ino.0, fh.0);
             reply_empty(reply, result.and(told));
         };
         self.counted().fsync(ino.0, sync_kind(datasync), Box::new(answer));

@@ -10,12 +10,12 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, OnceLock};
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, INodeNo, Notifier, Session, SessionACL};
 
 use super::adapter::Adapter;
 use super::guard::Guard;
 use crate::arena::Arena;
-use crate::fs::Filesystem;
+use crate::fs::{Filesystem, KernelPages};
 
 /// `FUSE_NOTIFY_RESEND` of `<linux/fuse.h>`.
 const NOTIFY_RESEND: i32 = 7;
@@ -41,6 +41,7 @@ pub fn serve(
     let mut config = Config::default();
     config.n_threads = Some(threads);
     let notifier = Arc::new(OnceLock::new());
+    filesystem.set_kernel_pages(Box::new(Pages(notifier.clone())));
     let guard = Guard::new(Adapter::new(filesystem, notifier.clone()), *arena);
     let session = Session::from_fd(guard, sessions, SessionACL::All, config)?;
     notifier.get_or_init(|| session.notifier());
@@ -62,6 +63,20 @@ pub fn serve(
     }
     ready();
     session.run()
+}
+
+/// What the kernel holds of files, by notifications.
+struct Pages(Arc<OnceLock<Notifier>>);
+
+impl KernelPages for Pages {
+    fn drop_pages(&self, id: u64) {
+        if let Some(notifier) = self.0.get()
+            && let Err(error) = notifier.inval_inode(INodeNo(id), 0, 0)
+        {
+            // ENOENT: the kernel has forgotten the file.
+            log::debug!("node {id}: the kernel's pages: {error}");
+        }
+    }
 }
 
 /// The INIT request: recorded, or read from the kernel and recorded.

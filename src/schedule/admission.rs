@@ -121,6 +121,18 @@ impl<T> Admission<T> {
         }
     }
 
+    /// Appends the replies held back for one file, which are to be errors.
+    pub fn refuse(&mut self, file: FileId, now_ms: u64, out: &mut Vec<Granted<T>>) {
+        let Some(waiters) = self.files.remove(&file) else { return };
+        if self.ring.front() == Some(&file) {
+            self.front_has_share = false;
+        }
+        self.ring.retain(|other| *other != file);
+        for parked in waiters.parked {
+            out.push(self.unpark(parked, now_ms));
+        }
+    }
+
     /// Appends all replies held back, for unmounting.
     pub fn drain_all(&mut self, now_ms: u64, out: &mut Vec<Granted<T>>) {
         while self.visit_next().is_some() {
@@ -173,6 +185,11 @@ impl<T> Admission<T> {
             self.ring.pop_front();
             self.front_has_share = false;
         }
+        out.push(self.unpark(parked, now_ms));
+    }
+
+    /// Counts a request that waits no longer.
+    fn unpark(&mut self, parked: Parked<T>, now_ms: u64) -> Granted<T> {
         self.waiting -= 1;
         self.waiting_bytes -= parked.bytes;
         if let Some(count) = self.parked_at.get_mut(&parked.since_ms) {
@@ -181,9 +198,7 @@ impl<T> Admission<T> {
                 self.parked_at.remove(&parked.since_ms);
             }
         }
-        out.push(Granted {
-            ticket: parked.ticket,
-            waited_ms: now_ms.saturating_sub(parked.since_ms),
-        });
+        let waited_ms = now_ms.saturating_sub(parked.since_ms);
+        Granted { ticket: parked.ticket, waited_ms }
     }
 }

@@ -408,6 +408,19 @@ impl Scheduler {
         }
     }
 
+    /// No file waits for its time of retry any longer.
+    pub fn end_all_delays(&mut self) {
+        self.end_delays(u64::MAX);
+    }
+
+    /// A file that waits for its time of retry does so no longer.
+    pub fn end_delay(&mut self, file: FileId) {
+        if let Some(entry) = self.files.get_mut(&file) {
+            entry.retry_at_ms = None;
+            self.settle(file);
+        }
+    }
+
     /// Puts the files whose time of retry has come back into the queues.
     fn end_delays(&mut self, now_ms: u64) {
         while let Some((_, file)) =

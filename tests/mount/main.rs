@@ -12,6 +12,8 @@ mod support;
 mod data;
 mod deaths;
 mod disk;
+mod errors;
+mod faulty;
 mod keepers;
 mod lifecycle;
 mod load;
@@ -50,6 +52,9 @@ fn trial(skip: &Option<String>, name: &str, test: impl FnOnce() + Send + 'static
 }
 
 fn main() {
+    if let Some(orders) = faulty::orders() {
+        return faulty::serve(&orders);
+    }
     let arguments = Arguments::from_args();
     let skip = support::cannot_mount();
     let root_skip = skip.clone().or_else(support::cannot_be_root);
@@ -115,6 +120,16 @@ fn main() {
         operations::new_files_belong_to_the_caller,
         places::filesystems_below_stay_usable,
         places::mount_options_are_those_of_the_backing,
+        errors::every_refusal_is_told_shown_kept_and_mended,
+        errors::a_refusal_of_any_request_is_mended,
+        errors::a_failed_sync_is_told_and_remembered,
+        errors::discarded_bytes_are_gone_for_everybody,
+        errors::umount_discard_lists_what_is_lost,
+        errors::umount_discard_of_a_mount_in_use_loses_nothing,
+        errors::run_keeps_or_discards_what_cannot_be_stored,
+        errors::a_disk_that_hangs_is_shown_and_waited_for,
+        errors::writers_end_when_memory_is_full_of_refused_bytes,
+        errors::writers_end_when_the_disk_is_full,
     ]);
     let root_unshare_skip = root_skip.clone().or_else(support::cannot_unshare);
     trials.extend(trials![

@@ -92,6 +92,13 @@ impl Mount {
         mount.start(&["env", &variable], options, "warn")
     }
 
+    /// As [`Mount::beside`], on what `prepare` has mounted at the backing directory.
+    pub fn beside_made(prepare: impl FnOnce(&Path), options: &[&str]) -> Mount {
+        let mount = Self::unmounted(&std::env::temp_dir(), "below", "out");
+        prepare(&mount.backing);
+        mount.start(&[], options, "warn")
+    }
+
     /// Lets other users walk to the mount and what is beside it; returns the directory of both.
     pub fn open_to_all(&self) -> &Path {
         let dir = self.dir.path();

@@ -61,7 +61,7 @@ pub fn run(args: &RunArgs, log: resolve::Log) -> Result<Exit, CliError> {
     }
     let status = run_command(&args.command, &mut family);
     // Also when the command could not be started, or the wait for it failed.
-    end_all(&mut family, overs)?;
+    end_all(&mut family, overs, args.discard)?;
     status.map(Exit::Command)
 }
 
@@ -152,11 +152,11 @@ fn leave_mounts() {
 }
 
 /// Ends all mounts, in any case; `Err` has what went wrong, data not stored before anything else.
-fn end_all(family: &mut Family, overs: Vec<Over>) -> Result<(), CliError> {
+fn end_all(family: &mut Family, overs: Vec<Over>, discard: bool) -> Result<(), CliError> {
     leave_mounts();
     let mut worst = Ok(());
     for over in overs {
-        if let Err(error) = end(family, over) {
+        if let Err(error) = end(family, over, discard) {
             match (&worst, &error) {
                 (Ok(()), _) => worst = Err(error),
                 (Err(CliError::Failed(first)), CliError::NotStored(_)) => {
@@ -170,8 +170,8 @@ fn end_all(family: &mut Family, overs: Vec<Over>) -> Result<(), CliError> {
     worst
 }
 
-fn end(family: &mut Family, over: Over) -> Result<(), CliError> {
-    let drained = drain(&over.mountpoint);
+fn end(family: &mut Family, over: Over, discard: bool) -> Result<(), CliError> {
+    let drained = drain(&over.mountpoint, discard);
     // Whatever was said, it is to end now, in order.
     family.kill(over.keeper, libc::SIGTERM);
     if let Err(CliError::NotStored(list)) = drained {
@@ -180,12 +180,13 @@ fn end(family: &mut Family, over: Over) -> Result<(), CliError> {
         return Err(CliError::NotStored(format!("{list}\nprocess {keeper} goes on trying")));
     }
     match (drained, family.wait(over.keeper).code()) {
-        (Ok(()), Some(0)) => Ok(()),
+        (Ok(End::Lost(list)), _) => Err(list),
+        (Ok(_), Some(0)) => Ok(()),
         (_, Some(EXIT_NOT_STORED)) => Err(not_stored(&over.mountpoint)),
         // The daemon ended well, whatever went wrong on the way there.
         (Err(_), Some(0)) => Ok(()),
         (Err(error), _) => Err(CliError::NotStored(error.to_string())),
-        (Ok(()), _) => Err(not_stored(&over.mountpoint)),
+        (Ok(_), _) => Err(not_stored(&over.mountpoint)),
     }
 }
 
@@ -194,13 +195,14 @@ fn not_stored(mountpoint: &Path) -> CliError {
 }
 
 /// Drains and unmounts; waits for processes the command left behind, as they may still write.
-fn drain(mountpoint: &Path) -> Result<(), CliError> {
+fn drain(mountpoint: &Path, discard: bool) -> Result<End, CliError> {
     let failed = |error: crate::control::client::ClientError| CliError::Failed(error.to_string());
     let mut told = false;
     loop {
         let mut client = Client::connect(mountpoint).map_err(failed)?;
-        if drained::unmount(&mut client)? == End::Gone {
-            return Ok(());
+        match drained::unmount(&mut client, discard)? {
+            End::Busy => {}
+            end => return Ok(end),
         }
         if !told {
             told = true;

@@ -13,6 +13,9 @@ use crate::control::client::{Client, ClientError, find_mount};
 use crate::control::protocol::{FileStatus, Status};
 use crate::mount::mountinfo::{Mount, MountTable};
 
+/// A lane that takes longer for one write waits for a disk that hangs.
+const STUCK_MS: u64 = 1000;
+
 /// What one daemon said, or why it said nothing.
 struct Reply {
     mount: Mount,
@@ -152,11 +155,19 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
         ("synced", format!("{} times for programs", status.syncs)),
         ("kernel limits", status.bdi.clone()),
     ];
+    for lane in status.lanes.iter().filter(|lane| lane.for_ms >= STUCK_MS) {
+        let what = format!(
+            "lane {} for {} at {}: {} at {}",
+            lane.lane,
+            units::duration_ms(lane.for_ms),
+            units::printable(&lane.path.to_string_lossy()),
+            size(lane.range.length),
+            lane.range.offset
+        );
+        lines.push(("stuck", what));
+    }
     for file in &status.errors {
-        let why = file.error.as_deref().unwrap_or("unknown error");
-        let path = units::printable(&file.path.to_string_lossy());
-        let what = format!("{path}: {}: {why}", size(file.backlog_bytes));
-        lines.push(("not stored", what));
+        lines.push(("not stored", units::printable(&file.describe(size, units::duration_ms))));
     }
     lines
 }

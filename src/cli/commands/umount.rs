@@ -18,7 +18,8 @@ pub fn run(args: &UmountArgs) -> Result<(), CliError> {
         }
         other => other.map_err(|error| CliError::Failed(error.to_string()))?,
     };
-    match drained::unmount(&mut client)? {
+    match drained::unmount(&mut client, args.discard)? {
+        End::Lost(list) => Err(list),
         End::Gone if args.json => print(&format!("{:#}\n", serde_json::json!(client.status()))),
         End::Gone => Ok(()),
         End::Busy => Err(CliError::Failed(busy(&client))),

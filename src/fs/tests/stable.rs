@@ -215,19 +215,19 @@ fn a_failed_sync_is_told_once_to_each_handle() {
     fixture.write(id, 0, b"gone?").recv().unwrap().unwrap();
     *fixture.storage.sync_errors.lock().unwrap() = vec![libc::EIO];
     assert_eq!(code(fixture.fsync(id)), Some(libc::EIO));
-    assert_eq!(code(fixture.fs.flush(id, first)), Some(libc::EIO));
-    assert_eq!(code(fixture.fs.flush(id, first)), None);
+    assert_eq!(code(fixture.fs.flush(id, first, 1)), Some(libc::EIO));
+    assert_eq!(code(fixture.fs.flush(id, first, 1)), None);
     assert_eq!(fixture.cost(id, SyncKind::Data), 1, "not synced yet");
-    assert_eq!(code(fixture.fs.flush(id, second)), Some(libc::EIO));
-    assert_eq!(code(fixture.fs.flush(id, second)), None);
+    assert_eq!(code(fixture.fs.flush(id, second, 1)), Some(libc::EIO));
+    assert_eq!(code(fixture.fs.flush(id, second, 1)), None);
     let third = fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap();
-    assert_eq!(code(fixture.fs.flush(id, third)), None, "opened afterwards");
+    assert_eq!(code(fixture.fs.flush(id, third, 1)), None, "opened afterwards");
     for handle in [first, second, third] {
         fixture.fs.release(caller(), id, handle);
     }
     fixture.fs.forget(id, 1);
     assert_eq!(fixture.fs.failing_files().len(), 1);
-    assert!(!fixture.fs.only_failing_left(), "nothing waits to be written");
+    assert!(!fixture.fs.only_failing_left(0), "nothing waits to be written");
     let id = fixture.fs.lookup(caller(), ROOT_ID, OsStr::new("f")).unwrap().attr.id;
     fixture.set_size(id, 0).recv_timeout(LONG).unwrap().unwrap();
     assert!(fixture.fs.failing_files().is_empty());

@@ -1,0 +1,426 @@
+//! A filesystem whose writes and syncs fail or hang to order: what a backing directory may be.
+//!
+//! Flat, over a plain directory. A process of its own, which is this test program again, and which
+//! ends, unmounted, when the test does, whatever becomes of it: nobody then waits for it in the
+//! kernel. Orders are lines on its standard input, answered by a line.
+
+use std::collections::HashMap;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyOpen, ReplyWrite, Request, Session, SessionACL, TimeOrNow, WriteFlags,
+};
+
+/// Holds the store and where to mount it, when this program is to be the filesystem.
+const VARIABLE: &str = "COALESCEFS_TEST_FAULTY";
+/// The kernel asks each time.
+const TTL: Duration = Duration::ZERO;
+
+/// The process, for a test.
+pub struct Faulty {
+    child: Child,
+    orders: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+    store: PathBuf,
+}
+
+impl Faulty {
+    /// Mounts it; what is written comes to lie in a directory beside.
+    pub fn at(path: &Path) -> Faulty {
+        let store = path.with_file_name("store");
+        std::fs::create_dir(&store).unwrap();
+        let places = std::env::join_paths([&store, path]).unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .env(VARIABLE, places)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (orders, answers) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
+        let mut faulty = Faulty { child, orders, answers, store };
+        faulty.order("work");
+        faulty
+    }
+
+    /// What is on disk.
+    pub fn store(&self) -> &Path {
+        &self.store
+    }
+
+    /// `work`; `hang`: writes; `write ERRNO`: from now on; `write ERRNO N`: the Nth from now only;
+    /// `fsync ERRNO`: the next one.
+    pub fn order(&mut self, order: &str) {
+        writeln!(self.orders.as_mut().unwrap(), "{order}").unwrap();
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).unwrap();
+        assert_eq!(answer, "done\n", "{order}");
+    }
+}
+
+impl Drop for Faulty {
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        // It unmounts, and with it all who wait for it are let go.
+        let _ = self.child.wait();
+    }
+}
+
+#[derive(Default)]
+struct Faults {
+    write: Option<i32>,
+    /// Requests to let through first; that one alone fails then.
+    write_after: Option<u64>,
+    fsync: Option<i32>,
+    hangs: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    faults: Mutex<Faults>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn obey(&self, order: &str) {
+        let words: Vec<&str> = order.split(' ').collect();
+        let number = |at: usize| words.get(at).map(|word| word.parse::<i32>().unwrap());
+        let mut faults = self.faults.lock().unwrap();
+        match words[0] {
+            "work" => *faults = Faults::default(),
+            "hang" => faults.hangs = true,
+            "write" => {
+                (faults.write, faults.write_after) = (number(1), number(2).map(|n| n as u64))
+            }
+            "fsync" => faults.fsync = number(1),
+            other => panic!("no such order: {other}"),
+        }
+        self.changed.notify_all();
+    }
+
+    fn write(&self) -> Result<(), Errno> {
+        let mut faults = self.faults.lock().unwrap();
+        while faults.hangs {
+            faults = self.changed.wait(faults).unwrap();
+        }
+        match (faults.write, &mut faults.write_after) {
+            (Some(_), Some(left)) if *left > 0 => {
+                *left -= 1;
+                Ok(())
+            }
+            (Some(code), Some(_)) => {
+                faults.write = None;
+                Err(Errno::from_i32(code))
+            }
+            (Some(code), None) => Err(Errno::from_i32(code)),
+            (None, _) => Ok(()),
+        }
+    }
+}
+
+/// What this process is to serve, when it is started for that.
+pub fn orders() -> Option<OsString> {
+    std::env::var_os(VARIABLE)
+}
+
+/// Serves until standard input ends.
+pub fn serve(places: &OsStr) {
+    let places: Vec<PathBuf> = std::env::split_paths(places).collect();
+    let [store, path] = &places[..] else { panic!("two places") };
+    let shared = Arc::new(Shared::default());
+    let passing = Passing {
+        store: store.clone(),
+        shared: shared.clone(),
+        names: Mutex::default(),
+        files: Mutex::default(),
+        next_handle: AtomicU64::new(1),
+    };
+    // Who ends the tests ends their whole group; this process has to unmount first.
+    // SAFETY: no handler.
+    unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+    let mut config = Config::default();
+    config.n_threads = Some(4);
+    let device = mount(path);
+    let session = Session::from_fd(passing, device, SessionACL::All, config);
+    std::thread::spawn(move || session.unwrap().run());
+    for order in std::io::stdin().lines() {
+        shared.obey(&order.unwrap());
+        println!("done");
+    }
+    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    // SAFETY: a path; and the end of this process, whatever its threads wait for.
+    unsafe {
+        libc::umount2(path.as_ptr(), libc::MNT_DETACH);
+        libc::_exit(0);
+    }
+}
+
+fn mount(path: &Path) -> OwnedFd {
+    let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").unwrap();
+    let options = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
+        device.as_raw_fd()
+    );
+    let words = ["faulty", path.to_str().unwrap(), "fuse.faulty", &options];
+    let [source, target, kind, data] = words.map(|word| CString::new(word).unwrap());
+    // SAFETY: four strings that live as long as the call.
+    let result = unsafe {
+        let flags = libc::MS_NOSUID | libc::MS_NODEV;
+        libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast())
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    device.into()
+}
+
+struct Passing {
+    store: PathBuf,
+    shared: Arc<Shared>,
+    names: Mutex<HashMap<u64, OsString>>,
+    files: Mutex<HashMap<u64, Arc<File>>>,
+    next_handle: AtomicU64,
+}
+
+impl Passing {
+    fn path(&self, ino: INodeNo) -> Result<PathBuf, Errno> {
+        if ino == INodeNo::ROOT {
+            return Ok(self.store.clone());
+        }
+        let names = self.names.lock().unwrap();
+        Ok(self.store.join(names.get(&ino.0).ok_or(Errno::ESTALE)?))
+    }
+
+    fn attr(&self, path: &Path) -> Result<FileAttr, Errno> {
+        let found = std::fs::metadata(path)?;
+        let time = |secs: i64, nanos: i64| UNIX_EPOCH + Duration::new(secs as u64, nanos as u32);
+        let is_root = path == self.store;
+        Ok(FileAttr {
+            ino: if is_root { INodeNo::ROOT } else { INodeNo(found.ino()) },
+            size: found.size(),
+            blocks: found.blocks(),
+            atime: time(found.atime(), found.atime_nsec()),
+            mtime: time(found.mtime(), found.mtime_nsec()),
+            ctime: time(found.ctime(), found.ctime_nsec()),
+            crtime: UNIX_EPOCH,
+            kind: if is_root { FileType::Directory } else { FileType::RegularFile },
+            perm: (found.mode() & 0o7777) as u16,
+            nlink: found.nlink() as u32,
+            uid: found.uid(),
+            gid: found.gid(),
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        })
+    }
+
+    fn find(&self, name: &OsStr) -> Result<FileAttr, Errno> {
+        let attr = self.attr(&self.store.join(name))?;
+        self.names.lock().unwrap().insert(attr.ino.0, name.to_owned());
+        Ok(attr)
+    }
+
+    fn file(&self, handle: FileHandle) -> Arc<File> {
+        self.files.lock().unwrap()[&handle.0].clone()
+    }
+
+    fn add(&self, file: File) -> FileHandle {
+        let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        self.files.lock().unwrap().insert(handle, Arc::new(file));
+        FileHandle(handle)
+    }
+
+    fn open_file(&self, path: &Path, create: bool) -> Result<FileHandle, Errno> {
+        let mut options = OpenOptions::new();
+        Ok(self.add(options.read(true).write(true).create(create).open(path)?))
+    }
+
+    fn change(
+        &self,
+        ino: INodeNo,
+        size: Option<u64>,
+        mtime: Option<TimeOrNow>,
+    ) -> Result<FileAttr, Errno> {
+        let path = self.path(ino)?;
+        if let Some(size) = size {
+            OpenOptions::new().write(true).open(&path)?.set_len(size)?;
+        }
+        let time = mtime.map(|time| match time {
+            TimeOrNow::SpecificTime(time) => time,
+            TimeOrNow::Now => SystemTime::now(),
+        });
+        if let Some(time) = time {
+            File::open(&path)?.set_modified(time)?;
+        }
+        self.attr(&path)
+    }
+}
+
+impl Filesystem for Passing {
+    fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.find(name) {
+            Ok(attr) => reply.entry(&TTL, &attr, Generation(0)),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        match self.path(ino).and_then(|path| self.attr(&path)) {
+            Ok(attr) => reply.attr(&TTL, &attr),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn setattr(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _mode: Option<u32>,
+        _uid: Option<u32>,
+        _gid: Option<u32>,
+        size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<fuser::BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        match self.change(ino, size, mtime) {
+            Ok(attr) => reply.attr(&TTL, &attr),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn unlink(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        match std::fs::remove_file(self.store.join(name)) {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(error.into()),
+        }
+    }
+
+    fn create(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let made = self.open_file(&self.store.join(name), true);
+        match made.and_then(|handle| Ok((handle, self.find(name)?))) {
+            Ok((handle, attr)) => {
+                reply.created(&TTL, &attr, Generation(0), handle, FopenFlags::empty());
+            }
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        match self.path(ino).and_then(|path| self.open_file(&path, false)) {
+            Ok(handle) => reply.opened(handle, FopenFlags::empty()),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let mut bytes = vec![0; size as usize];
+        match self.file(fh).read_at(&mut bytes, offset) {
+            Ok(count) => reply.data(&bytes[..count]),
+            Err(error) => reply.error(error.into()),
+        }
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let write = || {
+            self.shared.write()?;
+            Ok(self.file(fh).write_all_at(data, offset)?)
+        };
+        match write() {
+            Ok(()) => reply.written(data.len() as u32),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.files.lock().unwrap().remove(&fh.0);
+        reply.ok();
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        match self.shared.faults.lock().unwrap().fsync.take() {
+            Some(code) => reply.error(Errno::from_i32(code)),
+            None => reply.ok(),
+        }
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let mut names: Vec<OsString> = std::fs::read_dir(&self.store)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        names.sort();
+        for (number, name) in (1..).zip(&names).skip(offset as usize) {
+            let Ok(attr) = self.find(name) else { continue };
+            if reply.add(attr.ino, number, FileType::RegularFile, name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+}
