@@ -205,6 +205,10 @@ fn what_can_be_stored_is_stored() {
         fs.backlog_bytes() == CHUNK
     });
     assert_eq!(fixture.failure().ranges, [ByteRange { offset: CHUNK, length: CHUNK }]);
+    fixture.wait_until("all tries to be counted, also those before others were stored", |_| {
+        let hits = fixture.storage.hits();
+        hits >= 3 && fixture.failure().attempts as usize == hits
+    });
     assert!(fixture.fs.only_failing_left(0));
     fixture.storage.set(Fault::None);
     fixture.fs.retry_now();
