@@ -172,6 +172,11 @@ pub fn discarded_bytes_are_gone_for_everybody() {
     assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
     assert!(text(&refused).contains("nothing is wrong"), "{}", text(&refused));
     setup.disk.order(&format!("write {}", libc::EIO));
+    // Of the same size: nothing but the discard itself has the kernel look again.
+    file.write_all_at(b"overwritten", 5000).unwrap();
+    assert_eq!(code(file.sync_all()), Some(libc::EIO));
+    succeed(Command::new(PROGRAM).arg("discard").arg(&path));
+    assert!(fs::read(&path).unwrap() == records(1, 1000), "the kernel's pages are shown");
     file.write_all_at(b"overwritten", 5000).unwrap();
     file.write_all_at(&[b'x'; 50_000], 100_000).unwrap();
     assert_eq!(code(file.sync_all()), Some(libc::EIO));

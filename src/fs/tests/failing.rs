@@ -140,6 +140,7 @@ fn every_error_at_every_call_is_told_shown_and_mended() {
                 assert_eq!(code(fixture.fs.flush(id, handle, 1)), None, "told twice: {context}");
             }
             assert_eq!(code(fixture.fsync(id)), Some(wanted), "not stored: {context}");
+            assert_eq!(code(fixture.fs.flush(id, one, 1)), None, "told again: {context}");
             let failure = fixture.failure();
             assert_eq!((failure.errno, failure.name.as_str()), (wanted, name));
             assert!(failure.attempts >= 2 && failure.for_ms < 60_000 && !failure.lost);
@@ -198,8 +199,16 @@ fn what_can_be_stored_is_stored() {
     fixture.storage.set(Fault::Within(CHUNK..CHUNK + 1, libc::EIO));
     fixture.write(id, 0, &content()).recv().unwrap().unwrap();
     fixture.fs.finish();
-    fixture.wait_until("the rest to leave", |fs| fs.backlog_bytes() == CHUNK);
+    fixture.wait_until("the failure", |fs| !fs.failing_files().is_empty());
+    fixture.wait_until("the rest to leave", |fs| {
+        assert_eq!(fs.failing_files().len(), 1, "forgotten while others are stored");
+        fs.backlog_bytes() == CHUNK
+    });
     assert_eq!(fixture.failure().ranges, [ByteRange { offset: CHUNK, length: CHUNK }]);
+    fixture.wait_until("all tries to be counted, also those before others were stored", |_| {
+        let hits = fixture.storage.hits();
+        hits >= 3 && fixture.failure().attempts as usize == hits
+    });
     assert!(fixture.fs.only_failing_left(0));
     fixture.storage.set(Fault::None);
     fixture.fs.retry_now();
