@@ -10,7 +10,7 @@
 //! | `children` | waiting for children and passing signals on |
 //! | `drained` | unmounting with progress |
 //! | `holders` | who keeps a mount busy |
-//! | `commands` | mount, run, umount, status, upgrade, demo |
+//! | `commands` | mount, run, umount, status, upgrade, doctor, demo |
 
 mod args;
 mod children;
@@ -49,6 +49,7 @@ fn run(arguments: Arguments, log_level: String) -> Result<Exit, CliError> {
         Command::Umount(args) => commands::umount::run(&args).map(|()| Exit::Ok),
         Command::Status(args) => commands::status::run(&args).map(|()| Exit::Ok),
         Command::Upgrade(args) => commands::upgrade::run(&args).map(|()| Exit::Ok),
+        Command::Doctor(args) => commands::doctor::run(&args),
         Command::Demo(args) => Ok(commands::demo::run(&args).map(|()| Exit::Ok)?),
         Command::Keeper(args) => Ok(Exit::Keeper(crate::keeper::run(args.beginning()))),
     }

@@ -1,6 +1,7 @@
 //! One file a command; each checks everything before it changes anything.
 
 pub mod demo;
+pub mod doctor;
 pub mod mount;
 pub mod run;
 pub mod status;
