@@ -6,6 +6,7 @@
 //! | `units` | sizes and durations, in and out |
 //! | `resolve` | from arguments to a checked [`crate::config::MountConfig`] |
 //! | `places` | BACKING and MOUNTPOINT: what is wrong with them |
+//! | `walk` | from a path to what is there, without touching a mount |
 //! | `exit` | errors and exit codes, all of them |
 //! | `children` | waiting for children and passing signals on |
 //! | `drained` | unmounting with progress |
@@ -21,6 +22,7 @@ mod holders;
 mod places;
 mod resolve;
 mod units;
+mod walk;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

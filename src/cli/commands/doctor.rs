@@ -9,12 +9,10 @@
 //! | `machine` | kernel, /dev/fuse, helper, limits, memory |
 //! | `mounts` | a mount: alive, dead, failing |
 //! | `place` | a directory that is to be mounted over |
-//! | `walk` | from a path to what is there, without touching a mount |
 
 mod machine;
 mod mounts;
 mod place;
-mod walk;
 
 use std::fmt::Write;
 use std::path::Path;
@@ -24,9 +22,9 @@ use serde_json::json;
 
 use crate::cli::args::DoctorArgs;
 use crate::cli::exit::{CliError, Exit};
+use crate::cli::walk::{self, Found};
 use crate::cli::{print, units};
 use crate::mount::mountinfo::MountTable;
-use walk::Found;
 
 /// How a check ended. In the order of badness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

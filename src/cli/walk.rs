@@ -18,7 +18,7 @@ const LINKS_MAX: usize = 40;
 const LINK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a path leads to.
-pub(super) enum Found {
+pub enum Found {
     /// The mountpoint of a coalescefs mount.
     Mount(Mount),
     /// Something in such a mount.
@@ -28,7 +28,7 @@ pub(super) enum Found {
 }
 
 /// Resolves a path. `Err` is the errno of readlink(2), or `TimedOut`.
-pub(super) fn find(path: &Path, table: &MountTable) -> io::Result<Found> {
+pub fn find(path: &Path, table: &MountTable) -> io::Result<Found> {
     let mut left: VecDeque<OsString> = names(&std::path::absolute(path)?).collect();
     let mut at = PathBuf::from("/");
     let mut links = 0;
