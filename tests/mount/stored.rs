@@ -265,6 +265,7 @@ pub fn what_is_left_of_a_mount_that_is_gone_is_given_back() {
     fs::create_dir(&out).unwrap();
     let fds = passed(&out, &estate(&out, (0, 1 << 20)));
     let manager = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+    manager.set_read_timeout(Some(SOON)).unwrap();
     let output = mount_with(&out, &NAMES, &fds);
     let mut said = [0; 200];
     let length = manager.recv(&mut said).unwrap();
