@@ -5,6 +5,9 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+#[path = "cli/doctor.rs"]
+mod doctor;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -84,6 +87,18 @@ impl Scene {
         assert_refused(&output, code, words);
         assert_eq!((self.mounts(), self.contents()), before, "{arguments:?} changed something");
         assert_eq!(self.processes("keeper"), [0; 0], "{arguments:?} left a process");
+    }
+
+    /// Runs a command line as a user who has nothing, not even a PATH.
+    fn as_nobody(&self, arguments: &[&str]) -> Output {
+        use std::os::unix::process::CommandExt;
+        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o755)).unwrap();
+        // The test's own directory may lie where nobody may go: a copy that can be executed. By
+        // a process of its own: a child of another test could inherit a descriptor that writes it.
+        let program = self.at("coalescefs");
+        assert!(Command::new("cp").args([PROGRAM, &program]).status().unwrap().success());
+        let mut command = Command::new(program);
+        command.args(arguments).env("PATH", "/nonexistent").uid(65534).gid(65534).output().unwrap()
     }
 
     fn wait_until_gone(&self) {
@@ -203,6 +218,13 @@ fn main() {
             "ordinary_users_are_told_what_is_missing",
             ordinary_users_are_told_what_is_missing,
         )),
+        shared("doctor::a_directory", doctor::a_directory),
+        mounting(shared(
+            "doctor::a_mount_alive_stopped_and_dead",
+            doctor::a_mount_alive_stopped_and_dead,
+        )),
+        mounting(shared("doctor::a_mount_that_cannot_store", doctor::a_mount_that_cannot_store)),
+        mounting(shared("doctor::as_an_ordinary_user", doctor::as_an_ordinary_user)),
         shared("help_says_what_the_defaults_are", help_says_what_the_defaults_are),
         mounting(shared("a_reader_goes_away", a_reader_goes_away)),
         mounting(shared("a_mount_begins_and_ends", a_mount_begins_and_ends)),
@@ -283,21 +305,12 @@ fn keeper_without_an_order() {
 }
 
 fn ordinary_users_are_told_what_is_missing() {
-    use std::os::unix::process::CommandExt;
     let scene = Scene::new(&["b"]);
-    fs::set_permissions(&scene.root, fs::Permissions::from_mode(0o755)).unwrap();
-    let as_nobody = |arguments: &[&str]| {
-        // The test's own directory may lie where nobody may go: a copy that can be executed.
-        let program = scene.root.join("coalescefs");
-        fs::copy(PROGRAM, &program).unwrap();
-        let mut command = Command::new(program);
-        command.args(arguments).env("PATH", "/nonexistent").uid(65534).gid(65534).output().unwrap()
-    };
     let device_mode = fs::metadata("/dev/fuse").unwrap().mode();
     let words = if device_mode & 0o006 == 0o006 { "fuse3 package" } else { "chmod 666 /dev/fuse" };
-    assert_refused(&as_nobody(&["mount", &scene.at("b")]), 1, words);
+    assert_refused(&scene.as_nobody(&["mount", &scene.at("b")]), 1, words);
     fs::set_permissions(scene.at("b"), fs::Permissions::from_mode(0o700)).unwrap();
-    assert_refused(&as_nobody(&["mount", &scene.at("b")]), 1, "readable and searchable");
+    assert_refused(&scene.as_nobody(&["mount", &scene.at("b")]), 1, "readable and searchable");
     assert!(scene.mounts().is_empty());
 }
 

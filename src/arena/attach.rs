@@ -5,6 +5,7 @@
 //! The worker that made it may still be alive and writing, so the checks hold at any moment
 //! between two of its stores.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
@@ -97,6 +98,32 @@ impl Arena {
         arena.check_segments()?;
         arena.check_nodes()?;
         Ok(arena)
+    }
+
+    /// Forgets files without a name, which were kept by descriptors of a table that is gone, and what
+    /// was buffered of them: it could never be stored. Their nodes stay for those who have them open,
+    /// and answer with errors. No worker may be alive.
+    pub fn forget_unnamed(&self) {
+        let mut forgotten = BTreeSet::new();
+        for slot in (0..self.nodes.high_water()).map(NodeSlot) {
+            if let Some(identity) = self.nodes.identity(slot)
+                && self.nodes.kept_fd(slot).is_some()
+            {
+                self.nodes.cut_off(slot);
+                forgotten.insert(identity.id);
+            }
+        }
+        for slot in (0..self.segments).map(Slot) {
+            if self.published(slot).is_some_and(|(node, _)| forgotten.contains(&node)) {
+                self.unpublish(slot);
+            }
+        }
+        if !forgotten.is_empty() {
+            log::error!(
+                "files that were removed while they were open are lost: {}",
+                forgotten.len()
+            );
+        }
     }
 
     fn check_init(&self) -> Result<(), AttachError> {

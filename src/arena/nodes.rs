@@ -285,6 +285,13 @@ impl NodeTable {
         self.entry(slot).kept_fd_plus_one.store(fd.map_or(0, |fd| fd + 1), Ordering::Release);
     }
 
+    /// Parts a node from its file: none is it from now on, not even one that gets the same inode
+    /// number, which nothing keeps from others any more.
+    pub fn cut_off(&self, slot: NodeSlot) {
+        self.entry(slot).kind.store(0, Ordering::Release);
+        self.set_kept_fd(slot, None);
+    }
+
     /// The descriptor noted by [`NodeTable::set_kept_fd`].
     pub fn kept_fd(&self, slot: NodeSlot) -> Option<RawFd> {
         match self.entry(slot).kept_fd_plus_one.load(Ordering::Acquire) {

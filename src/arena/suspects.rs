@@ -149,6 +149,28 @@ mod tests {
         assert!(!suspects.take_over());
     }
 
+    /// Goal: of two that were in hand at a death only the guilty one is condemned. Method: each is
+    /// served alone from then on, so that one ends and the other kills.
+    #[test]
+    fn a_suspect_that_is_alone_dies_of_itself_only() {
+        let table = table();
+        let suspects = Suspects(&table);
+        suspects.begin(8);
+        let beside = table.in_hand.iter().find(|place| place.load(Ordering::Relaxed) == 0);
+        beside.unwrap().store(22, Ordering::Relaxed);
+        assert!(suspects.take_over());
+        assert_eq!([8, 22].map(|unique| suspects.judge(unique)), [Verdict::Suspect; 2]);
+        suspects.begin(22);
+        suspects.end(suspects.judge(22));
+        for _ in 1..DEATHS_MAX {
+            assert_eq!(suspects.judge(8), Verdict::Suspect);
+            suspects.begin(8);
+            suspects.take_over();
+            assert_eq!(suspects.judge(22), Verdict::Ordinary);
+        }
+        assert_eq!(suspects.judge(8), Verdict::Condemned);
+    }
+
     /// Goal: the table never overflows; the newest are kept.
     #[test]
     fn old_suspects_make_room() {

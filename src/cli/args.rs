@@ -67,6 +67,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Let this program take over a mount from the one that serves it; nothing notices
     Upgrade(UpgradeArgs),
+    /// Say what is wrong with this machine, a directory or a mount, and how to mend it
+    Doctor(DoctorArgs),
     /// Show what it does for 40 programs that write into FIFOs' outputs
     Demo(DemoArgs),
     /// The process that holds a mount; started by the others
@@ -148,6 +150,16 @@ pub struct StatusArgs {
     /// Also the files that hold data or have an error
     #[arg(long)]
     pub files: bool,
+}
+
+/// `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// A mount, or a directory to be mounted over [default: the machine and all coalescefs mounts]
+    pub path: Option<PathBuf>,
+    /// As JSON: an object with the worst verdict and all checks
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `keeper`.

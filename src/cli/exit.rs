@@ -3,7 +3,7 @@
 //! | code | meaning |
 //! |---|---|
 //! | 0 | done |
-//! | 1 | failed; nothing was changed unless the message says so |
+//! | 1 | failed; nothing was changed unless the message says so. `doctor`: there is a problem |
 //! | 2 | the command line makes no sense |
 //! | 75 | acknowledged data is not in the backing files (EX_TEMPFAIL: it is still in memory, or the message says it is lost) |
 //! | other | `run`: the command's own; 128+n when signal n killed it, 126 or 127 when it could not be started |
@@ -29,6 +29,8 @@ const NOT_FOUND: u8 = 127;
 pub enum Exit {
     /// Done.
     Ok,
+    /// `doctor` found something, and has said what.
+    Problem,
     /// The code of the keeper this process is, or waited for.
     Keeper(i32),
     /// The command of `run` ended.
@@ -80,6 +82,7 @@ impl Exit {
         use std::os::unix::process::ExitStatusExt;
         match self {
             Exit::Ok => 0,
+            Exit::Problem => FAILED,
             Exit::Keeper(code) => u8::try_from(code).unwrap_or(FAILED),
             Exit::Command(status) => match (status.code(), status.signal()) {
                 (Some(code), _) => u8::try_from(code).unwrap_or(FAILED),

@@ -6,11 +6,12 @@
 //! | `units` | sizes and durations, in and out |
 //! | `resolve` | from arguments to a checked [`crate::config::MountConfig`] |
 //! | `places` | BACKING and MOUNTPOINT: what is wrong with them |
+//! | `walk` | from a path to what is there, without touching a mount |
 //! | `exit` | errors and exit codes, all of them |
 //! | `children` | waiting for children and passing signals on |
 //! | `drained` | unmounting with progress |
 //! | `holders` | who keeps a mount busy |
-//! | `commands` | mount, run, umount, discard, status, upgrade, demo |
+//! | `commands` | mount, run, umount, discard, status, upgrade, doctor, demo |
 
 mod args;
 mod children;
@@ -21,6 +22,7 @@ mod holders;
 mod places;
 mod resolve;
 mod units;
+mod walk;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -50,6 +52,7 @@ fn run(arguments: Arguments, log_level: String) -> Result<Exit, CliError> {
         Command::Discard(args) => commands::discard::run(&args).map(|()| Exit::Ok),
         Command::Status(args) => commands::status::run(&args).map(|()| Exit::Ok),
         Command::Upgrade(args) => commands::upgrade::run(&args).map(|()| Exit::Ok),
+        Command::Doctor(args) => commands::doctor::run(&args),
         Command::Demo(args) => Ok(commands::demo::run(&args).map(|()| Exit::Ok)?),
         Command::Keeper(args) => Ok(Exit::Keeper(crate::keeper::run(args.beginning()))),
     }

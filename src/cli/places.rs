@@ -126,6 +126,13 @@ fn directory(what: &str, path: &Path) -> Result<PathBuf, CliError> {
     Ok(canonical)
 }
 
+/// Checks and resolves a directory as [`resolve_over`] does, but for mounts that are there already.
+pub fn usable(name: &str, path: &Path) -> Result<PathBuf, CliError> {
+    let backing = directory(name, path)?;
+    refuse_unusable(name, &Places { backing: backing.clone(), mountpoint: backing.clone() })?;
+    Ok(backing)
+}
+
 fn refuse_unusable(name: &str, places: &Places) -> Result<(), CliError> {
     let (backing, mountpoint) = (places.backing.display(), places.mountpoint.display());
     if let Err(error) = access(&places.backing, libc::R_OK | libc::X_OK) {

@@ -4,13 +4,17 @@
 //! order comes over its standard input, its report goes to its standard output, and its standard
 //! error is the caller's until the mount is served; so a worker that fails at the start is heard.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
+use super::notify::SOCKET_VARIABLE;
+use super::store::{Kept, LISTEN_VARIABLES};
 use super::sys;
 use crate::config::MountConfig;
 use crate::mount::check;
@@ -51,6 +55,14 @@ pub enum Lifetime {
     OnItsOwn,
     /// Ends, in order, when the starting process ends.
     WithStarter,
+    /// The same, and the starting process may be a service: its manager is told.
+    OfService,
+}
+
+impl Lifetime {
+    fn has_starter(self) -> bool {
+        self != Lifetime::OnItsOwn
+    }
 }
 
 /// How to start a keeper.
@@ -86,7 +98,7 @@ pub struct StartError(String);
 /// keeper too.
 pub fn start(launch: Launch<'_>) -> Result<Running, StartError> {
     let failed = |error| StartError(format!("cannot start the keeper process: {error}"));
-    if launch.lifetime == Lifetime::WithStarter {
+    if launch.lifetime.has_starter() {
         // So that whoever takes the place of a dead keeper is a child of this process, too.
         sys::become_subreaper().map_err(failed)?;
     }
@@ -111,15 +123,55 @@ fn spawn(launch: &Launch<'_>) -> io::Result<Child> {
         .arg0("coalescefs")
         .arg("keeper")
         .arg(&launch.config.mountpoint)
-        .env("RUST_LOG", &launch.log_level)
-        .env_remove("COALESCEFS_LOG_FILE")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
+    equip(&mut command, launch);
+    command.spawn()
+}
+
+/// Gives a keeper that is about to be started its surroundings.
+fn equip(command: &mut Command, launch: &Launch<'_>) {
+    command.env("RUST_LOG", &launch.log_level).env_remove("COALESCEFS_LOG_FILE");
+    for variable in LISTEN_VARIABLES {
+        command.env_remove(variable);
+    }
+    if launch.lifetime != Lifetime::OfService {
+        // Of a service that this is only a part of.
+        command.env_remove(SOCKET_VARIABLE);
+    }
     let (lifetime, namespace) = (launch.lifetime, launch.namespace);
     let starter = std::process::id();
     // SAFETY: `prepare` only makes system calls.
     unsafe { command.pre_exec(move || prepare(lifetime, namespace, starter)) };
-    command.spawn()
+}
+
+/// Starts a keeper that goes on with what the service manager kept of a mount. `Err` when it could
+/// not; nothing has changed then.
+pub fn adopt_kept(kept: &Kept, launch: &Launch<'_>) -> Result<Running, StartError> {
+    let failed = |error: &dyn std::fmt::Display| {
+        let mountpoint = kept.mountpoint().display();
+        StartError(format!("cannot go on with the mount at {mountpoint}: {error}"))
+    };
+    let program = Path::new("/proc/self/exe");
+    kept.estate.rehearse(program).map_err(|error| failed(&error))?;
+    let start = || {
+        sys::become_subreaper()?;
+        let order = kept.estate.written_down()?;
+        let mut command = kept.estate.command(program, &order);
+        equip(&mut command, launch);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        if let Some(path) = &launch.log_file {
+            command.stderr(open_log(path)?);
+        }
+        command.spawn()
+    };
+    let process = start().map_err(|error| failed(&error))?;
+    Ok(Running { process, device: kept.device() })
+}
+
+/// A log is its owner's alone: it names files.
+pub(super) fn open_log(path: &Path) -> io::Result<File> {
+    File::options().append(true).create(true).mode(0o600).open(path)
 }
 
 /// Between fork and exec.
@@ -128,7 +180,7 @@ fn prepare(lifetime: Lifetime, namespace: Option<Entered>, starter: u32) -> io::
     check(unsafe { libc::setsid() })?;
     // Whatever the starter blocked is its own matter.
     sys::Signals::of(&[]).set_as_mask();
-    if lifetime == Lifetime::WithStarter {
+    if lifetime.has_starter() {
         sys::die_with_parent(libc::SIGTERM)?;
         // A starter that was gone before the call above sends nothing.
         if sys::parent() != starter {
@@ -144,10 +196,10 @@ fn prepare(lifetime: Lifetime, namespace: Option<Entered>, starter: u32) -> io::
 fn converse(process: &mut Child, launch: Launch<'_>) -> io::Result<Report> {
     let stderr = match (launch.log_file, launch.lifetime) {
         (Some(path), _) => StderrAfterStart::Append(path),
-        (None, Lifetime::WithStarter) => StderrAfterStart::Keep,
+        (None, Lifetime::WithStarter | Lifetime::OfService) => StderrAfterStart::Keep,
         (None, Lifetime::OnItsOwn) => StderrAfterStart::Discard,
     };
-    let starter = (launch.lifetime == Lifetime::WithStarter).then(std::process::id);
+    let starter = launch.lifetime.has_starter().then(std::process::id);
     let order = Order { config: launch.config.clone(), stderr, starter };
     let mut to_keeper = process.stdin.take().expect("asked for with Stdio::piped");
     to_keeper.write_all(&serde_json::to_vec(&order)?)?;

@@ -14,6 +14,8 @@
 //! | `supervise` | the loop: signals, deaths, unmounting |
 //! | `process` | making the worker process |
 //! | `succession` | the worker becomes the keeper when this one dies |
+//! | `notify` | messages to the service manager |
+//! | `store` | what the service manager keeps when both processes die |
 //! | `strays` | descriptors that a dead worker left |
 //! | `backoff` | how long to wait before the next worker |
 //! | `sys` | the few system calls std does not have |
@@ -21,7 +23,9 @@
 mod backoff;
 mod launch;
 mod lock;
+mod notify;
 mod process;
+mod store;
 mod strays;
 mod succession;
 mod supervise;
@@ -30,18 +34,18 @@ pub mod sys;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use launch::{Launch, Lifetime, Running, StartError, start};
+pub use launch::{Launch, Lifetime, Running, StartError, adopt_kept, start};
 use launch::{Order, Report, StderrAfterStart};
 use serde::{Deserialize, Serialize};
+pub use store::Kept;
 pub use succession::{Estate, SuccessionError};
 use supervise::Supervisor;
 
-use crate::arena::{Arena, UnmountMode};
+use crate::arena::{Arena, Phase, UnmountMode};
 use crate::clock;
 use crate::config::MountConfig;
 use crate::control::address;
@@ -136,7 +140,7 @@ fn adopt(estate: Estate, arena: Arena) -> Result<Held, String> {
     let in_words = |error: io::Error| format!("cannot take over the mount: {error}");
     // A worker ignores them; they are blocked before they are not.
     let signals = process::take_signals().map_err(in_words)?;
-    let Estate { config, place, descriptors, starter } = estate;
+    let Estate { config, place, descriptors, starter, is_moved } = estate;
     // SAFETY: `succession::read` checked that they are open and what they are; this process has
     // just begun, and nothing else in it owns any.
     let own = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
@@ -155,6 +159,10 @@ fn adopt(estate: Estate, arena: Arena) -> Result<Held, String> {
         starter,
     };
     let control = held.arena.control();
+    if is_moved {
+        control.set_phase(Phase::Starting);
+        held.arena.forget_unnamed();
+    }
     if let Some(starter) = starter {
         sys::die_with_parent(libc::SIGTERM).map_err(in_words)?;
         if sys::parent() != starter {
@@ -189,9 +197,7 @@ fn take_order() -> io::Result<(Taken, File)> {
     let stderr_file = match order.stderr {
         StderrAfterStart::Keep => None,
         StderrAfterStart::Discard => Some(null),
-        StderrAfterStart::Append(path) => {
-            Some(File::options().append(true).create(true).mode(0o600).open(path)?)
-        }
+        StderrAfterStart::Append(path) => Some(launch::open_log(&path)?),
     };
     Ok((Taken { config: order.config, starter: order.starter, stderr_file }, report))
 }

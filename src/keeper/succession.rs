@@ -43,6 +43,9 @@ pub struct Estate {
     pub(super) descriptors: Descriptors,
     /// The process with which the mount ends, if there is one.
     pub(super) starter: Option<u32>,
+    /// Whether the descriptors come from another table, and those of files without a name do not.
+    #[serde(default)]
+    pub(super) is_moved: bool,
 }
 
 /// What outlives everybody.
@@ -57,16 +60,27 @@ pub(super) struct Descriptors {
 }
 
 impl Descriptors {
+    /// In a fixed order.
+    pub(super) fn numbers(self) -> [RawFd; 6] {
+        [self.fuse, self.backing, self.listener, self.lock, self.arena, self.nodes]
+    }
+
+    pub(super) fn from_numbers(numbers: [RawFd; 6]) -> Descriptors {
+        let [fuse, backing, listener, lock, arena, nodes] = numbers;
+        Descriptors { fuse, backing, listener, lock, arena, nodes }
+    }
+
     /// With the type each must have.
-    fn typed(self) -> [(RawFd, libc::mode_t); 6] {
-        [
-            (self.fuse, libc::S_IFCHR),
-            (self.backing, libc::S_IFDIR),
-            (self.listener, libc::S_IFSOCK),
-            (self.lock, libc::S_IFSOCK),
-            (self.arena, libc::S_IFREG),
-            (self.nodes, libc::S_IFREG),
-        ]
+    pub(super) fn typed(self) -> [(RawFd, libc::mode_t); 6] {
+        let kinds = [
+            libc::S_IFCHR,
+            libc::S_IFDIR,
+            libc::S_IFSOCK,
+            libc::S_IFSOCK,
+            libc::S_IFREG,
+            libc::S_IFREG,
+        ];
+        std::array::from_fn(|at| (self.numbers()[at], kinds[at]))
     }
 }
 
@@ -132,7 +146,7 @@ impl Estate {
 
     /// A memfd that stays open over exec, as do all that matter from here on; those of files
     /// without a name do so since they were opened.
-    fn written_down(&self) -> io::Result<File> {
+    pub(super) fn written_down(&self) -> io::Result<File> {
         // SAFETY: a C string.
         let fd = unsafe { libc::memfd_create(c"coalescefs-estate".as_ptr(), 0) };
         if fd < 0 {
@@ -148,7 +162,7 @@ impl Estate {
         Ok(order)
     }
 
-    fn command(&self, program: &Path, order: &File) -> Command {
+    pub(super) fn command(&self, program: &Path, order: &File) -> Command {
         let mut command = Command::new(program);
         command
             .arg0("coalescefs")

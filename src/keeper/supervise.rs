@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use super::launch::Report;
+use super::store::Service;
 use super::succession::{Descriptors, Estate};
 use super::sys;
 use super::{Held, Place, process, send_report, strays};
@@ -38,6 +39,8 @@ pub(super) struct Supervisor {
     /// Until the mount is served: who wants to know.
     report: Option<File>,
     stderr_file: Option<File>,
+    /// When the mount is a service.
+    service: Option<Service>,
 }
 
 impl Supervisor {
@@ -53,6 +56,7 @@ impl Supervisor {
             served: report.is_none(),
             report,
             stderr_file,
+            service: Service::from_environment(),
         }
     }
 
@@ -76,6 +80,9 @@ impl Supervisor {
         let place = &self.held.place;
         if MountTable::read().is_ok_and(|table| table.has(place.device, &place.mountpoint)) {
             unmount_and_wait(place, UnmountMode::Lazy);
+        }
+        if let Some(service) = self.service.as_ref().filter(|_| self.served) {
+            service.release();
         }
         code
     }
@@ -111,11 +118,20 @@ impl Supervisor {
         sys::ring(self.held.wake_worker.as_fd());
     }
 
-    /// The first time requests are answered: the start has succeeded.
     fn look_at_phase(&mut self) {
-        if self.served || self.held.arena.control().phase() == Phase::Starting {
+        if self.held.arena.control().phase() == Phase::Starting {
             return;
         }
+        if !self.served {
+            self.note_success();
+        }
+        if let Some(service) = &mut self.service {
+            service.ready();
+        }
+    }
+
+    /// The first time requests are answered: the start has succeeded.
+    fn note_success(&mut self) {
         self.served = true;
         let device = self.held.place.device;
         let errno = bdi::tune(device, self.held.config.memory_bytes);
@@ -136,6 +152,10 @@ impl Supervisor {
             if !send_report(report, &Report::Ready { device }) {
                 self.finish();
             }
+        }
+        // When the mount is known of: one that is not is not to be adopted.
+        if let Some(service) = &self.service {
+            service.store(&self.estate());
         }
     }
 
@@ -269,6 +289,7 @@ impl Supervisor {
         ];
         kept.extend(self.report.iter().map(AsRawFd::as_raw_fd));
         kept.extend(self.stderr_file.iter().map(AsRawFd::as_raw_fd));
+        kept.extend(self.service.iter().map(Service::descriptor));
         kept
     }
 
@@ -287,6 +308,7 @@ impl Supervisor {
                 nodes,
             },
             starter: held.starter,
+            is_moved: false,
         }
     }
 

@@ -3,11 +3,11 @@
 use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
 use std::time::Duration;
 
 use super::attach::Method;
 use super::mountinfo::Mount;
+use super::patience::within;
 use super::{c_path, check, fusermount, privilege, unmount};
 use crate::arena::UnmountMode;
 
@@ -16,14 +16,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether nobody serves the mount at `mount_point`. Waits some seconds at most.
 pub fn is_dead(mount_point: &Path) -> bool {
-    let (told, answer) = mpsc::channel();
     let path = mount_point.to_owned();
-    // Left behind if it hangs: nothing can end a wait for a daemon that lives and does not answer.
-    std::thread::spawn(move || {
-        // Nobody listens after the timeout.
-        let _ = told.send(answers_not_connected(&path));
-    });
-    answer.recv_timeout(ANSWER_TIMEOUT).unwrap_or(false)
+    within(ANSWER_TIMEOUT, move || answers_not_connected(&path)).unwrap_or(false)
 }
 
 /// By statfs(2), which always asks the daemon: attributes may come from the kernel's cache.

@@ -13,6 +13,7 @@ pub mod fusermount;
 pub mod machine;
 pub mod mountinfo;
 pub mod namespace;
+pub mod patience;
 pub mod privilege;
 pub mod unmount;
 

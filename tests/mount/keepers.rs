@@ -13,12 +13,12 @@ use crate::support::{
     Mount, PROGRAM, SOON, is_mounted, is_running, processes_of, records, sh, succeed, text,
 };
 
-fn kill(pid: i32) {
+pub fn kill(pid: i32) {
     // SAFETY: a process of a mount of this test.
     unsafe { libc::kill(pid, libc::SIGKILL) };
 }
 
-fn number(status: &Value, name: &str) -> i32 {
+pub fn number(status: &Value, name: &str) -> i32 {
     status[name].as_i64().unwrap() as i32
 }
 
@@ -77,12 +77,12 @@ pub fn the_keeper_is_killed_again_and_again() {
 }
 
 /// A program that appends records until it is told to stop.
-struct Writer {
+pub struct Writer {
     process: Child,
 }
 
 impl Writer {
-    fn start(to: &Path) -> Writer {
+    pub fn start(to: &Path) -> Writer {
         let script = "import sys\nn = 0\nout = open(sys.argv[1], 'ab', buffering=0)\n\
             import select\nwhile not select.select([0], [], [], 0)[0]:\n \
             out.write(b'%09d\\n' % n)\n n += 1\nprint(n)\n";
@@ -97,7 +97,7 @@ impl Writer {
     }
 
     /// What it wrote.
-    fn stop(&mut self) -> Vec<u8> {
+    pub fn stop(&mut self) -> Vec<u8> {
         drop(self.process.stdin.take());
         let mut count = String::new();
         self.process.stdout.take().unwrap().read_to_string(&mut count).unwrap();
@@ -121,7 +121,7 @@ pub fn an_order_to_end_survives_the_keeper() {
     assert!(fs::read(mount.path().join("f")).unwrap() == records(1, 300_000));
 }
 
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + SOON;
     while !holds() {
         assert!(Instant::now() < until, "waited in vain for {what}");
@@ -129,7 +129,7 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn status_of(path: &Path) -> Value {
+pub fn status_of(path: &Path) -> Value {
     let output = succeed(Command::new(PROGRAM).args(["status", "--json"]).arg(path));
     serde_json::from_slice(&output.stdout).unwrap()
 }
@@ -318,16 +318,19 @@ pub fn a_keeper_that_cannot_start_is_tried_again() {
     assert_eq!(fs::read(mount.path().join("g")).unwrap(), records(2, 1000));
 }
 
-/// Kills both processes so that neither can take the other's place.
 fn kill_both(mount: &Mount) {
-    let pids = [mount.keeper_pid(), mount.worker_pid()];
+    kill_at_once([mount.keeper_pid(), mount.worker_pid()]);
+    wait_until("both to end", || mount.processes().is_empty());
+}
+
+/// Kills both processes so that neither can take the other's place.
+pub fn kill_at_once(pids: [i32; 2]) {
     for signal in [libc::SIGSTOP, libc::SIGKILL] {
         for pid in pids {
             // SAFETY: a process of this mount.
             unsafe { libc::kill(pid, signal) };
         }
     }
-    wait_until("both to end", || mount.processes().is_empty());
 }
 
 /// A command of the program that must not hang.

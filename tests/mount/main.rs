@@ -23,6 +23,7 @@ mod places;
 mod points;
 mod power;
 mod space;
+mod stored;
 
 use std::sync::{PoisonError, RwLock};
 
@@ -103,6 +104,9 @@ fn main() {
         keepers::upgrade_replaces_both_processes,
         keepers::a_keeper_that_cannot_start_is_tried_again,
         keepers::upgrade_to_another_layout_is_refused,
+        stored::both_processes_are_killed_and_the_mount_goes_on,
+        stored::what_is_passed_is_checked,
+        stored::what_is_left_of_a_mount_that_is_gone_is_given_back,
         power::every_way_to_sync_reaches_the_disk,
         power::lazy_fsync_leaves_the_disk_alone,
     ];

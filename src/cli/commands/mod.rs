@@ -2,6 +2,7 @@
 
 pub mod demo;
 pub mod discard;
+pub mod doctor;
 pub mod mount;
 pub mod run;
 pub mod status;
