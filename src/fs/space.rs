@@ -137,7 +137,8 @@ impl Space {
     pub(super) fn wants_look(&self) -> bool {
         let (charged, held) = (self.charged.load(Ordering::Relaxed), self.left());
         let is_low = held < with_lists(charged) + AHEAD_BYTES.start / 2;
-        let is_high = held > 4 * (charged + AHEAD_BYTES.end);
+        let ballast_bytes = self.ballast_bytes.load(Ordering::Relaxed);
+        let is_high = ballast_bytes > 4 * (charged + AHEAD_BYTES.end);
         (is_low || is_high) && !self.look_asked.swap(true, Ordering::AcqRel)
     }
 
@@ -276,6 +277,10 @@ impl Space {
 }
 
 fn free_bytes(fd: BorrowedFd) -> io::Result<u64> {
+    /// More than there is, and far from an overflow.
+    const ENDLESS: u64 = u64::MAX / 4;
     let stats = fs_stats(fd)?;
-    Ok(stats.bavail * u64::from(stats.frsize))
+    // Some filesystems in userspace and on networks do not say.
+    let says_nothing = stats.blocks == 0;
+    Ok(if says_nothing { ENDLESS } else { stats.bavail * u64::from(stats.frsize) })
 }

@@ -396,12 +396,9 @@ pub fn writers_end_when_the_disk_is_full() {
     fs::write(&good, records(1, 1000)).unwrap();
     File::open(&good).unwrap().sync_all().unwrap();
     assert_all_fail(writers(&mount));
-    for file in mount.status()["errors"].as_array().unwrap() {
-        assert_eq!(file["failure"]["name"], "ENOSPC", "{file:#}");
-    }
-    assert_eq!(mount.umount().status.code(), Some(75));
+    // What there was no room for was never taken.
+    assert_eq!(mount.status()["errors"], json!([]));
     succeed(Command::new("mount").args(["-o", "remount,size=100M"]).arg(mount.backing()));
-    mount.wait_for("the refused bytes to be stored", |status| status["errors"] == json!([]));
     fs::write(mount.path().join("after"), records(3, 1000)).unwrap();
     File::open(mount.path().join("after")).unwrap().sync_all().unwrap();
     mount.umount_clean();

@@ -106,8 +106,9 @@ fn assert_nothing_reserved(dir: &Path) {
     for entry in fs::read_dir(dir).unwrap() {
         let meta = entry.unwrap().metadata().unwrap();
         let taken = meta.blocks() * 512;
-        // A block of the list of extents more.
-        assert!(taken <= meta.len().next_multiple_of(4096) + 8192, "{taken} for {}", meta.len());
+        // And a list of extents, which is long where the disk was full.
+        let most = meta.len().next_multiple_of(4096) + 8192 + meta.len() / 128;
+        assert!(taken <= most, "{taken} for {}", meta.len());
     }
 }
 
