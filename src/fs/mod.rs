@@ -65,7 +65,7 @@ pub use data::WriteFrom;
 pub use give_up::{GiveUp, KernelPages};
 pub use handles::DirectoryEntry;
 pub use names::{Entry, Mode};
-pub use room::Limits;
+pub use room::{Limits, WRITE_BYTES_MAX};
 
 use handles::Handles;
 use nodes::Nodes;

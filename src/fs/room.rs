@@ -28,7 +28,7 @@ const SHARE_BYTES: u64 = 256 << 10;
 /// Most bytes the kernel may have in flight: enough for it to work ahead while we copy.
 const RESERVE_BYTES_MAX: u64 = 64 << 20;
 /// Largest WRITE: what the kernel sends at most without `fs.fuse.max_pages_limit` raised.
-const WRITE_BYTES_MAX: u64 = 1 << 20;
+pub const WRITE_BYTES_MAX: u64 = 1 << 20;
 
 /// Bounds agreed with the kernel, and the limit that follows from them.
 #[derive(Clone, Copy, Debug)]

@@ -9,5 +9,7 @@ mod adapter;
 mod attach;
 mod convert;
 mod guard;
+mod read_buffer;
 
 pub use attach::serve;
+pub use read_buffer::PresentReadBuffers;

@@ -2,6 +2,9 @@
 //! state a mount is in. Method: the states are made, dead, stopped and failing ones too; each run
 //! has a limit.
 
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
 use super::*;
 
 /// More than the doctor's own limits, and less than a wait for a daemon that is stopped.
@@ -91,20 +94,30 @@ pub fn a_mount_alive_stopped_and_dead() {
     assert_eq!(scene.mounts().len(), 1, "it was cleared");
 }
 
+/// Method: without a free inode there is no file that could hold room, and another program takes
+/// what was counted on.
 pub fn a_mount_that_cannot_store() {
-    let scene = Scene::new(&["b"]);
-    let b = &scene.at("b");
-    let tmpfs = ["-t", "tmpfs", "-o", "size=1M", "none", b];
+    let scene = Scene::new(&["b", "m"]);
+    let (b, m) = (&scene.at("b"), &scene.at("m"));
+    let tmpfs = ["-t", "tmpfs", "-o", "size=4M,nr_inodes=3", "none", b];
     assert!(Command::new("mount").args(tmpfs).status().unwrap().success());
-    succeed(&["mount", b]);
-    let file = fs::File::create(scene.at("b/large")).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, &vec![1; 4 << 20], 0).unwrap();
+    let [large, eater] =
+        ["b/large", "b/eater"].map(|name| fs::File::create(scene.at(name)).unwrap());
+    drop(large);
+    succeed(&["mount", "--max-age", "1h", b, m]);
+    let file = fs::File::options().write(true).open(scene.at("m/large")).unwrap();
+    file.write_all_at(&vec![1; 2 << 20], 0).unwrap();
+    let whole = libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: an open descriptor.
+    assert_eq!(unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, whole) }, 0);
+    let eaten = eater.write_all_at(&vec![2; 8 << 20], 0);
+    assert_eq!(eaten.unwrap_err().raw_os_error(), Some(libc::ENOSPC));
     assert_eq!(file.sync_all().unwrap_err().raw_os_error(), Some(libc::ENOSPC));
-    assert_said(doctor(&[b]), 1, "problem", "cannot be stored: large");
+    assert_said(doctor(&[m]), 1, "problem", "cannot be stored: large");
     drop(file);
-    fs::remove_file(scene.at("b/large")).unwrap();
-    assert_said(doctor(&[b]), 0, "ok", "alive");
-    succeed(&["umount", b]);
+    fs::remove_file(scene.at("m/large")).unwrap();
+    assert_said(doctor(&[m]), 0, "ok", "alive");
+    succeed(&["umount", m]);
 }
 
 pub fn as_an_ordinary_user() {

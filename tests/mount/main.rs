@@ -95,6 +95,7 @@ fn main() {
         load::memory_stays_bounded,
         load::the_worker_dies_under_forty_programs,
         deaths::the_worker_is_killed_under_a_mixed_load,
+        deaths::no_page_is_missing_when_a_request_comes,
         points::a_stopped_worker_is_waited_for,
         keepers::the_keeper_is_killed_again_and_again,
         keepers::an_order_to_end_survives_the_keeper,

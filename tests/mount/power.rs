@@ -253,8 +253,10 @@ pub fn attributes_are_kept_over_deaths() {
                         mount.wait_for("another worker", |status| status["worker_pid"] != worker);
                     }
                 });
-                sh(mount.path(), ATTRIBUTES);
+                let script = std::panic::AssertUnwindSafe(|| sh(mount.path(), ATTRIBUTES));
+                let outcome = std::panic::catch_unwind(script);
                 is_done.store(true, Ordering::Relaxed);
+                outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             });
             assert!(mount.figure("worker_restarts") > 0);
             let list = "stat -c '%n %Y %y %a %u %g %s %h' *";
