@@ -4,10 +4,11 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 
 use super::caller::Caller;
+use super::data::FileState;
 use super::nodes::{Node, ROOT_ID};
 use super::stable::Unsynced;
 use super::{Filesystem, Reply};
@@ -180,7 +181,10 @@ impl Filesystem {
         let table = self.arena.nodes();
         let mut mtime = change.mtime;
         let mut state = node.data_if_any().map(|data| data.lock());
-        let buffered = state.as_ref().is_some_and(|state| !state.buffer.is_clean());
+        let is_moving = |state: &MutexGuard<FileState>| {
+            !state.buffer.is_clean() || state.reserved.is_allocating
+        };
+        let buffered = state.as_ref().is_some_and(is_moving);
         if buffered {
             match mtime {
                 SetTime::At(time) => table.set_mtime(node.slot, Some((time.secs, time.nanos))),

@@ -260,7 +260,7 @@ impl Filesystem {
     pub(super) fn restore_times(&self, node: &Arc<Node>, state: &mut FileState) {
         let table = self.arena.nodes();
         let Some((secs, nanos)) = table.mtime(node.slot) else { return };
-        if !state.buffer.is_clean() || state.deleted {
+        if !state.buffer.is_clean() || state.reserved.is_allocating || state.deleted {
             return;
         }
         let set = self.data_file(node).and_then(|file| {

@@ -72,6 +72,8 @@ pub(super) struct Reserved {
     pub(super) is_any: bool,
     /// The next chunk is being allocated.
     is_growing: bool,
+    /// Blocks are being allocated, which moves the modification time of the backing file.
+    pub(super) is_allocating: bool,
     /// The program allocates itself: nothing is to be given back.
     pub(super) is_programs: bool,
 }
@@ -218,10 +220,28 @@ impl Filesystem {
         Ok(())
     }
 
-    fn allocate_ahead(&self, node: &Node, file: BorrowedFd, blocks: &Range<u64>) -> io::Result<()> {
-        self.arena.nodes().set_reserved(node.slot, true);
+    /// The modification time is noted before, and set right after.
+    fn allocate_ahead(
+        &self,
+        node: &Arc<Node>,
+        file: BorrowedFd,
+        blocks: &Range<u64>,
+    ) -> io::Result<()> {
+        let (table, data) = (self.arena.nodes(), self.data(node)?);
+        table.set_reserved(node.slot, true);
+        let mut state = data.lock();
+        if table.mtime(node.slot).is_none() {
+            let mtime = backing::attr(file)?.mtime;
+            table.set_mtime(node.slot, Some((mtime.secs, mtime.nanos)));
+        }
+        state.reserved.is_allocating = true;
+        drop(state);
         let mode = libc::FALLOC_FL_KEEP_SIZE;
-        self.storage.allocate(file, mode, blocks.start, blocks.end - blocks.start)
+        let allocated = self.storage.allocate(file, mode, blocks.start, blocks.end - blocks.start);
+        let mut state = data.lock();
+        state.reserved.is_allocating = false;
+        self.restore_times(node, &mut state);
+        allocated
     }
 
     /// Whether a stream wants its next chunk allocated; asked with each write.

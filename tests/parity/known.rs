@@ -33,6 +33,7 @@ const NO_CLONES: &str =
 const NO_APPEND: &str = "the drain writes at offsets, which append-only files forbid";
 const NO_EXTENTS: &str = "FUSE has no request for it";
 const OF_SUPERBLOCK: &str = "answered by the kernel from FUSE's own superblock";
+const OF_BLOCKS: &str = "btrfs takes a negative offset for 0 until the bytes have blocks";
 const OF_TMPFS: &str = "tmpfs alone does so";
 
 /// All of them.
@@ -84,6 +85,7 @@ pub const KNOWN_DIFFERENCES: &[Known] = &[
     ),
     differs("ioctl::clones", "FICLONE", WITH_CLONES, NO_CLONES),
     differs("ioctl::clones", "FIDEDUPERANGE", WITH_CLONES, NO_CLONES),
+    differs("space::data_and_holes", "written: SEEK_DATA -1", &["btrfs"], OF_BLOCKS),
     differs("ioctl::extents", "FIEMAP", &["ext4", "xfs", "btrfs"], NO_EXTENTS),
     differs("ioctl::extents", "FIBMAP", &["btrfs", "tmpfs"], OF_SUPERBLOCK),
     differs("ioctl::generic", "file GETFSUUID", &["ext4", "xfs", "tmpfs"], OF_SUPERBLOCK),
