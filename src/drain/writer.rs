@@ -153,6 +153,9 @@ impl Writer<'_> {
 
     /// Falls back to the page cache when the filesystem refuses the direct write, or has none.
     fn write_direct(&mut self, from: u64, to: u64) -> io::Result<()> {
+        if from == to {
+            return Ok(());
+        }
         let Some((fd, align)) = self.file.direct() else {
             return self.write_cached(from, to);
         };
