@@ -20,6 +20,7 @@ use super::stable::Unsynced;
 use super::{Filesystem, errno};
 use crate::backing::{self, Ballast, SetTime};
 use crate::buffer::Piece;
+use crate::drain::DataFile;
 
 /// Blocks are allocated ahead only while so many chunks are free: what is short is for all.
 const FREE_CHUNKS_MIN: u64 = 16;
@@ -330,7 +331,7 @@ impl Filesystem {
                 return Ok(());
             }
             let file = self.writable_file(node)?;
-            self.cut_at_end((*file).as_fd())
+            self.cut_at_end(&file)
         };
         if let Err(error) = cut() {
             log::warn!("space beyond the end of {} stays: {error}", self.display_path(node));
@@ -339,11 +340,13 @@ impl Filesystem {
         self.unreserve(node, state);
     }
 
-    /// Cutting a file at its own end frees what is allocated beyond.
-    fn cut_at_end(&self, file: BorrowedFd) -> io::Result<()> {
-        let attr = backing::attr(file)?;
-        self.storage.set_size(file, attr.size)?;
-        backing::set_times(file, SetTime::Omit, SetTime::At(attr.mtime))
+    /// Cutting a file at its own end frees what is allocated beyond. It makes the size durable, so
+    /// the bytes before it go first.
+    fn cut_at_end(&self, file: &DataFile) -> io::Result<()> {
+        let attr = backing::attr(file.as_fd())?;
+        file.settle_before(&*self.storage, attr.size)?;
+        self.storage.set_size(file.as_fd(), attr.size)?;
+        backing::set_times(file.as_fd(), SetTime::Omit, SetTime::At(attr.mtime))
     }
 
     /// Before the backing file gets longer by other means than storing the stream's next bytes:
@@ -352,7 +355,7 @@ impl Filesystem {
         if !state.reserved.is_any || state.reserved.is_programs {
             return;
         }
-        let cut = self.writable_file(node).and_then(|file| self.cut_at_end((*file).as_fd()));
+        let cut = self.writable_file(node).and_then(|file| self.cut_at_end(&file));
         if let Err(error) = cut {
             log::warn!("space beyond the end of {} stays: {error}", self.display_path(node));
         }

@@ -274,7 +274,7 @@ fn each_closer_of_a_handle_is_told() {
 /// in the end.
 #[test]
 fn writers_do_not_wait_for_ever_for_a_disk_that_refuses() {
-    let fixture = Fixture::faulty(Fault::From(0, libc::ENOSPC));
+    let fixture = Fixture::faulty(Fault::From(0, libc::EIO));
     let files: Vec<u64> = (0..4).map(|n| fixture.create(&format!("f{n}")).0).collect();
     let piece = 64 << 10;
     let mut replied = Vec::new();
@@ -291,7 +291,7 @@ fn writers_do_not_wait_for_ever_for_a_disk_that_refuses() {
         match replied.recv_timeout(LONG).expect("an answer") {
             Ok(_) => acknowledged.push((file, number)),
             Err(error) => {
-                assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+                assert_eq!(error.raw_os_error(), Some(libc::EIO));
                 refused += 1;
             }
         }
@@ -300,7 +300,7 @@ fn writers_do_not_wait_for_ever_for_a_disk_that_refuses() {
     assert!(refused > 100 && acknowledged.len() > 20, "{refused}, {}", acknowledged.len());
     assert!(fixture.fs.held_bytes() <= 4 << 20);
     let later = fixture.write(files[0], 1 << 30, &[1; 4096]);
-    assert_eq!(code(later.try_recv().expect("an answer at once")), Some(libc::ENOSPC));
+    assert_eq!(code(later.try_recv().expect("an answer at once")), Some(libc::EIO));
     assert_eq!(fixture.fs.status().waiting_writes, 0);
     fixture.storage.set(Fault::None);
     fixture.fs.retry_now();
