@@ -21,6 +21,8 @@ use crate::schedule::FileId;
 /// What a request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Until {
+    /// Nothing in particular.
+    Any,
     /// Nothing is being written to the backing file.
     Idle,
     /// And nothing is to be written.
@@ -36,6 +38,7 @@ pub(super) struct Waiter {
 impl FileState {
     fn is_quiet(&self, until: Until) -> bool {
         match until {
+            Until::Any => true,
             Until::Idle => self.buffer.in_flight_bytes() == 0,
             Until::Clean => self.buffer.is_clean(),
         }
@@ -89,7 +92,8 @@ impl Filesystem {
     }
 
     /// Cuts or extends the file. Bytes past the new end are never written any more. The reply
-    /// comes at once unless such bytes are just on their way to the disk.
+    /// comes at once unless such bytes are just on their way to the disk, or any where blocks are
+    /// allocated ahead.
     pub(super) fn set_size(&self, node: &Arc<Node>, size: u64, reply: Reply<()>) {
         let data = match self.data(node) {
             Ok(data) => data,
@@ -98,7 +102,8 @@ impl Filesystem {
         self.kill_capabilities(node);
         let mut state = data.lock();
         self.raise_barrier(node, data, &mut state);
-        let until = if state.buffer.has_in_flight_from(size) { Some(Until::Idle) } else { None };
+        let must_wait = state.buffer.has_in_flight_from(size) || state.reserved.may_be_any();
+        let until = if must_wait { Until::Idle } else { Until::Any };
         drop(state);
         let me = self.arc();
         let cut = node.clone();
@@ -117,10 +122,7 @@ impl Filesystem {
             killpoint::pass(Point::TruncateDone);
             reply(result);
         };
-        match until {
-            Some(until) => self.when_quiet(node, until, job),
-            None => job(Ok(())),
-        }
+        self.when_quiet(node, until, job);
     }
 
     /// Throws buffered bytes of a deleted file away.
@@ -228,7 +230,27 @@ impl Filesystem {
         });
     }
 
-    /// Runs `act` on the pool when the file is clean.
+    /// Nothing of the file is stored until [`Filesystem::end_alone`], nor cut off with what is
+    /// allocated ahead.
+    fn begin_alone(&self, node: &Arc<Node>) {
+        if let Some(data) = node.data_if_any() {
+            let mut state = data.lock();
+            self.trim(node, &mut state);
+            self.raise_barrier(node, data, &mut state);
+        }
+    }
+
+    fn end_alone(&self, node: &Arc<Node>) {
+        if let Some(data) = node.data_if_any() {
+            let mut state = data.lock();
+            self.lower_barrier(node, data, &mut state);
+            self.release_waiters(&mut state, None);
+            drop(state);
+            data.queue.wake_all();
+        }
+    }
+
+    /// Runs `act` on the pool when the file is clean, with nothing stored meanwhile.
     fn on_clean_file<T: Send + 'static>(
         &self,
         id: u64,
@@ -246,10 +268,10 @@ impl Filesystem {
             Ok(()) => {
                 let filesystem = me.clone();
                 me.pool.run(move || {
-                    if let Some(data) = clean.data_if_any() {
-                        filesystem.trim(&clean, &mut data.lock());
-                    }
-                    reply(act(&filesystem, &clean));
+                    filesystem.begin_alone(&clean);
+                    let result = act(&filesystem, &clean);
+                    filesystem.end_alone(&clean);
+                    reply(result);
                 });
             }
         });

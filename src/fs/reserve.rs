@@ -69,6 +69,8 @@ impl Jobs {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reserved {
     range: Range<u64>,
+    /// How often what is allocated was given back.
+    cuts: u64,
     /// Some were allocated, to be given back; after a restart it is not known which.
     pub(super) is_any: bool,
     /// The next chunk is being allocated.
@@ -91,9 +93,19 @@ impl Reserved {
         self.range = start..range.end.max(if joins { self.range.end } else { 0 });
     }
 
-    fn clear(&mut self) {
+    fn uncover(&mut self) {
+        self.cuts += 1;
         self.range = 0..0;
+    }
+
+    fn clear(&mut self) {
+        self.uncover();
         self.is_any = false;
+    }
+
+    /// Some are allocated, or will be in a moment.
+    pub(super) fn may_be_any(&self) -> bool {
+        self.is_any || self.is_growing || self.is_allocating
     }
 
     /// Blocks allocated beyond `end`, in bytes.
@@ -212,16 +224,11 @@ impl Filesystem {
         if !is_data && !data.space.leaves_free((*file).as_fd(), bytes) {
             return Err(errno(libc::ENOSPC));
         }
-        let allocated = self.allocate_ahead(node, (*file).as_fd(), &blocks);
-        let mut state = data.lock();
-        // What was allocated before it failed is to be given back, too.
-        state.reserved.is_any = true;
-        allocated?;
-        state.reserved.add(blocks);
-        Ok(())
+        self.allocate_ahead(node, (*file).as_fd(), &blocks)
     }
 
-    /// The modification time is noted before, and set right after.
+    /// The modification time is noted before, and set right after. What is cut off meanwhile does
+    /// not count as allocated.
     fn allocate_ahead(
         &self,
         node: &Arc<Node>,
@@ -236,11 +243,17 @@ impl Filesystem {
             table.set_mtime(node.slot, Some((mtime.secs, mtime.nanos)));
         }
         state.reserved.is_allocating = true;
+        let cuts = state.reserved.cuts;
         drop(state);
         let mode = libc::FALLOC_FL_KEEP_SIZE;
         let allocated = self.storage.allocate(file, mode, blocks.start, blocks.end - blocks.start);
         let mut state = data.lock();
         state.reserved.is_allocating = false;
+        // What was allocated before it failed is to be given back, too.
+        state.reserved.is_any = true;
+        if allocated.is_ok() && state.reserved.cuts == cuts {
+            state.reserved.add(blocks.clone());
+        }
         self.restore_times(node, &mut state);
         allocated
     }
@@ -285,16 +298,10 @@ impl Filesystem {
         let reserved = reserve();
         let mut state = data.lock();
         match reserved {
-            Ok(true) => {
-                state.reserved.add(start..end);
-                state.reserved.is_growing = false;
-            }
+            Ok(true) => state.reserved.is_growing = false,
             // Not asked again for this file: its writes are charged as those of small files are.
             Ok(false) => {}
-            Err(error) => {
-                state.reserved.is_any = true;
-                log::debug!("nothing is allocated ahead: {error}");
-            }
+            Err(error) => log::debug!("nothing is allocated ahead: {error}"),
         }
     }
 
@@ -350,10 +357,11 @@ impl Filesystem {
     }
 
     /// Before the backing file gets longer by other means than storing the stream's next bytes:
-    /// what is allocated would become part of it, where a plain file has a hole.
+    /// what is allocated would become part of it, where a plain file has a hole. Only while nothing
+    /// is being stored, which the cut would take off again.
     pub(super) fn unreserve_before_jump(&self, node: &Arc<Node>, state: &mut FileState) {
         if !state.reserved.is_any || state.reserved.is_programs {
-            return;
+            return state.reserved.uncover();
         }
         let cut = self.writable_file(node).and_then(|file| self.cut_at_end(&file));
         if let Err(error) = cut {

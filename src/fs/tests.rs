@@ -3,6 +3,7 @@
 
 mod failing;
 mod power;
+mod reserved;
 mod stable;
 
 use std::ffi::OsStr;
@@ -171,6 +172,10 @@ fn read(fs: &Filesystem, id: u64, offset: u64, len: u32) -> Vec<u8> {
     let (reply, replied) = replies();
     fs.read(id, offset, len, reply);
     replied.recv_timeout(LONG).unwrap().unwrap()
+}
+
+fn in_flight_bytes(fs: &Filesystem, id: u64) -> u64 {
+    fs.node(id).unwrap().data_if_any().unwrap().lock().buffer.in_flight_bytes()
 }
 
 fn code<T>(result: io::Result<T>) -> Option<i32> {
@@ -438,12 +443,7 @@ fn truncation_waits_for_bytes_in_flight() {
     let fixture = Fixture::new(Mood::Wait);
     let (id, _) = fixture.create("f");
     fixture.write(id, 0, &vec![1; CHUNK as usize]).recv().unwrap().unwrap();
-    let data_in_flight = |fs: &Filesystem| {
-        let node = fs.node(id).unwrap();
-        let flying = node.data_if_any().unwrap().lock().buffer.in_flight_bytes();
-        flying > 0
-    };
-    fixture.wait_until("the chunk to be on its way", data_in_flight);
+    fixture.wait_until("the chunk to be on its way", |fs| in_flight_bytes(fs, id) > 0);
     let cut = fixture.set_size(id, 10);
     assert_eq!(cut.try_recv().err(), Some(TryRecvError::Empty));
     fixture.storage.set(Mood::Work);
