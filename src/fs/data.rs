@@ -104,14 +104,14 @@ impl FileData {
     }
 }
 
-/// Who keeps a file's modification time.
+/// The modification time of a file that is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WriteFrom {
-    /// A write() of now: it moves the time.
-    Program,
-    /// The kernel's writeback cache, some time after the write(). The kernel knows the time and
-    /// sends it by SETATTR, before or after the bytes.
-    PageCache,
+pub enum Mtime {
+    /// It is now: this is the program's write().
+    OfNow,
+    /// With its writeback cache the kernel keeps the time, also of writes that pass the cache by,
+    /// and sends it by SETATTR, before or after the bytes.
+    OfKernel,
 }
 
 /// What became of a write.
@@ -130,7 +130,7 @@ pub(super) struct Write {
     pub(super) node: Arc<Node>,
     pub(super) offset: u64,
     pub(super) bytes: Vec<u8>,
-    pub(super) from: WriteFrom,
+    pub(super) mtime: Mtime,
     pub(super) reply: Reply<u32>,
 }
 
@@ -139,7 +139,7 @@ impl Filesystem {
     /// when not; on `Ok` the bytes outlive the death of the worker. Errors: `ESTALE`, `EINVAL`,
     /// `EFBIG` for what the backing filesystem could never take, and the file's own error of writing
     /// while memory is full and that lasts.
-    pub fn write(&self, id: u64, offset: u64, bytes: &[u8], from: WriteFrom, reply: Reply<u32>) {
+    pub fn write(&self, id: u64, offset: u64, bytes: &[u8], mtime: Mtime, reply: Reply<u32>) {
         let counters = self.counters();
         Counters::add(&counters.write_requests, 1);
         Counters::add(&counters.bytes_in, bytes.len() as u64);
@@ -156,13 +156,13 @@ impl Filesystem {
         self.kill_capabilities(&node);
         let took = match self.room.is_starved() {
             true => Took::NoMemory,
-            false => self.try_write(&node, offset, bytes, from),
+            false => self.try_write(&node, offset, bytes, mtime),
         };
         if took == Took::All {
             killpoint::pass(Point::WriteDone);
             return self.acknowledge(&node, bytes.len(), reply);
         }
-        let write = Write { node, offset, bytes: bytes.to_vec(), from, reply };
+        let write = Write { node, offset, bytes: bytes.to_vec(), mtime, reply };
         match took {
             Took::NoSpace => self.space_jobs.add(Job::Place(write)),
             _ => self.starve(write),
@@ -199,7 +199,7 @@ impl Filesystem {
         node: &Arc<Node>,
         offset: u64,
         bytes: &[u8],
-        from: WriteFrom,
+        mtime: Mtime,
     ) -> Took {
         let Some(data) = node.data_if_any() else { return Took::NoMemory };
         let range = offset..offset + bytes.len() as u64;
@@ -224,21 +224,21 @@ impl Filesystem {
         debug_assert!(slots.is_empty(), "slots_needed is exact");
         self.carry_out(node, &state, &steps, bytes);
         data.space.uncharge(charge_bytes);
-        self.note_time(node, from);
+        self.note_time(node, mtime);
         self.backlog_bytes.fetch_add(state.buffer.dirty_bytes() - before, Ordering::Relaxed);
         self.tell_queue(node, data, &state);
         self.ask_for_more(node, data, &mut state);
         Took::All
     }
 
-    /// Notes the modification time to restore when the bytes are stored. For bytes from the page
-    /// cache it is what the kernel said last: noted, or set on the backing file while it was clean.
-    fn note_time(&self, node: &Arc<Node>, from: WriteFrom) {
+    /// Notes the modification time to restore when the bytes are stored. The kernel's is what it
+    /// said last: noted, or set on the backing file while it was clean.
+    fn note_time(&self, node: &Arc<Node>, mtime: Mtime) {
         let table = self.arena.nodes();
-        let mtime = match from {
-            WriteFrom::Program => realtime(),
-            WriteFrom::PageCache if table.mtime(node.slot).is_some() => return,
-            WriteFrom::PageCache => match self.backing_attr(node) {
+        let mtime = match mtime {
+            Mtime::OfNow => realtime(),
+            Mtime::OfKernel if table.mtime(node.slot).is_some() => return,
+            Mtime::OfKernel => match self.backing_attr(node) {
                 Ok(attr) => (attr.mtime.secs, attr.mtime.nanos),
                 Err(_) => realtime(),
             },

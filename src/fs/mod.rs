@@ -61,7 +61,7 @@ use crate::schedule::Policy;
 
 pub use attrs::{Change, NodeAttr};
 pub use caller::Caller;
-pub use data::WriteFrom;
+pub use data::Mtime;
 pub use give_up::{GiveUp, KernelPages};
 pub use handles::DirectoryEntry;
 pub use names::{Entry, Mode};

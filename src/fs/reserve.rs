@@ -159,7 +159,7 @@ impl Filesystem {
             if let Err(error) = find_space() {
                 refusal = error;
             }
-            match self.try_write(&write.node, write.offset, &write.bytes, write.from) {
+            match self.try_write(&write.node, write.offset, &write.bytes, write.mtime) {
                 Took::All => {
                     return self.acknowledge(&write.node, write.bytes.len(), write.reply);
                 }

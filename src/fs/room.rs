@@ -169,7 +169,7 @@ impl Filesystem {
                 return;
             };
             // Under the lock, so that writes of one file go in in their order.
-            let took = self.try_write(&write.node, write.offset, &write.bytes, write.from);
+            let took = self.try_write(&write.node, write.offset, &write.bytes, write.mtime);
             if took == Took::NoMemory {
                 starved.writes.push_front(write);
                 return;

@@ -115,7 +115,7 @@ impl<S: Storage + 'static> Fixture<S> {
 
     fn write(&self, id: u64, offset: u64, bytes: &[u8]) -> Receiver<io::Result<u32>> {
         let (reply, replied) = replies();
-        self.fs.write(id, offset, bytes, WriteFrom::Program, reply);
+        self.fs.write(id, offset, bytes, Mtime::OfNow, reply);
         replied
     }
 

@@ -17,7 +17,7 @@ use super::convert::{
     caller, code, file_attr, kind_of_entry, reply_attr, reply_empty, reply_entry, reply_ioctl,
     reply_opened, reply_written, reply_xattr, set_time, sync_kind, ttl,
 };
-use crate::fs::{Caller, Change, Entry, Filesystem, Mode, WriteFrom};
+use crate::fs::{Caller, Change, Entry, Filesystem, Mode, Mtime};
 use crate::killpoint::{self, Point};
 
 /// Asked for where the kernel has them. Without KILLPRIV_V2 the kernel looks an attribute up on
@@ -269,7 +269,8 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let is_cached = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let from = if is_cached { WriteFrom::PageCache } else { WriteFrom::Program };
+        let has_cache = self.fs.uses_writeback_cache();
+        let mtime = if has_cache { Mtime::OfKernel } else { Mtime::OfNow };
         // A handle is only guessed for writes from the page cache: errors wait for flush then.
         let checked = if is_cached { Ok(()) } else { self.fs.check(ino.0, fh.0) };
         let checked = checked.and_then(|()| {
@@ -283,7 +284,7 @@ impl fuser::Filesystem for Adapter {
             return reply.error(code(&error));
         }
         let answer = move |result| reply_written(reply, result);
-        self.counted().write(ino.0, offset, data, from, Box::new(answer));
+        self.counted().write(ino.0, offset, data, mtime, Box::new(answer));
     }
 
     fn flush(
