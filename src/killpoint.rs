@@ -18,6 +18,8 @@ pub enum Point {
     WritePublished,
     /// All of them, and the reply is not sent.
     WriteDone,
+    /// The pool is to bring a file to stable storage.
+    SyncBegun,
     /// A lane has bytes in hand.
     DrainTaken,
     /// They are in the backing file.
@@ -52,12 +54,13 @@ pub enum Point {
 
 impl Point {
     /// All of them.
-    pub const ALL: [Point; 20] = [
+    pub const ALL: [Point; 21] = [
         Point::RequestBegun,
         Point::MkdirBegun,
         Point::WriteCopied,
         Point::WritePublished,
         Point::WriteDone,
+        Point::SyncBegun,
         Point::DrainTaken,
         Point::DrainWritten,
         Point::DrainCompleted,

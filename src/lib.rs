@@ -20,6 +20,7 @@
 //! | [`keeper`] | the process that outlives the worker: mounts, supervises, unmounts |
 //! | [`mount`] | mount(2), fusermount3, private namespaces, bdi tuning |
 //! | [`control`] | status and commands over a socket |
+//! | [`isolation`] | keeps what workers died of apart from everything else |
 //! | [`clock`] | what time it is |
 //! | [`killpoint`] | for tests: where a worker dies |
 //! | [`cli`] | arguments, commands, exit codes |
@@ -36,6 +37,7 @@ pub mod control;
 pub mod drain;
 pub mod fs;
 pub mod fuse;
+pub mod isolation;
 pub mod keeper;
 pub mod killpoint;
 pub mod mount;

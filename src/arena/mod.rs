@@ -30,7 +30,7 @@ pub use attempts::{Attempts, Mark};
 pub use control_page::{ControlPage, Phase, UnmountMode};
 pub use nodes::{Identity, NodeSlot, NodeTable};
 pub use segments::{Held, SlotPool};
-pub use suspects::{Suspects, Verdict};
+pub use suspects::{Suspects, Task, Verdict};
 
 use crate::buffer::{Published, Slot};
 use crate::config::MountConfig;
@@ -39,7 +39,7 @@ use segments::SegmentEntry;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"coalesce");
 /// Raised whenever the meaning of the arena's bytes changes.
-const LAYOUT_VERSION: u32 = 4;
+const LAYOUT_VERSION: u32 = 5;
 /// Room for the header; the control page has its own.
 const HEADER_BYTES: usize = 4096;
 /// Where the attempts begin.
@@ -168,7 +168,7 @@ impl Arena {
         Attempts(unsafe { self.base.add(ATTEMPTS_OFFSET).cast().as_ref() })
     }
 
-    /// Requests that workers died of, maybe.
+    /// What workers died of, maybe.
     pub fn suspects(&self) -> Suspects<'_> {
         // SAFETY: within the mapping; all-zero is valid, and it consists of atomics only.
         Suspects(unsafe { self.base.add(SUSPECTS_OFFSET).cast().as_ref() })

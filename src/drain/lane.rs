@@ -8,6 +8,7 @@ use super::{Plan, Run, Source, Throttle, Written, write_run};
 use crate::arena::Arena;
 use crate::backing::{Storage, errno};
 use crate::clock::boottime_ms;
+use crate::isolation::Isolation;
 use crate::schedule::{FileId, Outcome, Policy, Scheduler, Turn};
 
 /// Largest run of one write, so that memory comes back in steps that are small against the stall
@@ -107,6 +108,7 @@ struct Lane {
     storage: Arc<dyn Storage>,
     throttle: Arc<Throttle>,
     arena: Arena,
+    isolation: Arc<Isolation>,
     run_bytes_max: u64,
 }
 
@@ -118,6 +120,7 @@ pub fn spawn_lanes(
     storage: &Arc<dyn Storage>,
     throttle: &Arc<Throttle>,
     arena: Arena,
+    isolation: &Arc<Isolation>,
 ) -> std::io::Result<()> {
     let memory_bytes = u64::from(arena.segments()) * u64::from(arena.segment_bytes());
     let run_bytes_max = RUN_BYTES_MAX.min(memory_bytes / 16);
@@ -128,6 +131,7 @@ pub fn spawn_lanes(
         storage: storage.clone(),
         throttle: throttle.clone(),
         arena,
+        isolation: isolation.clone(),
         run_bytes_max: throttle.run_bytes_max(run_bytes_max),
     };
     for number in 0..count as usize {
@@ -144,12 +148,17 @@ pub fn spawn_lanes(
 impl Lane {
     fn take_turn(&self) {
         let turn = self.queue.wait_turn();
-        self.queue.note_work(self.number, Some((turn.file, 0..0)));
-        let (bytes, outcome) = self.write_turn(&turn);
-        self.source.turn_ended(turn.file, turn.reason, bytes, &mut |load| {
+        let end = |load, outcome| {
             let now_ms = boottime_ms();
             self.queue.with(|scheduler| scheduler.end_turn(turn.file, load, outcome, now_ms));
-        });
+        };
+        let Some(_in_hand) = self.isolation.begin_writing(turn.file.0) else {
+            let put_off = &mut |load, at_ms| end(load, Outcome::RetryAt(at_ms));
+            return self.source.turn_refused(turn.file, put_off);
+        };
+        self.queue.note_work(self.number, Some((turn.file, 0..0)));
+        let (bytes, outcome) = self.write_turn(&turn);
+        self.source.turn_ended(turn.file, turn.reason, bytes, &mut |load| end(load, outcome));
         self.queue.note_work(self.number, None);
     }
 

@@ -76,6 +76,10 @@ pub trait Source: Send + Sync {
     /// The turn is over after `bytes` in all. Calls `end` once with the file's load, while that
     /// cannot change: the scheduler hears of a write meanwhile after it, never before.
     fn turn_ended(&self, file: FileId, reason: Reason, bytes: u64, end: &mut dyn FnMut(Load));
+
+    /// The turn is not begun: workers died of this file. Calls `end` as above, with when to try
+    /// again.
+    fn turn_refused(&self, file: FileId, end: &mut dyn FnMut(Load, u64));
 }
 
 #[cfg(test)]

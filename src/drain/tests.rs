@@ -13,6 +13,7 @@ use crate::backing::{KernelStorage, Storage};
 use crate::buffer::Slot;
 use crate::clock::boottime_ms;
 use crate::config::MountConfig;
+use crate::isolation::Isolation;
 use crate::schedule::Policy;
 
 /// What a stand-in does with one write.
@@ -189,6 +190,10 @@ impl Source for OneRun {
         let oldest_ms = (left > 0).then_some(0);
         end(Load { dirty_bytes: left, has_whole_chunk: left > 0, oldest_ms, open: true });
     }
+
+    fn turn_refused(&self, _: FileId, _: &mut dyn FnMut(Load, u64)) {
+        unreachable!("no worker died");
+    }
 }
 
 /// Goal: a lane writes a whole chunk when it is told of one; an error is reported, the bytes are
@@ -205,7 +210,8 @@ fn a_lane_writes_fails_and_tries_again() {
     let storage: Arc<dyn Storage> = scripted;
     let queue = Arc::new(LaneQueue::new(Policy { max_age_ms: 30_000, closed_delay_ms: 10 }));
     let throttle = Arc::new(Throttle::new(None));
-    spawn_lanes(1, &queue, &source, &storage, &throttle, arena).unwrap();
+    let isolation = Arc::new(Isolation::new(arena));
+    spawn_lanes(1, &queue, &source, &storage, &throttle, arena, &isolation).unwrap();
     let load = Load {
         dirty_bytes: 500_000,
         has_whole_chunk: true,

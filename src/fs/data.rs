@@ -17,6 +17,7 @@ use crate::backing;
 use crate::buffer::{FileBuffer, Geometry, Piece, Published, Slot, Step};
 use crate::clock::{boottime_ms, realtime};
 use crate::drain::{DataFile, LaneQueue};
+use crate::isolation::HandedOver;
 use crate::killpoint::{self, Point};
 use crate::schedule::{FileId, Load};
 
@@ -131,6 +132,7 @@ pub(super) struct Write {
     pub(super) offset: u64,
     pub(super) bytes: Vec<u8>,
     pub(super) mtime: Mtime,
+    pub(super) handed: HandedOver,
     pub(super) reply: Reply<u32>,
 }
 
@@ -162,7 +164,8 @@ impl Filesystem {
             killpoint::pass(Point::WriteDone);
             return self.acknowledge(&node, bytes.len(), reply);
         }
-        let write = Write { node, offset, bytes: bytes.to_vec(), mtime, reply };
+        let handed = self.isolation.hand_over();
+        let write = Write { node, offset, bytes: bytes.to_vec(), mtime, handed, reply };
         match took {
             Took::NoSpace => self.space_jobs.add(Job::Place(write)),
             _ => self.starve(write),

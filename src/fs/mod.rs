@@ -57,6 +57,7 @@ use crate::backing::{DescriptorCache, Storage};
 use crate::buffer::Geometry;
 use crate::config::MountConfig;
 use crate::drain::{DataFile, LaneQueue, Throttle};
+use crate::isolation::Isolation;
 use crate::schedule::Policy;
 
 pub use attrs::{Change, NodeAttr};
@@ -117,6 +118,7 @@ pub struct Filesystem {
     handles: Handles,
     slots: SlotPool,
     room: Room,
+    isolation: Arc<Isolation>,
     pool: Pool,
     storage: Arc<dyn Storage>,
     throttle: Arc<Throttle>,
@@ -136,6 +138,7 @@ impl Filesystem {
     /// is taken over. Starts the pool, and lanes as backing devices are met.
     pub fn attach(parts: Parts) -> io::Result<Arc<Filesystem>> {
         let Parts { config, arena, backing_fd, storage, descriptors } = parts;
+        let isolation = Arc::new(Isolation::new(arena));
         let (slots, held) = SlotPool::rebuild(&arena);
         let limits = Limits::new(&config, &arena);
         let nodes = Nodes::new(arena, backing_fd)?;
@@ -157,7 +160,8 @@ impl Filesystem {
             handles: Handles::default(),
             slots,
             room: Room::new(&limits),
-            pool: Pool::new(),
+            pool: Pool::new(isolation.clone()),
+            isolation,
             storage,
             throttle: Arc::new(Throttle::new(config.drain_rate)),
             devices: RwLock::default(),
@@ -198,6 +202,11 @@ impl Filesystem {
         self.pool.run(job);
     }
 
+    /// What keeps apart what workers died of.
+    pub fn isolation(&self) -> Arc<Isolation> {
+        self.isolation.clone()
+    }
+
     fn root(&self) -> BorrowedFd<'_> {
         // SAFETY: opened by the keeper before the mount and never closed.
         unsafe { BorrowedFd::borrow_raw(self.root) }
@@ -236,6 +245,7 @@ impl Filesystem {
             &self.storage,
             &self.throttle,
             self.arena,
+            &self.isolation,
         )?;
         let device = Device { queue, space: Arc::new(Space::new(self.config.min_free_bytes)) };
         devices.push((dev, device.clone()));

@@ -359,6 +359,7 @@ impl Filesystem {
             self.nodes.release_slot(node.slot);
             drop(map);
             self.forget_descriptors(node.id());
+            self.isolation.forget_file(node.id());
             next = parent;
         }
     }

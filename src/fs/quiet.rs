@@ -15,6 +15,7 @@ use super::nodes::Node;
 use super::stable::Unsynced;
 use super::{Filesystem, Reply, errno};
 use crate::backing::{self, SetTime, Time};
+use crate::isolation::HandedOver;
 use crate::killpoint::{self, Point};
 use crate::schedule::FileId;
 
@@ -32,6 +33,7 @@ pub(super) enum Until {
 /// A request that waits. Called with the errno of writing when that failed.
 pub(super) struct Waiter {
     until: Until,
+    handed: HandedOver,
     job: Box<dyn FnOnce(Result<(), i32>) + Send>,
 }
 
@@ -59,7 +61,8 @@ impl Filesystem {
             drop(state);
             return job(Ok(()));
         }
-        state.waiters.push(Waiter { until, job: Box::new(job) });
+        let handed = self.isolation.hand_over();
+        state.waiters.push(Waiter { until, handed, job: Box::new(job) });
         if until == Until::Clean {
             data.queue.with(|scheduler| {
                 scheduler.demand(FileId(node.id()));
@@ -87,7 +90,7 @@ impl Filesystem {
                 }
             };
             let job = waiter.job;
-            self.pool.run(move || job(result));
+            self.pool.run_handed(waiter.handed, move || job(result));
         }
     }
 

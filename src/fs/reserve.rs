@@ -121,23 +121,32 @@ impl Filesystem {
         std::thread::Builder::new().name("space".into()).spawn(move || {
             for job in jobs {
                 let Some(me) = me.upgrade() else { return };
-                match job {
-                    Job::Place(write) => {
-                        me.place(write);
-                        me.space_jobs.writes.fetch_sub(1, Ordering::Relaxed);
-                    }
-                    Job::Ahead(node) => me.reserve_ahead(&node),
-                    Job::Trim(node) => me.trim_closed(&node),
-                    Job::Look(node) => {
-                        // Whoever needs more will ask again, and hear of it.
-                        if let Err(error) = me.look_at_space(&node, 0) {
-                            log::debug!("cannot hold more space: {error}");
-                        }
-                    }
-                }
+                me.do_job(job);
             }
         })?;
         Ok(())
+    }
+
+    fn do_job(&self, job: Job) {
+        let (node, act): (_, fn(&Filesystem, &Arc<Node>)) = match job {
+            Job::Place(write) => {
+                let _in_hand = self.isolation.resume(write.handed);
+                self.place(write);
+                self.space_jobs.writes.fetch_sub(1, Ordering::Relaxed);
+                return;
+            }
+            Job::Ahead(node) => (node, Filesystem::reserve_ahead),
+            Job::Trim(node) => (node, Filesystem::trim_closed),
+            Job::Look(node) => (node, |me, node| {
+                // Whoever needs more will ask again, and hear of it.
+                if let Err(error) = me.look_at_space(node, 0) {
+                    log::debug!("cannot hold more space: {error}");
+                }
+            }),
+        };
+        if let Some(_in_hand) = self.isolation.begin_writing(node.id()) {
+            act(self, &node);
+        }
     }
 
     /// Takes a write for which no space was held, or refuses it.

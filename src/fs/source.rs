@@ -146,6 +146,26 @@ impl Source for Filesystem {
             self.drop_if_unused(&node);
         }
     }
+
+    fn turn_refused(&self, file: FileId, end: &mut dyn FnMut(Load, u64)) {
+        let is_news =
+            |node: &Arc<Node>| node.data_if_any().is_some_and(|data| data.lock().failure.is_none());
+        if let Ok(node) = self.node(file.0)
+            && is_news(&node)
+        {
+            let path = self.display_path(&node);
+            log::error!("workers died of writing {path} again and again; this is left for a while");
+        }
+        let retry_at_ms = self.failed(file, None, io::Error::from_raw_os_error(libc::EIO));
+        let mut is_known = false;
+        self.with_state(file, |node, state| {
+            end(self.load(node, state), retry_at_ms);
+            is_known = true;
+        });
+        if !is_known {
+            end(Load::default(), retry_at_ms);
+        }
+    }
 }
 
 impl FileState {

@@ -19,6 +19,7 @@ use crate::arena::Counters;
 use crate::backing::{self, SyncKind};
 use crate::clock::boottime_ms;
 use crate::config::FsyncPolicy;
+use crate::killpoint::{self, Point};
 
 /// What may have changed in the backing file since it was last synced; each includes those before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -167,6 +168,7 @@ impl Filesystem {
             before
         };
         Counters::add(&self.counters().syncs, 1);
+        killpoint::pass(Point::SyncBegun);
         let synced = self.storage.sync((*file).as_fd(), kind);
         if let Err(error) = &synced {
             let mut state = data.lock();

@@ -42,7 +42,8 @@ pub fn serve(
     config.n_threads = Some(threads);
     let notifier = Arc::new(OnceLock::new());
     filesystem.set_kernel_pages(Box::new(Pages(notifier.clone())));
-    let guard = Guard::new(Adapter::new(filesystem, notifier.clone()), *arena);
+    let isolation = filesystem.isolation();
+    let guard = Guard::new(Adapter::new(filesystem, notifier.clone()), isolation);
     let session = Session::from_fd(guard, sessions, SessionACL::All, config)?;
     notifier.get_or_init(|| session.notifier());
     if !was_done {

@@ -1,16 +1,13 @@
 //! Stands before the adapter: notes which request each thread has in hand, and keeps those away
 //! of which workers died again and again.
 //!
-//! A request that was in hand when a worker died is served with no other beside it, so that it is
-//! not blamed for what another one does. The one that three workers died of is answered EIO. See
-//! [`Suspects`](crate::arena::Suspects). What a request leaves to the pool or to lanes is not
-//! watched.
+//! The one that three workers died of is answered EIO. See [`Isolation`].
 
 use std::ffi::OsStr;
 use std::fmt::{self, Debug, Write};
 use std::io;
 use std::path::Path;
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
@@ -22,7 +19,7 @@ use fuser::{
 
 use super::adapter::Adapter;
 use super::convert::caller;
-use crate::arena::{Arena, Verdict};
+use crate::isolation::{InHand, Isolation};
 use crate::killpoint::{self, Point};
 
 /// Of an argument, in the log.
@@ -31,59 +28,19 @@ const ARGUMENT_BYTES_MAX: usize = 80;
 /// The adapter behind the guard.
 pub(super) struct Guard {
     adapter: Adapter,
-    arena: Arena,
-    /// Held for writing by a suspect. Not looked at when the last worker left none.
-    alone: Option<RwLock<()>>,
-}
-
-enum Company<'a> {
-    Any,
-    Others { _turn: RwLockReadGuard<'a, ()> },
-    None { _turn: RwLockWriteGuard<'a, ()> },
-}
-
-/// A request is noted as long as this lives.
-struct InHand<'a> {
-    arena: &'a Arena,
-    verdict: Verdict,
-    _company: Company<'a>,
-}
-
-impl Drop for InHand<'_> {
-    fn drop(&mut self) {
-        self.arena.suspects().end(self.verdict);
-    }
+    isolation: Arc<Isolation>,
 }
 
 impl Guard {
-    /// To be made before any thread serves requests.
-    pub(super) fn new(adapter: Adapter, arena: Arena) -> Guard {
-        let alone = arena.suspects().take_over().then(RwLock::default);
-        Guard { adapter, arena, alone }
+    pub(super) fn new(adapter: Adapter, isolation: Arc<Isolation>) -> Guard {
+        Guard { adapter, isolation }
     }
 
     /// `None` for a request that is not to be touched.
     fn begin(&self, unique: u64) -> Option<InHand<'_>> {
-        let suspects = self.arena.suspects();
-        let (verdict, company) = match &self.alone {
-            None => (Verdict::Ordinary, Company::Any),
-            Some(alone) => {
-                let verdict = suspects.judge(unique);
-                let company = match verdict {
-                    Verdict::Ordinary => {
-                        Company::Others { _turn: alone.read().expect("a panic ends the process") }
-                    }
-                    Verdict::Suspect => {
-                        Company::None { _turn: alone.write().expect("a panic ends the process") }
-                    }
-                    Verdict::Condemned => return None,
-                };
-                (verdict, company)
-            }
-        };
-        suspects.begin(unique);
+        let in_hand = self.isolation.begin_request(unique)?;
         killpoint::pass(Point::RequestBegun);
-        Some(InHand { arena: &self.arena, verdict, _company: company })
+        Some(in_hand)
     }
 
     fn complain(

@@ -116,6 +116,8 @@ fn main() {
         &points_skip,
         points::a_worker_dies_at_every_point,
         points::a_request_that_kills_is_refused,
+        points::a_sync_that_kills_is_refused,
+        points::a_file_that_kills_is_left_alone,
         points::no_innocent_request_is_refused,
     ]);
     let namespace_skip = skip.clone().or_else(support::cannot_unshare);
