@@ -153,12 +153,14 @@ impl Family {
 /// one died. It is a child of ours as soon as the first one can be reaped.
 fn successor(mountpoint: &Path) -> Option<libc::pid_t> {
     loop {
-        let seen: Vec<(libc::pid_t, Option<bool>)> =
-            own_children().into_iter().map(|pid| (pid, is_successor(pid, mountpoint))).collect();
-        if let Some((pid, _)) = seen.iter().find(|(_, is_it)| *is_it == Some(true)) {
-            return Some(*pid);
+        let children = own_children();
+        let seen: Vec<Option<bool>> =
+            children.iter().map(|pid| is_successor(*pid, mountpoint)).collect();
+        if let Some(at) = seen.iter().position(|is_it| *is_it == Some(true)) {
+            return Some(children[at]);
         }
-        if seen.iter().all(|(_, is_it)| is_it.is_some()) {
+        // One that ended just now has left its own children to us.
+        if seen.iter().all(Option::is_some) && own_children() == children {
             return None;
         }
         std::thread::sleep(EXEC_PAUSE);
@@ -188,12 +190,12 @@ fn own_children_of_all() -> Vec<libc::pid_t> {
     pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_own).collect()
 }
 
-/// `None` while it cannot be seen: a process has no arguments in the middle of an exec.
+/// `None` while it cannot be seen: a process has no arguments in the middle of an exec, and if
+/// another thread than the first one does that, it looks like a zombie for a moment.
 fn is_successor(pid: libc::pid_t, mountpoint: &Path) -> Option<bool> {
-    let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     if arguments.is_empty() {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        return stat.contains(") Z ").then_some(false);
+        return sys::is_child_ended(pid).then_some(false);
     }
     let mut words = arguments.split(|byte| *byte == 0).skip(1);
     let role = words.next();

@@ -154,6 +154,17 @@ pub fn wait_for_child() -> Option<(libc::pid_t, ExitStatus)> {
     wait_for_any(0)
 }
 
+/// Whether this process has no such child, or one that has ended and can be reaped, which it is not.
+pub fn is_child_ended(pid: libc::pid_t) -> bool {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: one siginfo_t to write to; with WNOHANG its pid stays 0 when there is nothing to say.
+    unsafe {
+        let result = libc::waitid(libc::P_PID, pid as libc::id_t, info.as_mut_ptr(), flags);
+        result < 0 || info.assume_init().si_pid() != 0
+    }
+}
+
 fn wait_for_any(flags: libc::c_int) -> Option<(libc::pid_t, ExitStatus)> {
     let mut status = 0;
     loop {
