@@ -8,7 +8,7 @@
 //! every child is reaped, whoever it is.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
@@ -21,6 +21,8 @@ use crate::keeper::sys::{self, Signals};
 
 /// Between two looks at a process that is in the middle of an exec.
 const EXEC_PAUSE: Duration = Duration::from_millis(1);
+/// A path and some words.
+const ARGUMENT_BYTES_MAX: usize = libc::PATH_MAX as usize + 256;
 
 /// Signals taken away from their default action, until dropped.
 pub struct Watch {
@@ -190,10 +192,18 @@ fn own_children_of_all() -> Vec<libc::pid_t> {
     pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_own).collect()
 }
 
+/// By one read(2), which sees them before an exec or after it, and never some of both.
+fn arguments(pid: libc::pid_t) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; ARGUMENT_BYTES_MAX];
+    let len = fs::File::open(format!("/proc/{pid}/cmdline"))?.read(&mut bytes)?;
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
 /// `None` while it cannot be seen: a process has no arguments in the middle of an exec, and if
 /// another thread than the first one does that, it looks like a zombie for a moment.
 fn is_successor(pid: libc::pid_t, mountpoint: &Path) -> Option<bool> {
-    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let arguments = arguments(pid).unwrap_or_default();
     if arguments.is_empty() {
         return sys::is_child_ended(pid).then_some(false);
     }
