@@ -3,7 +3,7 @@
 //!
 //! A request that was in hand when a worker died is answered with no other request beside it. What
 //! workers died of twice has its last try with nothing else beside it: no request, no job of the
-//! pool, no turn of a lane. Others wait for that, and it for them, but [`PATIENCE`] at most: what it
+//! pool, no turn of a lane. Others wait for that, and it for them, but 200 ms at most: what it
 //! does may wait for a disk, and who kills a worker seldom takes long about it.
 //!
 //! While the last worker left no suspect, nobody waits for anything here.
