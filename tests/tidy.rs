@@ -82,7 +82,8 @@ fn the_pure_core_imports_only_std_and_itself() {
 fn data_flows_one_way() {
     assert_imports_only("backing", &[]);
     assert_imports_only("arena", &["buffer", "config"]);
-    assert_imports_only("drain", &["arena", "backing", "buffer", "clock", "schedule"]);
+    let below_drain = ["arena", "backing", "buffer", "clock", "isolation", "schedule"];
+    assert_imports_only("drain", &below_drain);
     let below_fs = [
         "arena",
         "backing",
@@ -91,11 +92,12 @@ fn data_flows_one_way() {
         "config",
         "control",
         "drain",
+        "isolation",
         "killpoint",
         "schedule",
     ];
     assert_imports_only("fs", &below_fs);
-    assert_imports_only("fuse", &["arena", "backing", "fs", "killpoint"]);
+    assert_imports_only("fuse", &["arena", "backing", "fs", "isolation", "killpoint"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Each thread notes the task it has begun and not ended: a request, or the writing of a file. The
 //! next worker counts a death for those it finds: the first time the guilty one and whatever others
 //! were in hand beside it. From then on such a *suspect* is kept apart from others
-//! (`crate::isolation` sees to that), so that further deaths are its own. At [`DEATHS_MAX`] it is
+//! (`isolation` sees to that), so that further deaths are its own. At [`DEATHS_MAX`] it is
 //! *condemned*: not touched any more, or not for long. One that was done is none any longer.
 
 use std::cell::Cell;
