@@ -15,8 +15,9 @@ use super::{Disk, Pace};
 const LEAST: f64 = 0.97;
 /// Long enough that starting and ending do not count.
 const SEQUENTIAL_BYTES: u64 = 400 << 20;
-/// Several requests, so that the disk has the next one when it ends one.
-const SEQUENTIAL_WRITE: usize = 8 << 20;
+/// Many requests, so that the disk has the next one when it ends one, and the writer's own turn on a
+/// busy machine counts for little.
+const SEQUENTIAL_WRITE: usize = 16 << 20;
 const RANDOM_WRITE: usize = 4096;
 const RANDOM_TIME: Duration = Duration::from_secs(4);
 
@@ -59,13 +60,16 @@ pub fn check(disk: &mut Disk, drive: &Drive) -> Result<Figures, String> {
     let bytes = drive.capacity_bytes / 2;
     lay_out(&path, bytes).map_err(|error| format!("{}: {error}", path.display()))?;
     disk.set_pace(Pace::Modelled)?;
-    let sequential = measure(disk, "1 sequential writer", || write_in_order(&path))?;
+    let failed = |error: std::io::Error| error.to_string();
+    let in_order = || write_in_order(&path).map_err(failed);
+    let ((), sequential) = measure(disk, "1 sequential writer", in_order)?;
     for writers in [1, drive.queue] {
         let name = format!("{writers} random of 4 KiB");
-        measure(disk, &name, || write_at_random(&path, writers as u64, bytes))?;
+        let at_random = || write_at_random(&path, writers as u64, bytes).map_err(failed);
+        measure(disk, &name, at_random)?;
     }
     disk.set_pace(Pace::Instant)?;
-    std::fs::remove_file(&path).map_err(|error| error.to_string())?;
+    std::fs::remove_file(&path).map_err(failed)?;
     sync(disk.path())?;
     disk.set_pace(Pace::Modelled)?;
     let part = sequential.rate() / drive.rate as f64;
@@ -80,20 +84,24 @@ pub fn check(disk: &mut Disk, drive: &Drive) -> Result<Figures, String> {
     Ok(sequential)
 }
 
-/// Runs `work`, prints and returns what it got.
-pub fn measure(
+/// Runs `work`; what it returned, and what it got, which is printed. `Err` also when the benchmark
+/// is to stop.
+pub fn measure<T>(
     disk: &mut Disk,
     name: &str,
-    work: impl FnOnce() -> std::io::Result<()>,
-) -> Result<Figures, String> {
+    work: impl FnOnce() -> Result<T, String>,
+) -> Result<(T, Figures), String> {
     let earlier = disk.counters()?;
     let begun = Instant::now();
-    work().map_err(|error| format!("{name}: {error}"))?;
+    let result = work().map_err(|error| format!("{name}: {error}"))?;
     let took = begun.elapsed();
+    if super::is_interrupted() {
+        return Err("interrupted".to_owned());
+    }
     let counters = disk.counters()?.since(&earlier);
     let figures = Figures { name: name.to_owned(), took, counters };
     println!("{}", figures.line());
-    Ok(figures)
+    Ok((result, figures))
 }
 
 /// Everything the filesystem holds is on the disk then.
