@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use comfy_table::Table;
 
@@ -26,6 +26,8 @@ pub enum Contender {
 pub struct Outcome {
     contender: Contender,
     report: Report,
+    /// When all writers had ended, when it was unmounted, when all was on the disk.
+    ends: [Duration; 3],
     figures: Figures,
 }
 
@@ -43,26 +45,26 @@ impl Contender {
         let dir = disk.path().join(self.name());
         std::fs::create_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
         let root = disk.path().to_owned();
-        let (report, figures) = match self {
-            Contender::Straight => measure(disk, self.name(), || {
-                let report = load.run(&dir)?;
-                sync(&root).map(|()| report)
-            })?,
-            Contender::Coalescefs => {
-                let mount = Mount::over(&dir, memory)?;
-                measure(disk, self.name(), || {
-                    let report = load.run(&dir)?;
-                    mount.end()?;
-                    sync(&root).map(|()| report)
-                })?
-            }
+        let mount = match self {
+            Contender::Straight => None,
+            Contender::Coalescefs => Some(Mount::over(&dir, memory)?),
         };
+        let begun = Instant::now();
+        let work = || {
+            let report = load.run(&dir)?;
+            let written = begun.elapsed();
+            mount.map_or(Ok(()), Mount::end)?;
+            let unmounted = begun.elapsed();
+            sync(&root)?;
+            Ok((report, [written, unmounted, begun.elapsed()]))
+        };
+        let ((report, ends), figures) = measure(disk, self.name(), work)?;
         disk.set_pace(Pace::Instant)?;
         load.verify(&dir)?;
         std::fs::remove_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
         sync(&root)?;
         disk.set_pace(Pace::Modelled)?;
-        Ok(Outcome { contender: self, report, figures })
+        Ok(Outcome { contender: self, report, ends, figures })
     }
 }
 
@@ -108,6 +110,7 @@ pub fn table(results: &[Outcome], load: &Load, sequential: &Figures) -> Table {
         "",
         "MB/s, synced",
         "of sequential",
+        "written, unmounted, synced",
         "fastest, slowest writer",
         "write(): median",
         "99.9%",
@@ -115,13 +118,14 @@ pub fn table(results: &[Outcome], load: &Load, sequential: &Figures) -> Table {
         "seeks",
         "seek time",
     ]);
-    for Outcome { contender, report, figures } in results {
+    for Outcome { contender, report, ends, figures } in results {
         let rate = load.bytes() as f64 / figures.took.as_secs_f64();
         let nanos = |nanos| format!("{:.2?}", Duration::from_nanos(nanos));
         table.add_row([
             contender.name().to_owned(),
             format!("{:.1}", rate / 1e6),
             format!("{:.3}", rate / sequential.rate()),
+            ends.map(|end| format!("{:.1}", end.as_secs_f64())).join(", ") + " s",
             format!("{:.1?}, {:.1?}", report.fastest, report.slowest),
             nanos(report.calls.value_at_quantile(0.5)),
             nanos(report.calls.value_at_quantile(0.999)),
