@@ -190,8 +190,7 @@ proptest! {
         prop_assert_eq!(counters.requests, places.len() as u64);
         let bytes: u64 = places.iter().map(|(_, blocks, _)| blocks * 4096).sum();
         prop_assert_eq!(counters.read_bytes + counters.written_bytes, bytes);
-        let busy = counters.seek_time + counters.transfer_time + counters.rewrite_time;
-        prop_assert_eq!(last(&ends), busy);
+        prop_assert_eq!(last(&ends), counters.busy());
         let mut sorted = ends.clone();
         sorted.sort();
         sorted.dedup();

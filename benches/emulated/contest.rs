@@ -117,6 +117,7 @@ pub fn table(results: &[Outcome], load: &Load, sequential: &Figures) -> Table {
         "longest",
         "seeks",
         "seek time",
+        "disk idle",
     ]);
     for Outcome { contender, report, ends, figures } in results {
         let rate = load.bytes() as f64 / figures.took.as_secs_f64();
@@ -132,6 +133,7 @@ pub fn table(results: &[Outcome], load: &Load, sequential: &Figures) -> Table {
             nanos(report.calls.max()),
             figures.counters.seeks.to_string(),
             format!("{:.2?}", figures.counters.seek_time),
+            format!("{:.2?}", figures.took.saturating_sub(figures.counters.busy())),
         ]);
     }
     table

@@ -133,6 +133,11 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// The time in which it did something.
+    pub fn busy(&self) -> Duration {
+        self.seek_time + self.transfer_time + self.rewrite_time
+    }
+
     /// What has been done since `earlier`.
     pub fn since(&self, earlier: &Counters) -> Counters {
         Counters {
