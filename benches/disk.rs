@@ -1,0 +1,122 @@
+//! Many writers on a disk with seeks, which is emulated: see `emulated/mod.rs`. As root.
+//!
+//! `cargo bench --bench disk -- --check`: whether this machine can be the disk, and what it does.
+//! `cargo bench --bench disk`: then also forty writers, straight and through a mount, compared with
+//! one sequential writer of the same run.
+
+mod emulated;
+
+use clap::Parser;
+
+use emulated::contest::{self, Contender};
+use emulated::load::{self, Load};
+use emulated::model::{Drive, Stripe};
+use emulated::{Disk, Kind, Setup, check};
+
+#[derive(Parser)]
+struct Args {
+    /// Only see whether this machine can be the disk
+    #[arg(long)]
+    check: bool,
+    /// The filesystem on the disk
+    #[arg(long, value_enum, default_value = "ext4")]
+    filesystem: Kind,
+    /// The disk's size, which is taken from memory
+    #[arg(long, default_value = "4GiB", value_parser = size)]
+    capacity: u64,
+    /// Bytes a second under the head
+    #[arg(long, default_value = "100MB", value_parser = size)]
+    rate: u64,
+    /// Data disks of a RAID5 or RAID6; none: a single disk
+    #[arg(long)]
+    data_disks: Option<u64>,
+    /// Bytes on one disk of it before the next one follows
+    #[arg(long, default_value = "128KiB", value_parser = size)]
+    unit: u64,
+    /// Processes that write, with a file each
+    #[arg(long, default_value = "40")]
+    writers: u64,
+    /// Bytes of one write()
+    #[arg(long, default_value = "4KiB", value_parser = size)]
+    record: u64,
+    /// Bytes of all files together
+    #[arg(long, default_value = "1600MB", value_parser = size)]
+    bytes: u64,
+    /// Bytes a second of one writer [default: full speed]
+    #[arg(long, value_parser = size)]
+    writer_rate: Option<u64>,
+    /// What may be in memory and not on the disk, for either contender
+    #[arg(long, default_value = "256MiB", value_parser = size)]
+    memory: u64,
+    /// cargo adds it
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+impl Args {
+    fn drive(&self) -> Drive {
+        let stripe = self.data_disks.map(|data_disks| Stripe { data_disks, unit_bytes: self.unit });
+        Drive { rate: self.rate, stripe, ..Drive::sata(self.capacity) }
+    }
+
+    fn load(&self) -> Load {
+        Load {
+            writers: self.writers,
+            record: self.record as usize,
+            bytes_each: self.bytes / self.writers,
+            rate: self.writer_rate,
+        }
+    }
+}
+
+/// As disks are sold: 100MB is a hundred million.
+fn size(text: &str) -> Result<u64, parse_size::Error> {
+    parse_size::parse_size(text)
+}
+
+fn run(args: &Args) -> Result<(), String> {
+    let drive = args.drive();
+    let setup = Setup { drive, filesystem: args.filesystem, dirty_bytes: Some(args.memory) };
+    let mut disk = Disk::start(&setup)?;
+    let sequential = check::check(&mut disk, &drive)?;
+    println!(
+        "sequential: {:.1}% of the nominal rate",
+        sequential.rate() / drive.rate as f64 * 100.0
+    );
+    if args.check {
+        return Ok(());
+    }
+    let load = args.load();
+    let mut outcomes = Vec::new();
+    for contender in [Contender::Straight, Contender::Coalescefs] {
+        outcomes.push(contender.run(&mut disk, &load, args.memory)?);
+    }
+    println!("{}", contest::table(&outcomes, &load, &sequential));
+    Ok(())
+}
+
+/// This program is also the disk and the writers.
+fn act() -> Result<(), String> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match &arguments[..] {
+        [first, setup] if first == emulated::SERVE => {
+            emulated::disk::serve(setup);
+            Ok(())
+        }
+        [first, writer] if first == load::WRITE => load::write(writer),
+        _ => {
+            emulated::catch_interrupt();
+            run(&Args::parse())
+        }
+    }
+}
+
+fn main() -> std::process::ExitCode {
+    match act() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("disk: {error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Writers: processes that write records to a file each, one write() a record, and measure every
+//! call. They are the benchmark's program again and know nothing of who carries their bytes.
+//!
+//! Every byte of an output follows from the writer's number and its place, so that what arrived can
+//! be compared whole.
+
+use std::fs::File;
+use std::io::{BufRead, Read, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use super::scatter::scatter;
+
+/// The first argument of a process that is to be a writer; the second is a [`Writer`].
+pub const WRITE: &str = "--write-records";
+/// After how many bytes an output repeats itself: a prime, so that no block that went to another
+/// block's place looks right there.
+const PERIOD: usize = 1_048_573;
+const COMPARED: usize = 1 << 20;
+/// One sleep for many records: a shorter one costs more than the records.
+const NAP: Duration = Duration::from_millis(2);
+
+/// What is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Processes, with a file each.
+    pub writers: u64,
+    /// Bytes of one write().
+    pub record: usize,
+    /// Bytes of one file.
+    pub bytes_each: u64,
+    /// Bytes a second of one writer; full speed if there is none.
+    pub rate: Option<u64>,
+}
+
+/// One of the processes.
+#[derive(Serialize, Deserialize)]
+struct Writer {
+    path: PathBuf,
+    number: u64,
+    record: usize,
+    bytes: u64,
+    rate: Option<u64>,
+}
+
+/// What one writer says at its end.
+#[derive(Serialize, Deserialize)]
+struct Words {
+    took: Duration,
+    /// Nanoseconds of a call, and how many took that long.
+    calls: Vec<(u64, u64)>,
+}
+
+/// What the writers got, until they ended.
+pub struct Report {
+    /// Every write(), in nanoseconds.
+    pub calls: Histogram<u64>,
+    /// The first writer to end.
+    pub fastest: Duration,
+    /// The last one.
+    pub slowest: Duration,
+}
+
+impl Load {
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.writers * self.bytes_each
+    }
+
+    /// Runs all writers to their ends. `Err`: one of them could not write.
+    pub fn run(&self, dir: &Path) -> Result<Report, String> {
+        let mut children = Vec::new();
+        for number in 0..self.writers {
+            children.push(Running(self.spawn(dir, number).map_err(|error| error.to_string())?));
+        }
+        // All at once, none before the last one is there.
+        for Running(child) in &mut children {
+            drop(child.stdin.take());
+        }
+        let mut report =
+            Report { calls: histogram(), fastest: Duration::MAX, slowest: Duration::ZERO };
+        for child in &mut children {
+            let words = child.words()?;
+            report.fastest = report.fastest.min(words.took);
+            report.slowest = report.slowest.max(words.took);
+            for (nanos, count) in words.calls {
+                report.calls.record_n(nanos, count).map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(report)
+    }
+
+    fn spawn(&self, dir: &Path, number: u64) -> std::io::Result<Child> {
+        let Load { record, bytes_each, rate, .. } = *self;
+        let writer = Writer { path: output(dir, number), number, record, bytes: bytes_each, rate };
+        Command::new(std::env::current_exe()?)
+            .arg(WRITE)
+            .arg(serde_json::to_string(&writer).expect("plain numbers and a plain path"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+    }
+
+    /// Compares all files with what was written, as they are on the disk. `Err` says where the first
+    /// difference is.
+    pub fn verify(&self, dir: &Path) -> Result<(), String> {
+        (0..self.writers).try_for_each(|number| {
+            let path = output(dir, number);
+            let differs = compare(&path, number, self.bytes_each);
+            match differs.map_err(|error| format!("{}: {error}", path.display()))? {
+                Some(at) => Err(format!("{}: differs at {at}", path.display())),
+                None => Ok(()),
+            }
+        })
+    }
+}
+
+/// A writer that does not outlive its benchmark.
+struct Running(Child);
+
+impl Running {
+    fn words(&mut self) -> Result<Words, String> {
+        let mut said = String::new();
+        let out = self.0.stdout.as_mut().expect("it is piped");
+        out.read_to_string(&mut said).map_err(|error| format!("a writer: {error}"))?;
+        serde_json::from_str(&said).map_err(|_| "a writer ended before its time".to_owned())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn output(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("OUTPUT{number}"))
+}
+
+fn histogram() -> Histogram<u64> {
+    Histogram::new(3).expect("three digits are allowed")
+}
+
+/// The bytes of an output from its start, with `more` of what follows, so that every piece of
+/// that length lies in one piece here.
+fn contents(number: u64, more: usize) -> Vec<u8> {
+    let words = (0..).map(|word| scatter((number << 32) + word).to_le_bytes());
+    let round: Vec<u8> = words.flatten().take(PERIOD).collect();
+    round.iter().copied().cycle().take(PERIOD + more).collect()
+}
+
+/// Is a writer, once standard input ends.
+pub fn write(words: &str) -> Result<(), String> {
+    let writer: Writer = serde_json::from_str(words).map_err(|error| error.to_string())?;
+    let contents = contents(writer.number, writer.record);
+    let mut calls = histogram();
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line).map_err(|error| error.to_string())?;
+    let failed = |error: std::io::Error| format!("{}: {error}", writer.path.display());
+    let begun = Instant::now();
+    let mut file = File::create(&writer.path).map_err(failed)?;
+    let mut written = 0;
+    while written < writer.bytes {
+        if let Some(rate) = writer.rate {
+            wait_for_turn(begun, written, rate);
+        }
+        let from = (written % PERIOD as u64) as usize;
+        let record = (writer.bytes - written).min(writer.record as u64) as usize;
+        let before = Instant::now();
+        let count = file.write(&contents[from..from + record]).map_err(failed)?;
+        let took = before.elapsed().as_nanos() as u64;
+        calls.record(took).expect("it grows as needed");
+        written += count as u64;
+    }
+    drop(file);
+    let took = begun.elapsed();
+    let calls = calls.iter_recorded().map(|at| (at.value_iterated_to(), at.count_at_value()));
+    let words = Words { took, calls: calls.collect() };
+    println!("{}", serde_json::to_string(&words).expect("plain numbers"));
+    Ok(())
+}
+
+fn wait_for_turn(begun: Instant, written: u64, rate: u64) {
+    let due = Duration::from_secs_f64(written as f64 / rate as f64);
+    let early = due.saturating_sub(begun.elapsed());
+    if early > NAP {
+        std::thread::sleep(early);
+    }
+}
+
+/// The first byte that is not as written.
+fn compare(path: &Path, number: u64, bytes: u64) -> std::io::Result<Option<u64>> {
+    let mut file = File::open(path)?;
+    // SAFETY: a descriptor that lives as long as the call. The disk is asked, not the cache.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    let length = file.metadata()?.len();
+    if length != bytes {
+        return Ok(Some(length.min(bytes)));
+    }
+    let contents = contents(number, COMPARED);
+    let mut found = vec![0; COMPARED];
+    let mut at = 0;
+    while at < bytes {
+        let piece = (bytes - at).min(COMPARED as u64) as usize;
+        file.read_exact(&mut found[..piece])?;
+        let from = (at % PERIOD as u64) as usize;
+        let wanted = &contents[from..from + piece];
+        if found[..piece] != *wanted {
+            let same = found.iter().zip(wanted).take_while(|(found, wanted)| found == wanted);
+            return Ok(Some(at + same.count() as u64));
+        }
+        at += piece as u64;
+    }
+    Ok(None)
+}

@@ -1,0 +1,147 @@
+//! A disk with seeks, for benchmarks: a filesystem on a loop device on a file whose reads and
+//! writes take as long as [`model`] says.
+//!
+//! The disk is a process of its own, which is the benchmark's program again: it ends, with its
+//! mounts and its loop device, when the benchmark does, however that ends. Orders are lines on its
+//! standard input, each answered by a line of JSON.
+
+pub mod check;
+pub mod contest;
+pub mod disk;
+pub mod load;
+pub mod medium;
+pub mod model;
+pub mod place;
+pub mod scatter;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use model::{Counters, Drive};
+use place::Place;
+
+/// The first argument of the process that is to be the disk; the second is a [`Setup`].
+pub const SERVE: &str = "--serve-disk";
+
+/// What is to be made.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Setup {
+    /// The disk.
+    pub drive: Drive,
+    /// What is on it.
+    pub filesystem: Kind,
+    /// The most dirty pages the kernel may keep for it, as on a machine with less memory; no limit
+    /// but the machine's if there is none.
+    pub dirty_bytes: Option<u64>,
+}
+
+/// The filesystem on the disk.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, clap::ValueEnum)]
+pub enum Kind {
+    /// ext4.
+    Ext4,
+    /// XFS.
+    Xfs,
+}
+
+/// How long requests take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// As long as the model says.
+    Modelled,
+    /// No time: for what is not measured.
+    Instant,
+}
+
+/// A mounted disk; taken away by `Drop`.
+pub struct Disk {
+    child: Child,
+    orders: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+    place: Option<Place>,
+}
+
+impl Disk {
+    /// Makes and mounts it. `Err` says what is missing.
+    pub fn start(setup: &Setup) -> Result<Disk, String> {
+        let program = std::env::current_exe().map_err(|error| error.to_string())?;
+        let mut child = Command::new(program)
+            .arg(SERVE)
+            .arg(serde_json::to_string(setup).expect("plain numbers"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("the disk's process: {error}"))?;
+        let orders = child.stdin.take();
+        let answers = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut disk = Disk { child, orders, answers, place: None };
+        disk.place = Some(disk.answer::<Result<Place, String>>()??);
+        Ok(disk)
+    }
+
+    /// The root of its filesystem.
+    pub fn path(&self) -> &Path {
+        &self.place.as_ref().expect("it was started").mountpoint
+    }
+
+    /// What it has done since it was made.
+    pub fn counters(&mut self) -> Result<Counters, String> {
+        self.order("counters")
+    }
+
+    /// From now on.
+    pub fn set_pace(&mut self, pace: Pace) -> Result<(), String> {
+        self.order(match pace {
+            Pace::Modelled => "modelled",
+            Pace::Instant => "instant",
+        })
+    }
+
+    fn order<T: DeserializeOwned>(&mut self, order: &str) -> Result<T, String> {
+        let orders = self.orders.as_mut().expect("open until Drop");
+        writeln!(orders, "{order}").map_err(|error| format!("the disk's process: {error}"))?;
+        self.answer()
+    }
+
+    fn answer<T: DeserializeOwned>(&mut self) -> Result<T, String> {
+        let mut line = String::new();
+        let read = self.answers.read_line(&mut line);
+        read.map_err(|error| format!("the disk's process: {error}"))?;
+        serde_json::from_str(&line).map_err(|_| "the disk's process has ended".to_owned())
+    }
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Makes SIGINT an error like others, so that everything is taken away in order. Writers die of it
+/// and so end what waits for them.
+pub fn catch_interrupt() {
+    extern "C" fn note(_: libc::c_int) {
+        INTERRUPTED.store(true, Ordering::Relaxed);
+    }
+    // SAFETY: the handler only stores to an atomic.
+    unsafe { libc::signal(libc::SIGINT, note as *const () as libc::sighandler_t) };
+}
+
+/// Whether the benchmark is to stop.
+pub fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        let ended = self.child.wait();
+        // Unless it could not: then its requests are answered with errors by now.
+        if let Some(place) = &self.place
+            && !ended.is_ok_and(|status| status.success())
+        {
+            place.take_away();
+        }
+    }
+}
