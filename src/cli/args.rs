@@ -236,7 +236,7 @@ fn chunk_help() -> String {
     let here = units::size(resolve::default_chunk_bytes(memory_bytes));
     format!(
         "Bytes of one file written in one turn: a multiple of 4K, rounded up to a multiple of the \
-         segment size (4K to 64K, by --memory) [default: a 64th of --memory, at least 256K, at \
-         most 20M; here {here}]"
+         segment size (4K to 64K, by --memory) [default: a power of two, about a 64th of --memory, \
+         256K to 16M; here {here}]"
     )
 }

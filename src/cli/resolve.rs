@@ -15,9 +15,9 @@ const MIB: u64 = 1 << 20;
 /// Smallest and largest default of `--memory`: enough for some dozen streams, and no more than
 /// helps: the drain is then already as sequential as it gets.
 const DEFAULT_MEMORY: (u64, u64) = (64 * MIB, 16 << 30);
-/// Smallest and largest default of `--chunk`: positioning a disk head costs about 1 MiB, so 20 MiB
+/// Smallest and largest default of `--chunk`: positioning a disk head costs about 1 MiB, so 16 MiB
 /// make it a few percent; below 256 KiB a turn is not worth it.
-const DEFAULT_CHUNK: (u64, u64) = (256 * KIB, 20 * MIB);
+const DEFAULT_CHUNK: (u64, u64) = (256 * KIB, 16 * MIB);
 /// Memory is divided into at least this many chunks: with fewer, one file's turn holds most of it.
 const CHUNKS_MIN: u64 = 4;
 /// Pages are never split.
@@ -31,10 +31,11 @@ pub fn default_memory_bytes(ram_bytes: u64) -> u64 {
         * SEGMENT_MAX_BYTES
 }
 
-/// A 64th of `--memory`, within bounds.
+/// About a 64th of `--memory`, within bounds: a power of two, as filesystems with buddy allocators
+/// (ext4) put blocks of such sizes one behind the other, and leave gaps between others.
 pub fn default_chunk_bytes(memory_bytes: u64) -> u64 {
-    (memory_bytes / 64).clamp(DEFAULT_CHUNK.0, DEFAULT_CHUNK.1) / SEGMENT_MAX_BYTES
-        * SEGMENT_MAX_BYTES
+    let chunk = (memory_bytes / 48).clamp(DEFAULT_CHUNK.0, DEFAULT_CHUNK.1);
+    1 << chunk.ilog2()
 }
 
 /// What the resolution depends on besides the arguments.
@@ -182,7 +183,8 @@ mod tests {
         assert!(config.writeback_cache && config.allow_other);
         assert_eq!(default_memory_bytes(100 * MIB), 64 * MIB);
         assert_eq!(default_memory_bytes(1 << 40), 16 << 30);
-        assert_eq!(default_chunk_bytes(16 << 30), 20 * MIB);
+        assert_eq!(default_chunk_bytes(16 << 30), 16 * MIB);
+        assert_eq!(default_chunk_bytes(256 * MIB), 4 * MIB);
         assert_eq!(default_chunk_bytes(MIN_MEMORY_BYTES), 256 * KIB);
     }
 

@@ -1,19 +1,19 @@
 //! A lane: one thread that gives one file after another its turn on a backing device.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{Plan, Run, Source, Throttle, Written, write_run};
+use super::{Plan, Run, RunSize, Source, Throttle, Written, write_run};
 use crate::arena::Arena;
 use crate::backing::{Storage, errno};
 use crate::clock::boottime_ms;
 use crate::isolation::Isolation;
 use crate::schedule::{FileId, Outcome, Policy, Scheduler, Turn};
 
-/// Largest run of one write, so that memory comes back in steps that are small against the stall
-/// that writers may see, and large against the cost of a system call.
-const RUN_BYTES_MAX: u64 = 4 << 20;
+/// A run has at most such a part of the memory.
+const RUN_PART: u64 = 16;
 
 /// What a lane has in hand: for a user whose disk hangs.
 #[derive(Clone, Debug)]
@@ -109,7 +109,7 @@ struct Lane {
     throttle: Arc<Throttle>,
     arena: Arena,
     isolation: Arc<Isolation>,
-    run_bytes_max: u64,
+    run_size: Cell<RunSize>,
 }
 
 /// Starts `count` lanes on a queue. They run as long as the process.
@@ -123,7 +123,6 @@ pub fn spawn_lanes(
     isolation: &Arc<Isolation>,
 ) -> std::io::Result<()> {
     let memory_bytes = u64::from(arena.segments()) * u64::from(arena.segment_bytes());
-    let run_bytes_max = RUN_BYTES_MAX.min(memory_bytes / 16);
     let lane = Lane {
         number: 0,
         queue: queue.clone(),
@@ -132,7 +131,7 @@ pub fn spawn_lanes(
         throttle: throttle.clone(),
         arena,
         isolation: isolation.clone(),
-        run_bytes_max: throttle.run_bytes_max(run_bytes_max),
+        run_size: Cell::new(RunSize::new(throttle.run_bytes_max(memory_bytes / RUN_PART))),
     };
     for number in 0..count as usize {
         let lane = Lane { number, ..lane.clone() };
@@ -180,22 +179,27 @@ impl Lane {
         };
         let mut bytes = 0;
         loop {
-            let run = match self.source.take_run(turn.file, range.clone(), self.run_bytes_max) {
-                Ok(Some(run)) => run,
-                Ok(None) => return (bytes, Outcome::Written),
-                Err(error) => {
-                    let retry_at_ms = self.source.failed(turn.file, None, error);
-                    return (bytes, Outcome::RetryAt(retry_at_ms));
-                }
-            };
+            let run =
+                match self.source.take_run(turn.file, range.clone(), self.run_size.get().bytes()) {
+                    Ok(Some(run)) => run,
+                    Ok(None) => return (bytes, Outcome::Written),
+                    Err(error) => {
+                        let retry_at_ms = self.source.failed(turn.file, None, error);
+                        return (bytes, Outcome::RetryAt(retry_at_ms));
+                    }
+                };
             self.throttle.wait_turn(run.len);
             log::trace!("write file={} offset={} len={}", run.file.0, run.offset, run.len);
             // Behind the run's start nothing is taken again in this turn: it ends.
             range.start = run.offset + run.len;
             self.queue.note_work(self.number, Some((run.file, run.offset..range.start)));
+            let begun = Instant::now();
             match self.write(&run) {
                 Ok(written) => {
                     bytes += run.len;
+                    let mut size = self.run_size.get();
+                    size.note(run.len, begun.elapsed());
+                    self.run_size.set(size);
                     self.source.stored(run, written);
                 }
                 Err(error) => {

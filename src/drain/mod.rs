@@ -11,6 +11,7 @@
 
 mod data_file;
 mod lane;
+mod run_size;
 mod throttle;
 mod writer;
 
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 pub use data_file::{Access, DataFile, Need};
 pub use lane::{LaneQueue, Work, spawn_lanes};
+pub use run_size::RunSize;
 pub use throttle::Throttle;
 pub use writer::{Written, write_run};
 

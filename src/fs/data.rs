@@ -230,7 +230,7 @@ impl Filesystem {
         self.note_time(node, mtime);
         self.backlog_bytes.fetch_add(state.buffer.dirty_bytes() - before, Ordering::Relaxed);
         self.tell_queue(node, data, &state);
-        self.ask_for_more(node, data, &mut state);
+        self.ask_for_more(node, data);
         Took::All
     }
 

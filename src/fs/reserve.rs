@@ -1,9 +1,9 @@
 //! Space on the disk for what is written: reserved before the acknowledgement, given back after.
 //!
 //! A write that `space` covers is acknowledged at once. One that it does not waits for the thread
-//! here, which holds more, or reserves the file's own blocks, or answers `ENOSPC`. Streams have the
-//! next chunk's blocks allocated ahead (fallocate(2) with FALLOC_FL_KEEP_SIZE, so that the size
-//! never shows it); these are given back when the file is closed and stored.
+//! here, which holds more, or reserves the file's own blocks, or answers `ENOSPC`. What a turn is
+//! about to store is allocated at once before (fallocate(2) with FALLOC_FL_KEEP_SIZE, so that the
+//! size never shows it); what is left of that is given back when the file is closed and stored.
 
 use std::io;
 use std::ops::Range;
@@ -22,15 +22,13 @@ use crate::backing::{self, Ballast, SetTime};
 use crate::buffer::Piece;
 use crate::drain::DataFile;
 
-/// Blocks are allocated ahead only while so many chunks are free: what is short is for all.
-const FREE_CHUNKS_MIN: u64 = 16;
+/// Less is allocated by writing it: small files cost no call more.
+const GROWTH_BYTES_MIN: u64 = 1 << 20;
 
 /// What the thread is asked for.
 pub(super) enum Job {
     /// To find space for a write, or to refuse it.
     Place(Write),
-    /// To allocate the next chunk of a stream.
-    Ahead(Arc<Node>),
     /// To give back what a closed file does not need.
     Trim(Arc<Node>),
     /// To look whether more or less should be held for the filesystem of this file.
@@ -73,8 +71,6 @@ pub(super) struct Reserved {
     cuts: u64,
     /// Some were allocated, to be given back; after a restart it is not known which.
     pub(super) is_any: bool,
-    /// The next chunk is being allocated.
-    is_growing: bool,
     /// Blocks are being allocated, which moves the modification time of the backing file.
     pub(super) is_allocating: bool,
     /// The program allocates itself: nothing is to be given back.
@@ -105,7 +101,7 @@ impl Reserved {
 
     /// Some are allocated, or will be in a moment.
     pub(super) fn may_be_any(&self) -> bool {
-        self.is_any || self.is_growing || self.is_allocating
+        self.is_any || self.is_allocating
     }
 
     /// Blocks allocated beyond `end`, in bytes.
@@ -135,7 +131,6 @@ impl Filesystem {
                 self.space_jobs.writes.fetch_sub(1, Ordering::Relaxed);
                 return;
             }
-            Job::Ahead(node) => (node, Filesystem::reserve_ahead),
             Job::Trim(node) => (node, Filesystem::trim_closed),
             Job::Look(node) => (node, |me, node| {
                 // Whoever needs more will ask again, and hear of it.
@@ -267,50 +262,37 @@ impl Filesystem {
         allocated
     }
 
-    /// Whether a stream wants its next chunk allocated; asked with each write.
-    pub(super) fn ask_for_more(&self, node: &Arc<Node>, data: &FileData, state: &mut FileState) {
+    /// Whether more space should be held; asked with each write.
+    pub(super) fn ask_for_more(&self, node: &Arc<Node>, data: &FileData) {
         if data.space.wants_look() {
             self.space_jobs.add(Job::Look(node.clone()));
         }
-        let chunk_bytes = self.geometry.chunk_bytes;
-        let end = state.buffer.end();
-        let reserved = &mut state.reserved;
-        let is_stream = state.stored_end >= chunk_bytes && end > state.stored_end;
-        if is_stream
-            && !reserved.is_growing
-            && !reserved.is_programs
-            && end + chunk_bytes / 2 > reserved.range.end
-        {
-            reserved.is_growing = true;
-            self.space_jobs.add(Job::Ahead(node.clone()));
-        }
     }
 
-    fn reserve_ahead(&self, node: &Arc<Node>) {
+    /// Allocates what a turn is about to store beyond the end of the file, all at once: the
+    /// filesystem puts it behind what the turn before got, and the head goes on from there. Left to
+    /// the writes, ext4 would put each file's next bytes beside its last ones. Best effort: the
+    /// space itself is held already.
+    pub(super) fn allocate_growth(&self, node: &Arc<Node>, growth: Range<u64>) {
         let Ok(data) = self.data(node) else { return };
-        let chunk_bytes = self.geometry.chunk_bytes;
-        let start = {
+        let blocks = whole_blocks(&growth);
+        let bytes = blocks.end.saturating_sub(blocks.start);
+        let is_wanted = {
             let state = data.lock();
-            state.reserved.range.end.max(state.stored_end / BLOCK_BYTES * BLOCK_BYTES)
+            state.barriers == 0 && !state.reserved.is_programs && !state.reserved.covers(&growth)
         };
-        let end = (start + chunk_bytes / 2).next_multiple_of(chunk_bytes);
-        let reserve = || {
-            let file = self.writable_file(node)?;
-            let file_fd = (*file).as_fd();
-            let is_short = !data.space.leaves_free(file_fd, FREE_CHUNKS_MIN * chunk_bytes);
-            if is_short || backing::copies_on_write(file_fd) {
-                return Ok(false);
+        if bytes < GROWTH_BYTES_MIN || !is_wanted {
+            return;
+        }
+        let allocated = self.writable_file(node).and_then(|file| {
+            let file = (*file).as_fd();
+            if backing::copies_on_write(file) || !data.space.leaves_free(file, bytes) {
+                return Ok(());
             }
-            self.allocate_ahead(node, (*file).as_fd(), &(start..end))?;
-            Ok::<_, io::Error>(true)
-        };
-        let reserved = reserve();
-        let mut state = data.lock();
-        match reserved {
-            Ok(true) => state.reserved.is_growing = false,
-            // Not asked again for this file: its writes are charged as those of small files are.
-            Ok(false) => {}
-            Err(error) => log::debug!("nothing is allocated ahead: {error}"),
+            self.allocate_ahead(node, file, &blocks)
+        });
+        if let Err(error) = allocated {
+            log::debug!("a turn's blocks are not allocated at once: {error}");
         }
     }
 

@@ -19,6 +19,10 @@ use crate::schedule::{FileId, Load, Reason};
 /// How long bytes behind a gap wait for it to be filled: long against a request that another thread
 /// has, short against a stall.
 const GAP_WAIT_MS: u64 = 1000;
+/// A turn takes so much at most, unless a chunk is larger: others wait that long for theirs.
+const TURN_BYTES_MAX: u64 = 64 << 20;
+/// And such a part of the memory, so that the others can fill what is left.
+const TURN_PART: u64 = 8;
 /// How often a gap is looked at.
 const GAP_LOOK_MS: u64 = 10;
 
@@ -30,11 +34,18 @@ impl Source for Filesystem {
         let backing_end = self.backing_attr(&node).map_or(0, |attr| attr.size);
         let mut state = data.lock();
         let chunk_bytes = self.geometry.chunk_bytes;
-        let Some(chunks) = state.plan_chunks(reason, chunk_bytes, backing_end) else {
+        let (turn_bytes, end) = (self.turn_bytes_max(), backing_end);
+        let Some(chunks) = state.plan_chunks(reason, chunk_bytes, turn_bytes, end) else {
             return Plan::Nothing;
         };
         let range = chunks.start * chunk_bytes..chunks.end.saturating_mul(chunk_bytes);
-        state.keep_order(range, reason, backing_end)
+        let plan = state.keep_order(range, reason, backing_end);
+        if let Plan::Write(range) = &plan {
+            let growth = backing_end..state.buffer.filled_to(backing_end, range.end);
+            drop(state);
+            self.allocate_growth(&node, growth);
+        }
+        plan
     }
 
     fn take_run(&self, file: FileId, range: Range<u64>, max_bytes: u64) -> io::Result<Option<Run>> {
@@ -125,8 +136,9 @@ impl Source for Filesystem {
         if bytes > 0 {
             Counters::add(&counters.drain_turns, 1);
         }
-        if reason == Reason::WholeChunk && bytes >= self.geometry.chunk_bytes {
-            Counters::add(&counters.whole_chunk_bytes, self.geometry.chunk_bytes);
+        if reason == Reason::WholeChunk {
+            let chunk_bytes = self.geometry.chunk_bytes;
+            Counters::add(&counters.whole_chunk_bytes, bytes / chunk_bytes * chunk_bytes);
         }
         let mut is_known = false;
         let mut settled = None;
@@ -169,13 +181,14 @@ impl Source for Filesystem {
 }
 
 impl FileState {
-    /// The chunks whose bytes a turn takes: one, or two where something is left of the one before a
-    /// whole chunk; where the file grows, all up to there. A stream then leaves in the order in
-    /// which it was written.
+    /// The chunks whose bytes a turn takes: one, or all whole ones in a row while many have come,
+    /// and with them what is left of the one before; where the file grows, all up to there. A
+    /// stream then leaves in the order in which it was written.
     pub(super) fn plan_chunks(
         &mut self,
         reason: Reason,
         chunk_bytes: u64,
+        turn_bytes_max: u64,
         backing_end: u64,
     ) -> Option<Range<u64>> {
         let first = self.buffer.first_chunk()?;
@@ -187,7 +200,11 @@ impl FileState {
                 let whole = self.buffer.whole_chunk().unwrap_or(first);
                 let is_next = first + 1 == whole;
                 let from = if is_next || grows(whole) { first } else { whole };
-                Some(from..whole + 1)
+                let start = whole.saturating_mul(chunk_bytes);
+                let most = start.saturating_add(turn_bytes_max);
+                // A power of two: filesystems with buddy allocators leave gaps behind other sizes.
+                let chunks = (self.buffer.filled_to(start, most) - start) / chunk_bytes;
+                Some(from..whole + (1 << chunks.max(1).ilog2()))
             }
             Reason::Age => {
                 let chunk = self.buffer.first_chunk_from(self.age_cursor).unwrap_or(first);
@@ -222,6 +239,12 @@ impl FileState {
 }
 
 impl Filesystem {
+    /// The most bytes of whole chunks that one turn takes: when writers are faster than the disk,
+    /// the turns are as long as memory lets them be, with as few seeks between them.
+    fn turn_bytes_max(&self) -> u64 {
+        (self.limits.limit_bytes / TURN_PART).min(TURN_BYTES_MAX).max(self.geometry.chunk_bytes)
+    }
+
     fn with_state(&self, file: FileId, act: impl FnOnce(&Arc<Node>, &mut FileState)) {
         if let Ok(node) = self.node(file.0)
             && let Some(data) = node.data_if_any()

@@ -202,7 +202,8 @@ fn quota(sync: &str) {
     assert_kept(mount.path(), &told);
     let kept = mount.umount();
     assert_eq!(kept.status.code(), Some(75), "{}", text(&kept));
-    sh(image.path(), "btrfs -q qgroup limit none sub");
+    // Asked of the whole: what is asked of a subvolume that is full is refused, too.
+    sh(image.path(), "btrfs -q qgroup limit none 0/$(btrfs inspect-internal rootid sub) .");
     sh(mount.path(), "dd if=/dev/zero of=again bs=1M count=4 conv=fsync status=none");
     mount.umount_clean();
     assert_kept(mount.backing(), &told);

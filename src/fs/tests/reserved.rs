@@ -42,3 +42,46 @@ fn bytes_in_flight_are_not_cut_off_with_what_is_allocated() {
     let stored = std::fs::read(fixture.path("f")).unwrap();
     assert!(stored[..bytes.len()] == bytes, "bytes were cut off");
 }
+
+/// The kernel's storage with a mood, and a record of what was allocated: offset and length.
+struct Recording(MoodyStorage, Mutex<Vec<(u64, u64)>>);
+
+impl Storage for Recording {
+    fn write_at(&self, file: BorrowedFd, bytes: &[IoSlice], offset: u64) -> io::Result<usize> {
+        self.0.write_at(file, bytes, offset)
+    }
+
+    fn allocate(&self, file: BorrowedFd, mode: i32, offset: u64, len: u64) -> io::Result<()> {
+        self.1.lock().unwrap().push((offset, len));
+        KernelStorage.allocate(file, mode, offset, len)
+    }
+}
+
+/// Goal: while the disk is behind, a turn takes the largest power of two of whole chunks in a row,
+/// allocated in one piece; what is less than a chunk waits.
+#[test]
+fn turns_are_long_when_much_is_waiting() {
+    let (mood, changed, writes) = (Mutex::new(Mood::Wait), Condvar::new(), Mutex::default());
+    let storage = MoodyStorage { mood, changed, writes };
+    let storage = Arc::new(Recording(storage, Mutex::default()));
+    let fixture = Fixture::with(storage, |config| config.memory_bytes = 32 << 20);
+    let (first, _) = fixture.create("first");
+    fixture.write(first, 0, &vec![1; CHUNK as usize]).recv().unwrap().unwrap();
+    fixture.wait_until("the lane to be busy", |fs| in_flight_bytes(fs, first) > 0);
+    let (second, _) = fixture.create("second");
+    let bytes = vec![2; 7 * CHUNK as usize + 1000];
+    for (number, piece) in bytes.chunks(CHUNK as usize).enumerate() {
+        let offset = number as u64 * CHUNK;
+        fixture.write(second, offset, piece).recv().unwrap().unwrap();
+    }
+    fixture.storage.0.set(Mood::Work);
+    fixture.wait_until("whole chunks to be stored", |fs| fs.backlog_bytes() == 1000);
+    let writes = fixture.storage.0.writes.lock().unwrap().clone();
+    let chunks = |from: u64, count: u64| (from * CHUNK, (count * CHUNK) as usize);
+    assert_eq!(writes, [chunks(0, 1), chunks(0, 4), chunks(4, 2), chunks(6, 1)]);
+    if !crate::backing::copies_on_write(fixture.fs.root()) {
+        assert_eq!(*fixture.storage.1.lock().unwrap(), [(0, 4 * CHUNK)]);
+    }
+    fixture.fsync(second).unwrap();
+    assert!(std::fs::read(fixture.path("second")).unwrap() == bytes);
+}
