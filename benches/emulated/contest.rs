@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use comfy_table::Table;
 
 use super::check::{Figures, measure, sync};
+use super::dirty::DirtyPages;
 use super::load::{Load, Report};
 use super::{Disk, Pace};
 
@@ -29,6 +30,8 @@ pub struct Outcome {
     /// When all writers had ended, when it was unmounted, when all was on the disk.
     ends: [Duration; 3],
     figures: Figures,
+    /// What the kernel held at most, beside the contender's own memory.
+    dirty_bytes: u64,
 }
 
 impl Contender {
@@ -49,6 +52,7 @@ impl Contender {
             Contender::Straight => None,
             Contender::Coalescefs => Some(Mount::over(&dir, memory)?),
         };
+        let dirty = DirtyPages::watch();
         let begun = Instant::now();
         let work = || {
             let report = load.run(&dir)?;
@@ -59,12 +63,13 @@ impl Contender {
             Ok((report, [written, unmounted, begun.elapsed()]))
         };
         let ((report, ends), figures) = measure(disk, self.name(), work)?;
+        let dirty_bytes = dirty.most();
         disk.set_pace(Pace::Instant)?;
         load.verify(&dir)?;
         std::fs::remove_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
         sync(&root)?;
         disk.set_pace(Pace::Modelled)?;
-        Ok(Outcome { contender: self, report, ends, figures })
+        Ok(Outcome { contender: self, report, ends, figures, dirty_bytes })
     }
 }
 
@@ -118,8 +123,9 @@ pub fn table(results: &[Outcome], load: &Load, sequential: &Figures) -> Table {
         "seeks",
         "seek time",
         "disk idle",
+        "kernel's dirty pages, most",
     ]);
-    for Outcome { contender, report, ends, figures } in results {
+    for Outcome { contender, report, ends, figures, dirty_bytes } in results {
         let rate = load.bytes() as f64 / figures.took.as_secs_f64();
         let nanos = |nanos| format!("{:.2?}", Duration::from_nanos(nanos));
         table.add_row([
@@ -134,6 +140,7 @@ pub fn table(results: &[Outcome], load: &Load, sequential: &Figures) -> Table {
             figures.counters.seeks.to_string(),
             format!("{:.2?}", figures.counters.seek_time),
             format!("{:.2?}", figures.took.saturating_sub(figures.counters.busy())),
+            format!("{:.0} MB", *dirty_bytes as f64 / 1e6),
         ]);
     }
     table

@@ -7,6 +7,7 @@
 
 pub mod check;
 pub mod contest;
+pub mod dirty;
 pub mod disk;
 pub mod load;
 pub mod medium;
