@@ -123,30 +123,54 @@ fn sync_range(fd: BorrowedFd, offset: u64, len: u64, flags: libc::c_uint) -> io:
     retry(|| unsafe { libc::sync_file_range(fd.as_raw_fd(), offset, len, flags) }).map(drop)
 }
 
-/// Number of extents of a file, as FIEMAP counts them after syncing it. `EOPNOTSUPP` where the
-/// filesystem has no such map (tmpfs). See Documentation/filesystems/fiemap.rst.
-pub fn extents(fd: BorrowedFd) -> io::Result<u32> {
-    const FS_IOC_FIEMAP: libc::c_ulong = 0xC020_660B;
-    const FIEMAP_FLAG_SYNC: u32 = 1;
-    #[repr(C)]
-    struct Fiemap {
-        start: u64,
-        length: u64,
-        flags: u32,
-        mapped_extents: u32,
-        extent_count: u32,
-        reserved: u32,
-    }
-    let mut map = Fiemap {
-        start: 0,
-        length: u64::MAX,
-        flags: FIEMAP_FLAG_SYNC,
-        mapped_extents: 0,
-        // None: the call only counts.
-        extent_count: 0,
-        reserved: 0,
-    };
-    // SAFETY: the structure the kernel expects, with room for no extents.
+const FS_IOC_FIEMAP: libc::c_ulong = 0xC020_660B;
+const FIEMAP_FLAG_SYNC: u32 = 1;
+/// The place is not known, or not yet.
+const FIEMAP_EXTENT_UNKNOWN: u32 = 2;
+
+/// The argument of FIEMAP, with room for one extent. See Documentation/filesystems/fiemap.rst.
+#[repr(C)]
+#[derive(Default)]
+struct Fiemap {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped_extents: u32,
+    extent_count: u32,
+    reserved: u32,
+    extent: FiemapExtent,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct FiemapExtent {
+    logical: u64,
+    physical: u64,
+    length: u64,
+    reserved64: [u64; 2],
+    flags: u32,
+    reserved: [u32; 3],
+}
+
+fn fiemap(fd: BorrowedFd, mut map: Fiemap) -> io::Result<Fiemap> {
+    // SAFETY: the structure the kernel expects, with room for as many extents as it says, or more.
     retry(|| unsafe { libc::ioctl(fd.as_raw_fd(), FS_IOC_FIEMAP as _, &raw mut map) })?;
-    Ok(map.mapped_extents)
+    Ok(map)
+}
+
+/// Number of extents of a file, as FIEMAP counts them after syncing it. `EOPNOTSUPP` where the
+/// filesystem has no such map (tmpfs).
+pub fn extents(fd: BorrowedFd) -> io::Result<u32> {
+    let whole = Fiemap { length: u64::MAX, flags: FIEMAP_FLAG_SYNC, ..Fiemap::default() };
+    Ok(fiemap(fd, whole)?.mapped_extents)
+}
+
+/// Where on its device the byte at `offset` lies, in bytes, as far as the filesystem knows and says.
+pub fn place_on_device(fd: BorrowedFd, offset: u64) -> Option<u64> {
+    let one = Fiemap { start: offset, length: 1, extent_count: 1, ..Fiemap::default() };
+    let map = fiemap(fd, one).ok()?;
+    let extent = &map.extent;
+    let is_known = map.mapped_extents == 1 && extent.flags & FIEMAP_EXTENT_UNKNOWN == 0;
+    let within = offset.checked_sub(extent.logical)?;
+    is_known.then(|| extent.physical + within)
 }

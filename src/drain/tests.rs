@@ -188,7 +188,13 @@ impl Source for OneRun {
         self.events.send(format!("ended {bytes}")).unwrap();
         let left = self.run.lock().unwrap().as_ref().map_or(0, |run| run.len);
         let oldest_ms = (left > 0).then_some(0);
-        end(Load { dirty_bytes: left, has_whole_chunk: left > 0, oldest_ms, open: true });
+        end(Load {
+            dirty_bytes: left,
+            has_whole_chunk: left > 0,
+            oldest_ms,
+            open: true,
+            place: None,
+        });
     }
 
     fn turn_refused(&self, _: FileId, _: &mut dyn FnMut(Load, u64)) {
@@ -217,6 +223,7 @@ fn a_lane_writes_fails_and_tries_again() {
         has_whole_chunk: true,
         oldest_ms: Some(boottime_ms()),
         open: true,
+        place: None,
     };
     queue.with(|scheduler| scheduler.update(FileId(1), load, boottime_ms()));
     let hear = || heard.recv_timeout(Duration::from_secs(30)).unwrap();

@@ -30,6 +30,8 @@ pub(super) struct FileState {
     /// Where the next turn by age looks for bytes: one chunk after the other, so that none waits
     /// for ever behind one that is written again and again.
     pub(super) age_cursor: u64,
+    /// Where on the device the last long turn ended.
+    pub(super) place: Option<u64>,
     /// Operations under way that forbid taking bytes to the backing file.
     pub(super) barriers: u32,
     /// Requests that wait for the file to become clean or idle.
@@ -82,6 +84,7 @@ impl FileData {
             buffer: FileBuffer::new(geometry),
             stored_end: 0,
             age_cursor: 0,
+            place: None,
             barriers: 0,
             waiters: Vec::new(),
             stability: Stability::new(),
@@ -295,6 +298,7 @@ impl Filesystem {
             has_whole_chunk: state.buffer.whole_chunk().is_some(),
             oldest_ms: state.buffer.oldest_ms(),
             open: self.arena.nodes().open(node.slot) > 0,
+            place: state.place,
         }
     }
 

@@ -171,7 +171,9 @@ impl Filesystem {
                 Took::NoSpace => {}
             }
         }
-        if matches!(backing::errno(&refusal), libc::EOPNOTSUPP) {
+        // A write from the page cache that is answered EDQUOT is told to close() as EIO, see
+        // filemap_check_errors of the kernel.
+        if matches!(backing::errno(&refusal), libc::EOPNOTSUPP | libc::EDQUOT) {
             refusal = errno(libc::ENOSPC);
         }
         let is_news = node.data_if_any().is_none_or(|data| data.space.is_news_of_refusal());

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -11,6 +12,7 @@ use super::nodes::Node;
 use super::reserve::Job;
 use super::stable::Unsynced;
 use crate::arena::Counters;
+use crate::backing;
 use crate::clock::boottime_ms;
 use crate::drain::{Plan, Run, Source, Written};
 use crate::killpoint::{self, Point};
@@ -142,7 +144,10 @@ impl Source for Filesystem {
         }
         let mut is_known = false;
         let mut settled = None;
+        // Asked before the lock is taken: it may wait for the disk.
+        let place = self.place_after(file, bytes);
         self.with_state(file, |node, state| {
+            state.place = place.or(state.place);
             if self.arena.nodes().open(node.slot) == 0 {
                 self.trim(node, state);
             }
@@ -239,6 +244,18 @@ impl FileState {
 }
 
 impl Filesystem {
+    /// Where the file ends on the device, after a turn of so many bytes: a small one tells little of
+    /// where the next will be.
+    fn place_after(&self, file: FileId, bytes: u64) -> Option<u64> {
+        if bytes < self.geometry.chunk_bytes {
+            return None;
+        }
+        let node = self.node(file.0).ok()?;
+        let end = node.data_if_any()?.lock().stored_end;
+        let data_file = self.writable_file(&node).ok()?;
+        backing::place_on_device((*data_file).as_fd(), end.checked_sub(1)?)
+    }
+
     /// The most bytes of whole chunks that one turn takes: when writers are faster than the disk,
     /// the turns are as long as memory lets them be, with as few seeks between them.
     fn turn_bytes_max(&self) -> u64 {

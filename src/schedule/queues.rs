@@ -86,6 +86,11 @@ impl<K: Copy + Ord> Queue<K> {
         self.first().map(|(_, file)| file)
     }
 
+    /// All files, the next one first.
+    pub(super) fn files(&self) -> impl Iterator<Item = FileId> {
+        self.0.iter().map(|(_, file)| *file)
+    }
+
     /// Moves a file; `None` is "not in this queue".
     pub(super) fn shift(&mut self, file: FileId, old: Option<K>, new: Option<K>) {
         if old == new {

@@ -11,6 +11,10 @@
 //!    file that is written all the time may never become clean, and so be demanded for ever.
 //!
 //! Closed, Pressure and Everything need no limit: what waits there becomes over-age.
+//!
+//! Of the first [`NEAR_FILES`] files with a whole chunk the one goes first whose last turn ended
+//! nearest to where the disk is now: where a filesystem gives out blocks at several places, turns at
+//! the same place then follow each other. The first in the ring is passed over that often at most.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -25,6 +29,9 @@ const AGE_RUN: u32 = 4;
 /// Demanded turns in a row while an over-age file or a whole chunk waits: an fsync of many
 /// chunks loses at most a sixteenth of its speed.
 const DEMANDED_RUN: u32 = 16;
+
+/// Among so many whole chunks the next turn is chosen by place.
+pub(super) const NEAR_FILES: usize = 8;
 
 /// Delays, fixed for the lifetime of a mount.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +55,8 @@ pub struct Load {
     pub oldest_ms: Option<u64>,
     /// Whether a program has the file open.
     pub open: bool,
+    /// Where on the device its last turn ended, if that is known.
+    pub place: Option<u64>,
 }
 
 /// What beyond the files' own reasons makes them be written.
@@ -218,6 +227,10 @@ pub struct Scheduler {
     queues: Queues,
     totals: Totals,
     stamps: Stamps,
+    /// Where the last turn ended that told.
+    place: Option<u64>,
+    /// How often in a row the first whole chunk was passed over for a nearer one.
+    passed_over: usize,
     /// Over-age turns in a row that went before a whole chunk.
     age_run: u32,
     /// Demanded turns in a row that went before an over-age file or a whole chunk.
@@ -234,6 +247,8 @@ impl Scheduler {
             queues: Queues::default(),
             totals: Totals::default(),
             stamps: Stamps::default(),
+            place: None,
+            passed_over: 0,
             age_run: 0,
             demanded_run: 0,
         }
@@ -325,6 +340,7 @@ impl Scheduler {
         let Some(turn) = entry.turn.take() else { return };
         let load = if turn.removed { Load::default() } else { load };
         entry.note_reach(&turn, load.dirty_bytes);
+        self.place = load.place.or(self.place);
         entry.ring = self.stamps.next();
         entry.whole = None;
         entry.demanded = entry.demanded.map(|_| self.stamps.next());
@@ -375,7 +391,7 @@ impl Scheduler {
     fn pick(&mut self, now_ms: u64) -> Option<Turn> {
         let queues = &self.queues;
         let old = queues.age.first_file_due(now_ms);
-        let whole = queues.whole.first_file();
+        let whole = self.near_whole();
         let due = match (old, whole) {
             (Some(_), Some(file)) if self.age_run >= AGE_RUN => Some((file, Reason::WholeChunk)),
             (Some(file), _) => Some((file, Reason::Age)),
@@ -391,6 +407,10 @@ impl Scheduler {
         if let Some((file, reason)) = due {
             let before_whole = reason == Reason::Age && whole.is_some();
             self.age_run = if before_whole { self.age_run + 1 } else { 0 };
+            if reason == Reason::WholeChunk {
+                let is_first = self.queues.whole.first_file() == Some(file);
+                self.passed_over = if is_first { 0 } else { self.passed_over + 1 };
+            }
             return Some(Turn { file, reason });
         }
         self.age_run = 0;
@@ -406,6 +426,20 @@ impl Scheduler {
                 queues.ring.first_file().map(|file| Turn { file, reason: Reason::Everything })
             }
         }
+    }
+
+    /// The whole chunk that goes next; see the module's head.
+    fn near_whole(&self) -> Option<FileId> {
+        let first = self.queues.whole.first_file()?;
+        let Some(place) = self.place.filter(|_| self.passed_over < NEAR_FILES) else {
+            return Some(first);
+        };
+        let way = |file: &FileId| {
+            let last = self.files.get(file).and_then(|entry| entry.load.place);
+            last.map_or(u64::MAX, |last| last.abs_diff(place))
+        };
+        // The first of equals: the one that waits longest.
+        self.queues.whole.files().take(NEAR_FILES).min_by_key(way)
     }
 
     /// No file waits for its time of retry any longer.

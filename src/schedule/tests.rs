@@ -32,7 +32,13 @@ impl Random {
 
 /// An open file without a whole chunk.
 fn some(dirty_bytes: u64, oldest_ms: u64) -> Load {
-    Load { dirty_bytes, has_whole_chunk: false, oldest_ms: Some(oldest_ms), open: true }
+    Load {
+        dirty_bytes,
+        has_whole_chunk: false,
+        oldest_ms: Some(oldest_ms),
+        open: true,
+        place: None,
+    }
 }
 
 /// An open file with a whole chunk.

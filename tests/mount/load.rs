@@ -156,16 +156,12 @@ pub fn whole_chunks_in_turn() {
     let mut turns: Vec<(u64, u64, u64)> = Vec::new();
     for line in drain_log(&mount) {
         match turns.last_mut() {
-            Some((file, from, to))
-                if *file == line.file && *to == line.offset && *to / CHUNK == *from / CHUNK =>
-            {
-                *to += line.len;
-            }
+            Some((file, _, to)) if *file == line.file && *to == line.offset => *to += line.len,
             _ => turns.push((line.file, line.offset, line.offset + line.len)),
         }
     }
-    let whole = |(_, from, to): &&(u64, u64, u64)| from % CHUNK == 0 && to - from == CHUNK;
-    let whole_bytes: u64 = turns.iter().filter(whole).count() as u64 * CHUNK;
+    let whole = |(_, from, to): &&(u64, u64, u64)| from % CHUNK == 0 && to % CHUNK == 0;
+    let whole_bytes: u64 = turns.iter().filter(whole).map(|(_, from, to)| to - from).sum();
     assert!(whole_bytes * 100 >= written * 95, "{whole_bytes} of {written} in whole chunks");
     assert!(status["direct_bytes"].as_u64().is_some());
     // Turns: between two whole chunks of one file most others have had one.

@@ -104,11 +104,11 @@ fn assert_kept(dir: &Path, told: &[Told]) {
     }
 }
 
-/// Somebody was refused, and all who were for that reason.
-fn assert_refused(told: &[Told], errno: &str) {
+/// Somebody was refused, and all who were for such a reason.
+fn assert_refused(told: &[Told], errnos: &[&str]) {
     let refusals: Vec<&str> = told.iter().filter_map(|told| told.refusal.as_deref()).collect();
     assert!(!refusals.is_empty(), "nobody was refused");
-    assert!(refusals.iter().all(|refusal| *refusal == errno), "{refusals:?}");
+    assert!(refusals.iter().all(|refusal| errnos.contains(refusal)), "{refusals:?}");
 }
 
 /// No file takes more than its bytes need.
@@ -130,7 +130,7 @@ fn fill(small: Small, sync: &str) {
     let filler = image.path().join("filler");
     fs::write(&filler, vec![1; 24 << 20]).unwrap();
     let told = finish(start(mount.path(), free_bytes(image.path()) * 5 / 4, sync));
-    assert_refused(&told, "ENOSPC");
+    assert_refused(&told, &["ENOSPC"]);
     assert_kept(mount.path(), &told);
     fs::remove_file(&filler).unwrap();
     // Some filesystems have it back when that is on the disk.
@@ -156,7 +156,7 @@ fn with_an_eater(small: Small) {
     unsafe { libc::kill(worker, libc::SIGKILL) };
     let told = finish(programs);
     assert!(!eater.wait().unwrap().success(), "the disk was not full");
-    assert_refused(&told, "ENOSPC");
+    assert_refused(&told, &["ENOSPC"]);
     mount.umount_clean();
     assert_kept(mount.backing(), &told);
     assert_nothing_reserved(mount.backing());
@@ -180,7 +180,7 @@ fn min_free(small: Small) {
     check();
     sh(mount.path(), "rm f; sync -f \"$PWD/..\"");
     let told = finish(start(mount.path(), bytes, "fsync"));
-    assert_refused(&told, "ENOSPC");
+    assert_refused(&told, &["ENOSPC"]);
     check();
     mount.umount_clean();
     assert_kept(mount.backing(), &told);
@@ -188,7 +188,7 @@ fn min_free(small: Small) {
 }
 
 /// Goal: forty programs come up against a quota: what fsync or close said is safe is there, the
-/// others hear EDQUOT, and all that is buffered is stored when the quota is raised. A quota of
+/// others hear EDQUOT, or ENOSPC where not even room could be held, and all that is buffered is stored when the quota is raised. A quota of
 /// btrfs, which is one of the subvolume and needs no other tools; root is bound by it as by those
 /// of users, as long as it does not override them.
 fn quota(sync: &str) {
@@ -198,7 +198,7 @@ fn quota(sync: &str) {
     sh(image.path(), sub);
     let mount = Mount::over_in(&image.path().join("sub"), &OPTIONS);
     let told = finish(start(mount.path(), 64 << 20, sync));
-    assert_refused(&told, "EDQUOT");
+    assert_refused(&told, &["EDQUOT", "ENOSPC"]);
     assert_kept(mount.path(), &told);
     let kept = mount.umount();
     assert_eq!(kept.status.code(), Some(75), "{}", text(&kept));
@@ -228,19 +228,28 @@ def stream(name):
     return out
 first, second = stream("first"), stream("second")
 os.ftruncate(second, 32 << 20)
-os.kill(worker, 9)
+if worker:
+    os.kill(worker, 9)
 third, own = stream("third"), stream("own")
 subprocess.check_call(["fallocate", "-n", "-l", "16M", "own"])
 for out in first, second, third, own:
     os.close(out)
 "#;
-    let mut program = Command::new("python3");
-    program.args(["-c", script]).arg(mount.backing()).arg(mount.worker_pid().to_string());
-    assert!(program.current_dir(mount.path()).status().unwrap().success());
+    let run = |dir: &Path, below: &Path, worker: i32| {
+        let mut program = Command::new("python3");
+        program.args(["-c", script]).arg(below).arg(worker.to_string());
+        assert!(program.current_dir(dir).status().unwrap().success());
+    };
+    let plain = image.path().join("plain");
+    fs::create_dir(&plain).unwrap();
+    run(&plain, &plain, 0);
+    run(mount.path(), mount.backing(), mount.worker_pid());
     mount.umount_clean();
     let of = |name: &str| fs::metadata(mount.backing().join(name)).unwrap();
     assert_eq!(of("second").len(), 32 << 20);
-    assert!(of("second").blocks() * 512 <= 5 << 20, "blocks where a plain file has a hole");
+    // XFS allocates ahead itself, and keeps that.
+    let as_plain = fs::metadata(plain.join("second")).unwrap().blocks();
+    assert!(of("second").blocks() <= as_plain + 2048, "blocks where a plain file has a hole");
     assert!(of("own").blocks() * 512 >= 16 << 20, "what the program allocated is gone");
     fs::remove_file(mount.backing().join("own")).unwrap();
     assert_nothing_reserved(mount.backing());

@@ -212,6 +212,7 @@ impl Pair {
             has_whole_chunk: random.one_in(3),
             oldest_ms: (!random.one_in(8)).then(|| self.now_ms - random.below(150)),
             open: !random.one_in(3),
+            place: None,
         }
     }
 

@@ -1,11 +1,13 @@
 //! Each rule of the scheduler by itself, in a few calls.
 
 use super::{Random, closed, some, whole};
+use crate::schedule::scheduler::NEAR_FILES;
 use crate::schedule::{FileId, Load, Outcome, Policy, Reason, Scheduler, Turn, Urgency};
 
 /// Over-age after 5 000 ms, closed files due after 100 ms.
 const POLICY: Policy = Policy { max_age_ms: 10_000, closed_delay_ms: 100 };
-const CLEAN: Load = Load { dirty_bytes: 0, has_whole_chunk: false, oldest_ms: None, open: true };
+const CLEAN: Load =
+    Load { dirty_bytes: 0, has_whole_chunk: false, oldest_ms: None, open: true, place: None };
 
 fn scheduler(loads: &[(u64, Load)]) -> Scheduler {
     let mut scheduler = Scheduler::new(POLICY);
@@ -393,4 +395,53 @@ fn totals() {
     assert_eq!((s.streams(), s.dirty_bytes(), s.oldest_ms()), (2, 30, Some(5)));
     s.update(FileId(2), some(5, 9), 0);
     assert_eq!((s.streams(), s.dirty_bytes(), s.oldest_ms()), (2, 15, Some(7)));
+}
+
+/// A whole chunk of a file whose last turn ended at `place`.
+fn whole_at(place: u64) -> Load {
+    Load { place: Some(place), ..whole(10, 0) }
+}
+
+/// Goal: where a filesystem gives out blocks at two places, whole chunks at the same place follow
+/// each other; without a place the ring goes round as ever.
+#[test]
+fn near_whole_chunks_follow_each_other() {
+    let mut s = Scheduler::new(POLICY);
+    for file in 0..NEAR_FILES as u64 {
+        s.update(FileId(file), whole_at(file % 2 * 1_000_000 + file), 0);
+    }
+    let mut order = Vec::new();
+    while let Some(turn) = s.next_turn(0) {
+        order.push(turn.file.0);
+        s.end_turn(
+            turn.file,
+            Load { place: Some(turn.file.0 % 2 * 1_000_000), ..CLEAN },
+            Outcome::Written,
+            0,
+        );
+    }
+    assert_eq!(order, [0, 2, 4, 6, 1, 3, 5, 7]);
+}
+
+/// Goal: a file far away has its turn all the same, however many near ones there are.
+#[test]
+fn nobody_far_away_waits_for_ever() {
+    let mut s = Scheduler::new(POLICY);
+    s.update(FileId(1), whole_at(0), 0);
+    let first = s.next_turn(0).unwrap();
+    s.end_turn(first.file, Load { place: Some(0), ..CLEAN }, Outcome::Written, 0);
+    s.update(FileId(100), whole_at(1_000_000), 0);
+    let mut passed_over = 0;
+    loop {
+        for near in 1..=2 {
+            s.update(FileId(near), whole_at(near), 0);
+        }
+        let turn = s.next_turn(0).unwrap();
+        s.end_turn(turn.file, Load { place: Some(0), ..CLEAN }, Outcome::Written, 0);
+        if turn.file == FileId(100) {
+            break;
+        }
+        passed_over += 1;
+    }
+    assert_eq!(passed_over, NEAR_FILES);
 }

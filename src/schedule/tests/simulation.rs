@@ -150,6 +150,7 @@ impl Simulation {
             has_whole_chunk: stream.head >= self.chunk_end(stream),
             oldest_ms: stream.arrivals.front().map(|(_, at_us)| at_us / 1_000),
             open: true,
+            place: None,
         }
     }
 
