@@ -249,11 +249,11 @@ impl Drop for Mount {
                 let _ = Command::new("fusermount3").args(helper).arg(&mounted).status();
             }
         }
-        // Twice: a worker whose keeper is gone may have just become one.
-        for _ in 0..2 {
+        // Stopped first: a worker whose keeper is gone becomes one. Twice: it may have just done so.
+        for signal in [libc::SIGSTOP, libc::SIGKILL, libc::SIGKILL] {
             for pid in self.processes() {
                 // SAFETY: a process of ours.
-                unsafe { libc::kill(pid, libc::SIGKILL) };
+                unsafe { libc::kill(pid, signal) };
             }
         }
     }
