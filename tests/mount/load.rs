@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{Mount, record, records, sh};
+use crate::support::{Mount, record, records};
 
 /// Starts a program that nobody changed and that makes one write() of about 10 bytes per record.
 fn start_stream(dir: &Path, stream: usize, count: usize) -> Child {
@@ -230,23 +229,37 @@ pub fn others_are_answered_while_writers_wait() {
     mount.wait_for("writers to wait", |status| {
         status["waiting_writes"].as_u64() > Some(0) && begun()
     });
-    // Kept open: closing a file that others write waits for what they have written so far, as the
-    // kernel does it on every FUSE filesystem with a writeback cache.
-    let reader = File::open(mount.path().join("big2")).unwrap();
-    for _ in 0..10 {
-        assert_eq!(fs::read(mount.path().join("small")).unwrap(), b"small");
-        assert!(fs::read_dir(mount.path()).unwrap().count() > 8);
-        let big = fs::metadata(mount.path().join("big1")).unwrap();
-        assert!(big.len() <= 4 << 20);
-        reader.read_exact_at(&mut [0; 1000], 0).unwrap();
-        sh(mount.path(), "ls -l >/dev/null; mkdir x; rmdir x; mkfifo f; rm f");
-    }
+    // A process of its own keeps a file open that others write: closing it waits for what they have
+    // written so far, as the kernel does it on every FUSE filesystem with a writeback cache, and a
+    // child of this process would close it.
+    let others = r#"
+import os
+reader = os.open("big2", os.O_RDONLY)
+for _ in range(10):
+    assert open("small").read() == "small"
+    assert sum(1 for entry in os.scandir(".") if entry.stat().st_size >= 0) > 8
+    assert os.stat("big1").st_size <= 4 << 20
+    os.pread(reader, 1000, 0)
+    os.mkdir("x"), os.rmdir("x"), os.mkfifo("f"), os.unlink("f")
+print("answered", flush=True)
+input()
+"#;
+    let mut others = Command::new("python3")
+        .args(["-c", others])
+        .current_dir(mount.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = [0; 8];
+    others.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"answered");
     let status = mount.status();
     assert!(status["waiting_writes"].as_u64() > Some(0), "the test was too slow to mean anything");
     assert!(status["held_bytes"].as_u64() <= Some(8 << 20));
     // Without the daemon nobody has to wait for the slow disk any more.
     drop(mount);
-    for mut stream in streams {
+    for mut stream in streams.into_iter().chain([others]) {
         stream.kill().unwrap();
         stream.wait().unwrap();
     }
