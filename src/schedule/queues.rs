@@ -86,9 +86,14 @@ impl<K: Copy + Ord> Queue<K> {
         self.first().map(|(_, file)| file)
     }
 
-    /// All files, the next one first.
-    pub(super) fn files(&self) -> impl Iterator<Item = FileId> {
-        self.0.iter().map(|(_, file)| *file)
+    /// How many files there are.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// All files with their keys, the next one first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (K, FileId)> {
+        self.0.iter().copied()
     }
 
     /// Moves a file; `None` is "not in this queue".

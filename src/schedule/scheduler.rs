@@ -12,9 +12,10 @@
 //!
 //! Closed, Pressure and Everything need no limit: what waits there becomes over-age.
 //!
-//! Of the first [`NEAR_FILES`] files with a whole chunk the one goes first whose last turn ended
-//! nearest to where the disk is now: where a filesystem gives out blocks at several places, turns at
-//! the same place then follow each other. The first in the ring is passed over that often at most.
+//! Whole chunks go in rounds of the first half of their ring, [`NEAR_FILES`] at most: of a round, the
+//! file whose last turn ended nearest to where the disk is now. Where a filesystem gives out blocks
+//! at several places, turns at the same place then follow each other. Who had a turn is at the end
+//! of the ring, so that the others have theirs before his next.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -30,7 +31,7 @@ const AGE_RUN: u32 = 4;
 /// chunks loses at most a sixteenth of its speed.
 const DEMANDED_RUN: u32 = 16;
 
-/// Among so many whole chunks the next turn is chosen by place.
+/// Among so many whole chunks the order of turns is chosen by place.
 pub(super) const NEAR_FILES: usize = 8;
 
 /// Delays, fixed for the lifetime of a mount.
@@ -229,8 +230,8 @@ pub struct Scheduler {
     stamps: Stamps,
     /// Where the last turn ended that told.
     place: Option<u64>,
-    /// How often in a row the first whole chunk was passed over for a nearer one.
-    passed_over: usize,
+    /// The last in the ring of whole chunks whose turn is in this round.
+    round_end: Stamp,
     /// Over-age turns in a row that went before a whole chunk.
     age_run: u32,
     /// Demanded turns in a row that went before an over-age file or a whole chunk.
@@ -248,7 +249,7 @@ impl Scheduler {
             totals: Totals::default(),
             stamps: Stamps::default(),
             place: None,
-            passed_over: 0,
+            round_end: Stamp::default(),
             age_run: 0,
             demanded_run: 0,
         }
@@ -389,9 +390,9 @@ impl Scheduler {
 
     /// Chooses by precedence and counts the runs that limit it.
     fn pick(&mut self, now_ms: u64) -> Option<Turn> {
+        let whole = self.near_whole();
         let queues = &self.queues;
         let old = queues.age.first_file_due(now_ms);
-        let whole = self.near_whole();
         let due = match (old, whole) {
             (Some(_), Some(file)) if self.age_run >= AGE_RUN => Some((file, Reason::WholeChunk)),
             (Some(file), _) => Some((file, Reason::Age)),
@@ -407,10 +408,6 @@ impl Scheduler {
         if let Some((file, reason)) = due {
             let before_whole = reason == Reason::Age && whole.is_some();
             self.age_run = if before_whole { self.age_run + 1 } else { 0 };
-            if reason == Reason::WholeChunk {
-                let is_first = self.queues.whole.first_file() == Some(file);
-                self.passed_over = if is_first { 0 } else { self.passed_over + 1 };
-            }
             return Some(Turn { file, reason });
         }
         self.age_run = 0;
@@ -429,17 +426,20 @@ impl Scheduler {
     }
 
     /// The whole chunk that goes next; see the module's head.
-    fn near_whole(&self) -> Option<FileId> {
-        let first = self.queues.whole.first_file()?;
-        let Some(place) = self.place.filter(|_| self.passed_over < NEAR_FILES) else {
-            return Some(first);
-        };
+    fn near_whole(&mut self) -> Option<FileId> {
+        let whole = &self.queues.whole;
+        let (first, _) = whole.first()?;
+        if first > self.round_end {
+            let last = (whole.len() / 2).clamp(1, NEAR_FILES) - 1;
+            self.round_end = whole.iter().nth(last).map_or(first, |(stamp, _)| stamp);
+        }
         let way = |file: &FileId| {
             let last = self.files.get(file).and_then(|entry| entry.load.place);
-            last.map_or(u64::MAX, |last| last.abs_diff(place))
+            last.zip(self.place).map_or(u64::MAX, |(last, now)| last.abs_diff(now))
         };
+        let round = whole.iter().take_while(|(stamp, _)| *stamp <= self.round_end);
         // The first of equals: the one that waits longest.
-        self.queues.whole.files().take(NEAR_FILES).min_by_key(way)
+        round.map(|(_, file)| file).min_by_key(way)
     }
 
     /// No file waits for its time of retry any longer.
