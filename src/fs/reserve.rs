@@ -171,9 +171,7 @@ impl Filesystem {
                 Took::NoSpace => {}
             }
         }
-        // A write from the page cache that is answered EDQUOT is told to close() as EIO, see
-        // filemap_check_errors of the kernel.
-        if matches!(backing::errno(&refusal), libc::EOPNOTSUPP | libc::EDQUOT) {
+        if backing::errno(&refusal) == libc::EOPNOTSUPP {
             refusal = errno(libc::ENOSPC);
         }
         let is_news = node.data_if_any().is_none_or(|data| data.space.is_news_of_refusal());

@@ -14,8 +14,8 @@ use fuser::{
 };
 
 use super::convert::{
-    caller, code, file_attr, kind_of_entry, reply_attr, reply_empty, reply_entry, reply_ioctl,
-    reply_opened, reply_written, reply_xattr, set_time, sync_kind, ttl,
+    as_told_by_close, caller, code, file_attr, kind_of_entry, reply_attr, reply_empty, reply_entry,
+    reply_ioctl, reply_opened, reply_written, reply_xattr, set_time, sync_kind, ttl,
 };
 use crate::fs::{Caller, Change, Entry, Filesystem, Mode, Mtime};
 use crate::killpoint::{self, Point};
@@ -283,7 +283,10 @@ impl fuser::Filesystem for Adapter {
         if let Err(error) = checked {
             return reply.error(code(&error));
         }
-        let answer = move |result| reply_written(reply, result);
+        let answer = move |result: io::Result<u32>| match is_cached {
+            true => reply_written(reply, result.map_err(as_told_by_close)),
+            false => reply_written(reply, result),
+        };
         self.counted().write(ino.0, offset, data, mtime, Box::new(answer));
     }
 

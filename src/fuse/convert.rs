@@ -31,6 +31,15 @@ pub(super) fn code(error: &io::Error) -> Errno {
     Errno::from_i32(errno(error))
 }
 
+/// What a write from the page cache is refused with: close(2) tells of ENOSPC, and makes EIO of
+/// everything else, see `filemap_check_errors` of the kernel.
+pub(super) fn as_told_by_close(error: io::Error) -> io::Error {
+    match errno(&error) {
+        libc::EDQUOT => io::Error::from_raw_os_error(libc::ENOSPC),
+        _ => error,
+    }
+}
+
 fn kind_of(mode: u32) -> FileType {
     match mode & libc::S_IFMT {
         libc::S_IFDIR => FileType::Directory,

@@ -338,6 +338,28 @@ fn writers(mount: &Mount) -> Vec<Child> {
     (0..8).map(writer).collect()
 }
 
+/// Goal: a program that only closes is told of a quota while memory is full of bytes that the disk
+/// refuses for it: the kernel would make EIO of EDQUOT.
+pub fn close_tells_of_a_quota_while_memory_is_full() {
+    let mut setup = Setup::new(&["--memory", "4M", "--max-age", "1h"]);
+    setup.disk.order(&format!("write {}", libc::EDQUOT));
+    let writer = |number: usize| {
+        let mut writer = Command::new("dd");
+        writer.env("LC_ALL", "C").args(["if=/dev/zero", "bs=64k", "count=40", "status=none"]);
+        writer.arg(format!("of={}", setup.mount.path().join(format!("w{number}")).display()));
+        writer.stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let writers: Vec<Child> = (0..8).map(writer).collect();
+    for writer in writers {
+        let said = writer.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&said.stderr);
+        let reasons = ["No space left on device", "Disk quota exceeded"];
+        assert!(reasons.iter().any(|reason| said.contains(reason)), "{said:?}");
+    }
+    setup.disk.order("work");
+    setup.mount.umount_clean();
+}
+
 /// All end, with an error. Those that do not are killed.
 fn assert_all_fail(writers: Vec<Child>) {
     let until = Instant::now() + BOUNDED;

@@ -136,6 +136,7 @@ fn main() {
         errors::run_keeps_or_discards_what_cannot_be_stored,
         errors::a_disk_that_hangs_is_shown_and_waited_for,
         errors::writers_end_when_memory_is_full_of_refused_bytes,
+        errors::close_tells_of_a_quota_while_memory_is_full,
         errors::writers_end_when_the_disk_is_full,
     ]);
     let root_unshare_skip = root_skip.clone().or_else(support::cannot_unshare);
