@@ -20,14 +20,16 @@ pub fn is_dead(mount_point: &Path) -> bool {
     within(ANSWER_TIMEOUT, move || answers_not_connected(&path)).unwrap_or(false)
 }
 
-/// By statfs(2), which always asks the daemon: attributes may come from the kernel's cache.
+/// By statfs(2), which always asks the daemon: attributes may come from the kernel's cache. The last
+/// process may be dying while it is asked: the question is then answered ECONNABORTED.
 fn answers_not_connected(path: &Path) -> bool {
     let Ok(path) = c_path(path) else { return false };
     // SAFETY: an all-zero statvfs is a valid value to be written over.
     let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
     // SAFETY: a valid C string and structure.
     let result = check(unsafe { libc::statvfs(path.as_ptr(), &mut stat) });
-    result.is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+    let gone = [libc::ENOTCONN, libc::ECONNABORTED];
+    result.is_err_and(|error| error.raw_os_error().is_some_and(|code| gone.contains(&code)))
 }
 
 /// Unmounts a dead mount, also one that is in use. `Err` is the errno; EPERM when it is another
