@@ -81,8 +81,8 @@ impl Isolation {
     }
 }
 
-/// A task between two threads.
-#[derive(Clone, Copy, Debug)]
+/// A task between two threads; by default none that is watched.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct HandedOver(Option<Task>);
 
 /// A task is noted as long as this lives.

@@ -13,6 +13,7 @@ use super::nodes::{Node, ROOT_ID};
 use super::stable::Unsynced;
 use super::{Filesystem, Reply};
 use crate::backing::{self, Attr, FsStats, SetTime, Time, errno};
+use crate::schedule::Pass;
 
 /// Longest list of names: the kernel's own bound.
 const XATTR_LIST_MAX: usize = 64 << 10;
@@ -31,9 +32,28 @@ pub struct NodeAttr {
     pub id: u64,
     /// The rest.
     pub attr: Attr,
-    /// They will change without a request: the file is open or has bytes to be stored, so that
-    /// blocks are to come.
-    pub is_moving: bool,
+    /// For how long.
+    pub lasts: Lasts,
+}
+
+/// How long attributes stay as they were told, if nobody asks to change them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lasts {
+    /// For ever.
+    Settled,
+    /// The file is open or has bytes to be stored, so that blocks are to come.
+    Moving,
+    /// The same, and a program that writes the file is to ask again before its next write: see [`gate`](super::gate).
+    Once,
+}
+
+impl From<Pass> for Lasts {
+    fn from(pass: Pass) -> Lasts {
+        match pass {
+            Pass::Open => Lasts::Moving,
+            Pass::Once => Lasts::Once,
+        }
+    }
 }
 
 impl NodeAttr {
@@ -110,7 +130,7 @@ impl Filesystem {
     /// the program wrote, and blocks that count the backlog.
     pub(super) fn overlaid(&self, node: &Node, attr: &Attr) -> NodeAttr {
         let mut attr = *attr;
-        let mut is_moving = false;
+        let mut lasts = Lasts::Settled;
         if let Some(data) = node.data_if_any() {
             let state = data.lock();
             let backlog_bytes = state.buffer.dirty_bytes() + state.buffer.in_flight_bytes();
@@ -118,12 +138,14 @@ impl Filesystem {
             attr.blocks = attr.blocks.saturating_sub(ahead_blocks);
             attr.blocks += blocks_to_come(&attr, backlog_bytes, state.buffer.end());
             attr.size = attr.size.max(state.end());
-            is_moving = backlog_bytes > 0 || self.arena.nodes().open(node.slot) > 0;
+            if backlog_bytes > 0 || self.arena.nodes().open(node.slot) > 0 {
+                lasts = self.pass().into();
+            }
             if let Some((secs, nanos)) = self.arena.nodes().mtime(node.slot) {
                 attr.mtime = Time { secs, nanos };
             }
         }
-        NodeAttr { id: node.id(), attr, is_moving }
+        NodeAttr { id: node.id(), attr, lasts }
     }
 
     /// SETATTR on behalf of `caller`. The reply waits when a truncation meets bytes that are on their way to the disk.

@@ -159,6 +159,7 @@ impl Filesystem {
             return reply(Err(errno(code)));
         }
         self.kill_capabilities(&node);
+        self.gate_arrived(&node, bytes.len());
         let took = match self.room.is_starved() {
             true => Took::NoMemory,
             false => self.try_write(&node, offset, bytes, mtime),

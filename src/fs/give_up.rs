@@ -26,6 +26,9 @@ pub trait KernelPages: Send + Sync {
     /// Has the kernel hand over what was written, and forget the pages. Waits until other threads
     /// have answered its requests.
     fn drop_pages(&self, id: u64);
+
+    /// Has the kernel ask for the file's attributes before the next write(2). May wait as above.
+    fn forget_attributes(&self, id: u64);
 }
 
 /// Which files may be given up.
@@ -112,7 +115,7 @@ impl Filesystem {
         drop(state);
         self.refuse_parked(FileId(node.id()), code);
         data.queue.wake_all();
-        self.room_made();
+        self.room_made(0);
         attr.map(|_| GivenUp {
             path: self.path_of(node),
             bytes,

@@ -13,6 +13,7 @@
 //! | `reserve` | finds space for writes, allocates ahead of streams, gives it back |
 //! | `failing` | files that cannot be written: what is known, when it is tried, who is refused |
 //! | `give_up` | bytes that the user gives up |
+//! | `gate` | programs that are held back before they write |
 //! | `room` | memory: admission of writes, those that wait, pressure |
 //! | `quiet` | operations that need the file clean or idle first: truncate, fallocate |
 //! | `stable` | fsync: what is not known to be on stable storage, and who waits |
@@ -24,13 +25,14 @@
 //!
 //! No function here waits for the disk to take data, or for memory: what must wait takes a
 //! [`Reply`] and parks it. Locks, in the order in which they may be taken: writes that found no
-//! room, a file's state, then any one of node map, lane queue, slot pool, admission. Only names and
+//! room, a file's state, then any one of node map, lane queue, slot pool, admission, gate. Only names and
 //! attributes are looked up in the backing directory on the calling thread.
 
 mod attrs;
 mod caller;
 mod data;
 mod failing;
+mod gate;
 mod give_up;
 mod handles;
 mod ioctl;
@@ -60,7 +62,7 @@ use crate::drain::{DataFile, LaneQueue, Throttle};
 use crate::isolation::Isolation;
 use crate::schedule::Policy;
 
-pub use attrs::{Change, NodeAttr};
+pub use attrs::{Change, Lasts, NodeAttr};
 pub use caller::Caller;
 pub use data::Mtime;
 pub use give_up::{GiveUp, KernelPages};
@@ -68,6 +70,7 @@ pub use handles::DirectoryEntry;
 pub use names::{Entry, Mode};
 pub use room::{Limits, WRITE_BYTES_MAX};
 
+use gate::WriterGate;
 use handles::Handles;
 use nodes::Nodes;
 use pool::Pool;
@@ -118,6 +121,7 @@ pub struct Filesystem {
     handles: Handles,
     slots: SlotPool,
     room: Room,
+    gate: WriterGate,
     isolation: Arc<Isolation>,
     pool: Pool,
     storage: Arc<dyn Storage>,
@@ -160,6 +164,7 @@ impl Filesystem {
             handles: Handles::default(),
             slots,
             room: Room::new(&limits),
+            gate: WriterGate::new(&limits),
             pool: Pool::new(isolation.clone()),
             isolation,
             storage,
@@ -177,6 +182,7 @@ impl Filesystem {
         });
         filesystem.pool.start()?;
         filesystem.start_reserving()?;
+        filesystem.start_gate()?;
         filesystem.rebuild(held)?;
         filesystem.hold_first_space()?;
         Ok(filesystem)

@@ -174,7 +174,7 @@ impl Filesystem {
         self.release_waiters(&mut state, None);
         drop(state);
         data.queue.wake_all();
-        self.room_made();
+        self.room_made(0);
     }
 
     pub(super) fn lower_barrier(&self, node: &Node, data: &FileData, state: &mut FileState) {

@@ -38,7 +38,8 @@ impl Filesystem {
         });
         let drain_turns = get(&counters.drain_turns);
         let bytes_out = get(&counters.bytes_out);
-        let waited_ms = self.room.oldest_wait_ms().unwrap_or(0);
+        let waits = [self.room.oldest_wait_ms(), self.gate.oldest_wait_ms()];
+        let waited_ms = waits.into_iter().flatten().max().unwrap_or(0);
         Status {
             config: (*self.config).clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -63,7 +64,7 @@ impl Filesystem {
             whole_chunk_bytes: get(&counters.whole_chunk_bytes),
             direct_bytes: get(&counters.direct_bytes),
             requests: get(&counters.requests),
-            waiting_writes: self.room.waiting() + self.space_jobs.waiting(),
+            waiting_writes: self.room.waiting() + self.gate.waiting() + self.space_jobs.waiting(),
             longest_wait_ms: get(&counters.longest_wait_ms).max(waited_ms),
             bdi: match control.bdi_errno() {
                 0 => "tuned".into(),

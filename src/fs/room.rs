@@ -39,6 +39,8 @@ pub struct Limits {
     pub max_background: u16,
     /// Bytes held above which replies wait.
     pub limit_bytes: u64,
+    /// Bytes held above which programs are let write one by one.
+    pub gate_bytes: u64,
     /// Bytes held above which partial chunks are written, too.
     pub high_water_bytes: u64,
 }
@@ -55,11 +57,13 @@ impl Limits {
         let request_bytes = max_write_bytes + 2 * segment_bytes;
         let max_background = (reserve_bytes / request_bytes).clamp(2, 64) as u16;
         let limit_bytes = held_max - u64::from(max_background) * request_bytes;
+        let gate_bytes = limit_bytes / 5 * 2;
         let high_water_bytes = (limit_bytes / 4 * 3).max(config.chunk_bytes.min(limit_bytes / 2));
         Limits {
             max_write_bytes: max_write_bytes as u32,
             max_background,
             limit_bytes,
+            gate_bytes,
             high_water_bytes,
         }
     }
@@ -125,6 +129,7 @@ impl Filesystem {
     pub(super) fn acknowledge(&self, node: &Node, len: usize, reply: Reply<u32>) {
         let held_bytes = self.held_bytes();
         self.note_pressure(held_bytes);
+        self.note_held(held_bytes, 0);
         let (file, bytes) = (FileId(node.id()), len as u64);
         let ticket: Reply<u32> = Box::new(move |result| reply(result.map(|_: u32| len as u32)));
         let mut admission = self.room.admission.lock().expect("no panics under this lock");
@@ -152,12 +157,14 @@ impl Filesystem {
         self.refuse_starved();
     }
 
-    /// Memory came back: those who wait get it.
-    pub(super) fn room_made(&self) {
+    /// Memory came back, of `bytes` that were stored: those who wait get it.
+    pub(super) fn room_made(&self, bytes: u64) {
         if self.room.is_starved() {
             self.feed_starved();
         }
-        self.note_pressure(self.held_bytes());
+        let held_bytes = self.held_bytes();
+        self.note_pressure(held_bytes);
+        self.note_held(held_bytes, bytes);
         self.grant();
     }
 

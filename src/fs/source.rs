@@ -92,7 +92,7 @@ impl Source for Filesystem {
             self.release_waiters(state, None);
         });
         killpoint::pass(Point::DrainCompleted);
-        self.room_made();
+        self.room_made(run.len);
     }
 
     fn give_space(&self, run: &Run) -> bool {

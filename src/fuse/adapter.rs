@@ -97,8 +97,12 @@ impl fuser::Filesystem for Adapter {
         self.counted().forget(ino.0, nlookup);
     }
 
-    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        reply_attr(reply, self.counted().getattr(ino.0));
+    fn getattr(&self, _: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let answer = move |result| reply_attr(reply, result);
+        match fh {
+            Some(_) => self.counted().getattr_before_write(ino.0, Box::new(answer)),
+            None => answer(self.counted().getattr(ino.0)),
+        }
     }
 
     fn setattr(

@@ -71,11 +71,22 @@ struct Pages(Arc<OnceLock<Notifier>>);
 
 impl KernelPages for Pages {
     fn drop_pages(&self, id: u64) {
+        self.invalidate(id, 0);
+    }
+
+    fn forget_attributes(&self, id: u64) {
+        // A negative offset: no pages.
+        self.invalidate(id, -1);
+    }
+}
+
+impl Pages {
+    fn invalidate(&self, id: u64, offset: i64) {
         if let Some(notifier) = self.0.get()
-            && let Err(error) = notifier.inval_inode(INodeNo(id), 0, 0)
+            && let Err(error) = notifier.inval_inode(INodeNo(id), offset, 0)
         {
             // ENOENT: the kernel has forgotten the file.
-            log::debug!("node {id}: the kernel's pages: {error}");
+            log::debug!("node {id}: what the kernel holds of it: {error}");
         }
     }
 }

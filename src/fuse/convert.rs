@@ -9,7 +9,7 @@ use fuser::{
 };
 
 use crate::backing::{SetTime, SyncKind, Time, errno};
-use crate::fs::{Caller, Entry, NodeAttr};
+use crate::fs::{Caller, Entry, Lasts, NodeAttr};
 
 /// How long the kernel may keep names and attributes: the backing directory belongs to the mount,
 /// so nobody else changes them.
@@ -21,7 +21,11 @@ const MOVING_TTL: Duration = Duration::from_secs(1);
 const RESENT: u64 = 1 << 63;
 
 pub(super) fn ttl(attr: &NodeAttr) -> &'static Duration {
-    if attr.is_moving { &MOVING_TTL } else { &TTL }
+    match attr.lasts {
+        Lasts::Settled => &TTL,
+        Lasts::Moving => &MOVING_TTL,
+        Lasts::Once => &Duration::ZERO,
+    }
 }
 
 /// Bits of `mode` that are permissions.

@@ -14,12 +14,15 @@
 //! O(log files).
 
 mod admission;
+mod gate;
+mod pace;
 mod queues;
 mod scheduler;
 #[cfg(test)]
 mod tests;
 
 pub use admission::{Admission, Granted};
+pub use gate::{Gate, Pass};
 pub use scheduler::{Load, Outcome, Policy, Reason, Scheduler, Turn, Urgency};
 
 /// A file, by a number that the caller chooses and does not reuse while the file is known here.

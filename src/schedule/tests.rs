@@ -3,7 +3,9 @@
 //! random test names its seed.
 
 mod admission;
+mod gate;
 mod model;
+mod pace;
 mod scheduler;
 mod simulation;
 

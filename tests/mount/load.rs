@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{Mount, record, records};
+use crate::support::{Mount, record, records, text};
 
 /// Starts a program that nobody changed and that makes one write() of about 10 bytes per record.
 fn start_stream(dir: &Path, stream: usize, count: usize) -> Child {
@@ -174,6 +174,44 @@ pub fn whole_chunks_in_turn() {
     }
     let mean = others.iter().sum::<usize>() as f64 / others.len() as f64;
     assert!(mean > (streams - 1) as f64 * 0.8, "between two turns of a file {mean} others had one");
+}
+
+/// Goal: programs that write faster than the disk takes it are equally fast, whoever runs first.
+/// Method: twelve of them fill memory three times over; then what each has written in the same
+/// while is compared, by counting.
+pub fn programs_are_equally_fast() {
+    const SCRIPT: &str = r#"
+import mmap, os, struct, time
+N = 12
+counts = mmap.mmap(-1, 8 * (N + 1))
+def count(n):
+    return struct.unpack_from("q", counts, 8 * n)[0]
+for n in range(N):
+    if os.fork() == 0:
+        out = os.open(f"OUTPUT{n}", os.O_WRONLY | os.O_CREAT, 0o644)
+        while count(N) == 0:
+            struct.pack_into("q", counts, 8 * n, count(n) + os.write(out, b"x" * 4096))
+        os._exit(0)
+def at(total):
+    while sum(map(count, range(N))) < total:
+        time.sleep(0.01)
+    return [count(n) for n in range(N)]
+before, after = at(100 << 20), at(180 << 20)
+struct.pack_into("q", counts, 8 * N, 1)
+for n in range(N):
+    assert os.wait()[1] == 0
+had = [b - a for a, b in zip(before, after)]
+print(min(had), max(had))
+"#;
+    let mount = Mount::over(&["--memory", "32M", "--drain-rate", "25M"]);
+    let mut programs = Command::new("python3");
+    let output = programs.args(["-c", SCRIPT]).current_dir(mount.path()).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let said = String::from_utf8(output.stdout).unwrap();
+    let had: Vec<u64> = said.split_whitespace().map(|word| word.parse().unwrap()).collect();
+    let (least, most) = (had[0], had[1]);
+    assert!(most <= least * 2, "{least} to {most} bytes");
+    mount.umount_clean();
 }
 
 /// Goal: a few bytes of an open file that nobody writes any more reach the disk within their age.

@@ -89,6 +89,7 @@ fn main() {
         load::one_request_for_each_operation,
         load::a_listing_brings_the_attributes,
         load::whole_chunks_in_turn,
+        load::programs_are_equally_fast,
         load::no_byte_outlives_its_age,
         load::more_open_files_than_chunks,
         load::others_are_answered_while_writers_wait,

@@ -1,0 +1,197 @@
+//! Which program may write on while memory is scarce, before its bytes are in the kernel's page
+//! cache.
+//!
+//! A write acknowledged late holds back whoever the kernel chooses: what is dirty counts for all
+//! programs of a mount together, and the one that runs takes the room that others wait for. Here
+//! programs ask one by one before each write, and pass in an order that is fair by bytes (start-time
+//! fair queueing: of those that wait, the one that has had the least), at the rate of [`Pace`].
+//! Nobody is held for longer than [`HOLD_MS`]: the gate makes a queue, and the bound of memory is
+//! elsewhere. How many bytes a write will have is not asked; it is learned from what arrives.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::FileId;
+use super::pace::Pace;
+
+/// A stall that is hardly noticed; and the next write may have to wait for more than the gate.
+const HOLD_MS: u64 = 150;
+/// A write of a file of which nothing is known, in bytes: a page.
+const FIRST_COST_BYTES: u64 = 4 << 10;
+/// The cost of a file's writes is taken anew after so long and so many of them: the kernel sends bytes
+/// long after they were written, and those of many writes at once.
+const LEARN_MS: u64 = 250;
+const LEARN_WRITES: u64 = 16;
+/// And changes by this much at most, since some of the bytes may be of writes before.
+const LEARN_FACTOR: u64 = 4;
+
+/// What is known of a file that is written while the gate is shut.
+#[derive(Debug)]
+struct Meter {
+    /// Its place in the order: the bytes it has had.
+    had_bytes: u64,
+    /// Of one write.
+    cost_bytes: u64,
+    passed: u64,
+    arrived_bytes: u64,
+    since_ms: u64,
+}
+
+impl Meter {
+    fn learn(&mut self, now_ms: u64) {
+        if self.passed < LEARN_WRITES || now_ms.saturating_sub(self.since_ms) < LEARN_MS {
+            return;
+        }
+        let (least, most) = (self.cost_bytes / LEARN_FACTOR, self.cost_bytes * LEARN_FACTOR);
+        self.cost_bytes = (self.arrived_bytes / self.passed).clamp(least, most).max(1);
+        (self.passed, self.arrived_bytes, self.since_ms) = (0, 0, now_ms);
+    }
+}
+
+/// Place in the order, and a number of its own.
+type Place = (u64, u64);
+
+#[derive(Debug)]
+struct Waiting<T> {
+    cost_bytes: u64,
+    since_ms: u64,
+    ticket: T,
+}
+
+/// How long a program may write on without asking again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// As long as it would without a gate.
+    Open,
+    /// For one write.
+    Once,
+}
+
+/// Holds programs back while memory is scarce. Every ticket comes out exactly once.
+#[derive(Debug)]
+pub struct Gate<T> {
+    from_bytes: u64,
+    pace: Pace,
+    is_shut: bool,
+    files: HashMap<FileId, Meter>,
+    waiting: BTreeMap<Place, Waiting<T>>,
+    by_age: BTreeSet<(u64, Place)>,
+    /// Where the order is: the place of the last that passed.
+    at_bytes: u64,
+    next_number: u64,
+}
+
+impl<T> Gate<T> {
+    /// Open. It is shut above `from_bytes` held; at `limit_bytes` nobody passes but for age.
+    pub fn new(from_bytes: u64, limit_bytes: u64) -> Self {
+        Self {
+            from_bytes,
+            pace: Pace::new(from_bytes, limit_bytes),
+            is_shut: false,
+            files: HashMap::new(),
+            waiting: BTreeMap::new(),
+            by_age: BTreeSet::new(),
+            at_bytes: 0,
+            next_number: 0,
+        }
+    }
+
+    /// Shuts or opens it by what is held, opening well below where it shuts; whether it is shut.
+    /// When it opens, call [`Gate::grant`].
+    pub fn note_held(&mut self, held_bytes: u64) -> bool {
+        let above_bytes = if self.is_shut { self.from_bytes / 4 * 3 } else { self.from_bytes };
+        let was_shut = std::mem::replace(&mut self.is_shut, held_bytes > above_bytes);
+        if was_shut && !self.is_shut {
+            self.files.clear();
+        }
+        self.is_shut
+    }
+
+    /// Bytes of a file came while the gate is shut. Whether it is the first time: its programs do
+    /// not know yet that they have to ask.
+    pub fn note_arrived(&mut self, file: FileId, bytes: u64, now_ms: u64) -> bool {
+        let known = self.files.len();
+        let meter = self.meter(file, now_ms);
+        meter.arrived_bytes += bytes;
+        meter.learn(now_ms);
+        self.files.len() > known
+    }
+
+    /// Memory came back, and `held_bytes` are held now.
+    pub fn note_freed(&mut self, bytes: u64, held_bytes: u64, now_ms: u64) {
+        self.pace.note_freed(bytes, held_bytes, now_ms);
+    }
+
+    /// Asks to write to a file. `Some`: it may, now. `None`: held.
+    pub fn ask(&mut self, file: FileId, held_bytes: u64, now_ms: u64, ticket: T) -> Option<T> {
+        if !self.is_shut {
+            return Some(ticket);
+        }
+        let at_bytes = self.at_bytes;
+        let meter = self.meter(file, now_ms);
+        let (cost_bytes, place_bytes) = (meter.cost_bytes, meter.had_bytes.max(at_bytes));
+        meter.had_bytes = place_bytes + cost_bytes;
+        meter.passed += 1;
+        meter.learn(now_ms);
+        if self.waiting.is_empty() && self.pace.room_bytes(held_bytes, now_ms) > 0 {
+            self.pace.spend(cost_bytes);
+            self.at_bytes = place_bytes;
+            return Some(ticket);
+        }
+        let place = (place_bytes, self.next_number);
+        self.next_number += 1;
+        self.by_age.insert((now_ms, place));
+        self.waiting.insert(place, Waiting { cost_bytes, since_ms: now_ms, ticket });
+        None
+    }
+
+    /// Appends those that may pass: at the rate of the pace, whoever waited too long, and all when
+    /// the gate is open. To be called every few milliseconds while any wait.
+    pub fn grant(&mut self, held_bytes: u64, now_ms: u64, out: &mut Vec<T>) {
+        while let Some(&(since_ms, place)) = self.by_age.first()
+            && (!self.is_shut || now_ms.saturating_sub(since_ms) >= HOLD_MS)
+        {
+            self.release(place, out);
+        }
+        let mut room_bytes = self.pace.room_bytes(held_bytes, now_ms);
+        while room_bytes > 0
+            && let Some((&place, waiting)) = self.waiting.first_key_value()
+        {
+            room_bytes = room_bytes.saturating_sub(waiting.cost_bytes);
+            self.at_bytes = place.0;
+            self.release(place, out);
+        }
+    }
+
+    /// How long a program that passes need not ask again.
+    pub fn pass(&self) -> Pass {
+        if self.is_shut { Pass::Once } else { Pass::Open }
+    }
+
+    /// Programs held.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// How long the one held longest has been.
+    pub fn oldest_wait_ms(&self, now_ms: u64) -> Option<u64> {
+        self.by_age.first().map(|(since_ms, _)| now_ms.saturating_sub(*since_ms))
+    }
+
+    fn meter(&mut self, file: FileId, now_ms: u64) -> &mut Meter {
+        let new = Meter {
+            had_bytes: self.at_bytes,
+            cost_bytes: FIRST_COST_BYTES,
+            passed: 0,
+            arrived_bytes: 0,
+            since_ms: now_ms,
+        };
+        self.files.entry(file).or_insert(new)
+    }
+
+    fn release(&mut self, place: Place, out: &mut Vec<T>) {
+        let waiting = self.waiting.remove(&place).expect("found there");
+        self.by_age.remove(&(waiting.since_ms, place));
+        self.pace.spend(waiting.cost_bytes);
+        out.push(waiting.ticket);
+    }
+}
