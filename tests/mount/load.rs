@@ -177,12 +177,12 @@ pub fn whole_chunks_in_turn() {
 }
 
 /// Goal: programs that write faster than the disk takes it are equally fast, whoever runs first.
-/// Method: twelve of them fill memory three times over; then what each has written in the same
+/// Method: forty of them fill memory more than twice; then what each has written in the same
 /// while is compared, by counting.
 pub fn programs_are_equally_fast() {
     const SCRIPT: &str = r#"
 import mmap, os, struct, time
-N = 12
+N = 40
 counts = mmap.mmap(-1, 8 * (N + 1))
 def count(n):
     return struct.unpack_from("q", counts, 8 * n)[0]
@@ -196,14 +196,14 @@ def at(total):
     while sum(map(count, range(N))) < total:
         time.sleep(0.01)
     return [count(n) for n in range(N)]
-before, after = at(100 << 20), at(180 << 20)
+before, after = at(300 << 20), at(460 << 20)
 struct.pack_into("q", counts, 8 * N, 1)
 for n in range(N):
     assert os.wait()[1] == 0
 had = [b - a for a, b in zip(before, after)]
 print(min(had), max(had))
 "#;
-    let mount = Mount::over(&["--memory", "32M", "--drain-rate", "25M"]);
+    let mount = Mount::over(&["--memory", "128M", "--drain-rate", "100M"]);
     let mut programs = Command::new("python3");
     let output = programs.args(["-c", SCRIPT]).current_dir(mount.path()).output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
@@ -211,6 +211,9 @@ print(min(had), max(had))
     let had: Vec<u64> = said.split_whitespace().map(|word| word.parse().unwrap()).collect();
     let (least, most) = (had[0], had[1]);
     assert!(most <= least * 2, "{least} to {most} bytes");
+    // They were asked, many times each: what the kernel does by itself is fair by chance.
+    let requests = mount.figure("requests");
+    assert!(requests > 4000, "{requests} requests");
     mount.umount_clean();
 }
 
