@@ -7,6 +7,7 @@ mod model;
 mod random;
 mod scheduler;
 mod simulation;
+pub(super) mod steps;
 
 use super::Load;
 use random::Random;

@@ -9,6 +9,7 @@ mod few;
 mod loads;
 mod many;
 mod report;
+mod work;
 
 use super::random::{Random, seed};
 use engine::{Setup, Simulation};
