@@ -104,17 +104,15 @@ fn a_slow_disk_that_can_take_it_disturbs_nobody() {
 /// files alike. All writers get what those of the slow disk get, which is little, but not less.
 #[test]
 fn a_slow_disk_that_is_overloaded_slows_all_writers_down_to_its_own() {
-    let hundred =
-        Setup { warm_up_us: 100_000_000, end_us: 130_000_000, ..with_a_slow_disk(100, 2_000, 0.5) };
-    for setup in [with_a_slow_disk(16, 1_600, 0.5), hundred] {
-        let report = run_bounded(setup.clone());
-        let (busy, spread) = (busy(&setup, &report), report.spread(0..setup.writers.len()));
-        let least = least_part_of_others(&setup, &report);
-        println!("{} disks: others {:.2} busy, {least:.2} wanted", busy.len(), mean(&busy[1..]));
-        assert!(busy[0] > 0.99, "the slow one works all the time: {}", busy[0]);
-        assert!(spread <= 1.25, "{spread}");
-        assert!(report.longest_wait_ms < 2_000, "{} ms", report.longest_wait_ms);
-    }
+    let setup = with_a_slow_disk(16, 1_600, 0.5);
+    let report = run_bounded(setup.clone());
+    let (busy, spread) = (busy(&setup, &report), report.spread(0..1_600));
+    let least = least_part_of_others(&setup, &report);
+    println!("others: {:.2} of the time busy, {least:.2} of what is wanted", mean(&busy[1..]));
+    assert!(busy[0] > 0.99, "the slow one works all the time: {}", busy[0]);
+    assert!(spread <= 1.25, "{spread}");
+    assert!(least < 0.5, "memory is full: {least}");
+    assert!(report.longest_wait_ms < 2_000, "{} ms", report.longest_wait_ms);
 }
 
 /// What would help: memory that is divided among the disks, and more requests in flight than wait

@@ -39,8 +39,8 @@ fn ten_thousand_unequal_writers() {
     assert!(report.spread(8_000..10_000) <= 1.05, "{}", report.spread(8_000..10_000));
 }
 
-/// Every file that is due has its turn before any other has two: a round, and a whole chunk after
-/// each four for age.
+/// A file that is due waits for a round of all at most, and, if it is over-age, for a whole chunk
+/// after each four for age.
 fn assert_everybody_has_turns(report: &Report, files: usize) {
     let round = files + files / 4 + NEAR_FILES;
     assert!(report.age_wait_turns <= round, "over-age for {} turns", report.age_wait_turns);
