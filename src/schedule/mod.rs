@@ -26,5 +26,6 @@ pub use gate::{Gate, Pass};
 pub use scheduler::{Load, Outcome, Policy, Reason, Scheduler, Turn, Urgency};
 
 /// A file, by a number that the caller chooses and does not reuse while the file is known here.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(not(test), derive(Hash, PartialOrd, Ord))] // Tests count the look-ups.
 pub struct FileId(pub u64);

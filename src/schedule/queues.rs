@@ -5,7 +5,7 @@
 //! there. A file's [`Standing`] is the record of all its places, so that it can be taken out of
 //! every queue exactly, and stands in none twice. No time and no policy here.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeSet;
 
 use super::FileId;
@@ -65,9 +65,27 @@ impl Standing {
     }
 }
 
+/// A file in a queue. A type of its own, so that tests can count the comparisons.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Place<K>(K, FileId);
+
+impl<K: Ord> Ord for Place<K> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        #[cfg(test)]
+        super::tests::steps::note();
+        self.0.cmp(&other.0).then_with(|| self.1.cmp(&other.1))
+    }
+}
+
+impl<K: Ord> PartialOrd for Place<K> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 /// Files in the order of a key.
 #[derive(Debug)]
-pub(super) struct Queue<K>(BTreeSet<(K, FileId)>);
+pub(super) struct Queue<K>(BTreeSet<Place<K>>);
 
 impl<K> Default for Queue<K> {
     fn default() -> Self {
@@ -78,7 +96,7 @@ impl<K> Default for Queue<K> {
 impl<K: Copy + Ord> Queue<K> {
     /// The file whose turn is next, and its key.
     pub(super) fn first(&self) -> Option<(K, FileId)> {
-        self.0.first().copied()
+        self.0.first().map(|Place(key, file)| (*key, *file))
     }
 
     /// The file whose turn is next.
@@ -93,7 +111,11 @@ impl<K: Copy + Ord> Queue<K> {
 
     /// All files with their keys, the next one first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (K, FileId)> {
-        self.0.iter().copied()
+        self.0.iter().map(|Place(key, file)| {
+            #[cfg(test)]
+            super::tests::steps::note();
+            (*key, *file)
+        })
     }
 
     /// Moves a file; `None` is "not in this queue".
@@ -102,10 +124,10 @@ impl<K: Copy + Ord> Queue<K> {
             return;
         }
         if let Some(key) = old {
-            self.0.remove(&(key, file));
+            self.0.remove(&Place(key, file));
         }
         if let Some(key) = new {
-            self.0.insert((key, file));
+            self.0.insert(Place(key, file));
         }
     }
 }

@@ -18,10 +18,10 @@
 //! of the ring, so that the others have theirs before his next.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, btree_map};
 
 use super::FileId;
-use super::queues::{Places, Queues, Stamp, Stamps, Standing};
+use super::queues::{Places, Queue, Queues, Stamp, Stamps, Standing};
 
 /// Over-age turns in a row while a whole chunk waits. Such turns are mostly small: four of them
 /// cost a disk about 40 ms, next to the 200 ms of a chunk of 20 MB.
@@ -199,7 +199,7 @@ impl Entry {
 struct Totals {
     streams: usize,
     dirty_bytes: u64,
-    oldest: BTreeSet<(u64, FileId)>,
+    oldest: Queue<u64>,
 }
 
 impl Totals {
@@ -208,14 +208,7 @@ impl Totals {
         self.streams += usize::from(new.dirty_bytes > 0);
         self.dirty_bytes -= old.dirty_bytes;
         self.dirty_bytes += new.dirty_bytes;
-        if old.oldest_ms != new.oldest_ms {
-            if let Some(oldest_ms) = old.oldest_ms {
-                self.oldest.remove(&(oldest_ms, file));
-            }
-            if let Some(oldest_ms) = new.oldest_ms {
-                self.oldest.insert((oldest_ms, file));
-            }
-        }
+        self.oldest.shift(file, old.oldest_ms, new.oldest_ms);
     }
 }
 
@@ -224,7 +217,8 @@ impl Totals {
 pub struct Scheduler {
     policy: Policy,
     urgency: Urgency,
-    files: HashMap<FileId, Entry>,
+    /// A tree, since a hash table that grows moves all files in one call, under the lock.
+    files: BTreeMap<FileId, Entry>,
     queues: Queues,
     totals: Totals,
     stamps: Stamps,
@@ -244,7 +238,7 @@ impl Scheduler {
         Self {
             policy,
             urgency: Urgency::Normal,
-            files: HashMap::new(),
+            files: BTreeMap::new(),
             queues: Queues::default(),
             totals: Totals::default(),
             stamps: Stamps::default(),
@@ -259,15 +253,17 @@ impl Scheduler {
     /// close. A file without dirty bytes leaves all queues, and is no longer demanded; during a
     /// turn the load is only stored.
     pub fn update(&mut self, file: FileId, load: Load, now_ms: u64) {
-        if load.dirty_bytes == 0 && !self.files.contains_key(&file) {
-            return;
-        }
-        let entry = self.files.entry(file).or_default();
+        let entry = match self.files.entry(file) {
+            btree_map::Entry::Vacant(_) if load.dirty_bytes == 0 => return,
+            place => place.or_default(),
+        };
         if let Some(turn) = &mut entry.turn {
             turn.arrived_bytes += load.dirty_bytes.saturating_sub(entry.load.dirty_bytes);
             turn.removed &= load.dirty_bytes == 0;
         }
-        self.store(file, load, now_ms);
+        let old = entry.load;
+        entry.set_load(load, now_ms, &self.policy, &mut self.stamps);
+        self.totals.shift(file, &old, &entry.load);
         self.settle(file);
     }
 
@@ -354,7 +350,9 @@ impl Scheduler {
             Reason::Closed => entry.closed_due_ms = entry.closed_due_ms.map(|_| now_ms),
             _ => {}
         }
-        self.store(file, load, now_ms);
+        let old = entry.load;
+        entry.set_load(load, now_ms, &self.policy, &mut self.stamps);
+        self.totals.shift(file, &old, &entry.load);
         self.settle(file);
     }
 
@@ -380,7 +378,7 @@ impl Scheduler {
 
     /// When the oldest dirty byte of all files arrived.
     pub fn oldest_ms(&self) -> Option<u64> {
-        self.totals.oldest.first().map(|(oldest_ms, _)| *oldest_ms)
+        self.totals.oldest.first().map(|(oldest_ms, _)| oldest_ms)
     }
 
     /// Dirty bytes of all files.
@@ -463,13 +461,6 @@ impl Scheduler {
             self.files.get_mut(&file).expect("a delayed file is known").retry_at_ms = None;
             self.settle(file);
         }
-    }
-
-    fn store(&mut self, file: FileId, load: Load, now_ms: u64) {
-        let entry = self.files.entry(file).or_default();
-        let old = entry.load;
-        entry.set_load(load, now_ms, &self.policy, &mut self.stamps);
-        self.totals.shift(file, &old, &entry.load);
     }
 
     /// The last step of each change: moves the file where it now belongs. A clean file is
