@@ -11,6 +11,7 @@
 //! | `children` | waiting for children and passing signals on |
 //! | `drained` | unmounting with progress |
 //! | `holders` | who keeps a mount busy |
+//! | `trial` | what `demo` and `bench` share: a scratch directory, a mount over it, children |
 //! | `commands` | mount, run, umount, discard, status, upgrade, doctor, demo |
 
 mod args;
@@ -21,6 +22,7 @@ pub mod exit;
 mod holders;
 mod places;
 mod resolve;
+mod trial;
 mod units;
 mod walk;
 

@@ -13,7 +13,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::measure::{self, ProbeReport, SplitReport};
-use super::record::{RECORD_BYTES, fill_records};
+use crate::cli::trial::measure::{LongestCalls, ms};
+use crate::cli::trial::record::{RECORD_BYTES, fill_records};
 
 /// Records the splitter writes to one FIFO before it goes on to the next: about half of what a
 /// FIFO holds (64 KiB), so that a program always has work while the others have their turn.
@@ -21,8 +22,6 @@ const SPLIT_RECORDS: usize = 3200;
 /// How long the splitter waits for a program to open its FIFO. They are all started before it,
 /// but a thousand of them take their time.
 const OPEN_LIMIT: Duration = Duration::from_secs(60);
-/// A shorter write() is no stall.
-const LONG_WRITE: Duration = Duration::from_millis(1);
 /// Records each candidate is tried with; fit into a pipe, so that nobody has to wait.
 const TRIAL_RECORDS: u64 = 100;
 /// write() calls beyond one per record that the start of a program may make.
@@ -192,10 +191,7 @@ pub fn split(dir: &Path, streams: u32, records: u64) -> io::Result<SplitReport> 
         sent += count;
     }
     drop(fifos);
-    Ok(SplitReport {
-        longest_wait_ms: longest_wait.as_secs_f64() * 1e3,
-        write_calls: own_write_calls(),
-    })
+    Ok(SplitReport { longest_wait_ms: ms(longest_wait), write_calls: own_write_calls() })
 }
 
 fn named(name: &str, error: io::Error) -> io::Error {
@@ -248,14 +244,11 @@ fn wait_writable(fifo: &File) -> io::Result<()> {
 }
 
 /// Copies records from `input` to `output` with one write() each, and times these.
-///
-/// Whether a call slept is asked only after the long ones: asking costs as much as a write().
 pub fn probe(input: &mut impl Read, output: &mut File) -> io::Result<ProbeReport> {
     let mut buffer = vec![0; 64 << 10];
     let mut filled = 0;
     let mut records = 0;
-    let mut longest = Duration::ZERO;
-    let mut longest_sleep = Duration::ZERO;
+    let mut calls = LongestCalls::default();
     loop {
         let count = match input.read(&mut buffer[filled..]) {
             Ok(0) => break,
@@ -265,19 +258,9 @@ pub fn probe(input: &mut impl Read, output: &mut File) -> io::Result<ProbeReport
         };
         filled += count;
         let whole = filled - filled % RECORD_BYTES;
-        // Waiting for input is sleeping too: counted from here.
-        let mut sleeps = measure::sleeps();
+        calls.begin();
         for record in buffer[..whole].chunks_exact(RECORD_BYTES) {
-            let start = Instant::now();
-            output.write_all(record)?;
-            let took = start.elapsed();
-            longest = longest.max(took);
-            if took >= LONG_WRITE {
-                let sleeps_before = std::mem::replace(&mut sleeps, measure::sleeps());
-                if sleeps > sleeps_before {
-                    longest_sleep = longest_sleep.max(took);
-                }
-            }
+            calls.time(|| output.write_all(record))?;
             records += 1;
         }
         buffer.copy_within(whole..filled, 0);
@@ -286,8 +269,8 @@ pub fn probe(input: &mut impl Read, output: &mut File) -> io::Result<ProbeReport
     output.write_all(&buffer[..filled])?;
     Ok(ProbeReport {
         records,
-        longest_write_ms: longest.as_secs_f64() * 1e3,
-        longest_sleep_ms: longest_sleep.as_secs_f64() * 1e3,
+        longest_write_ms: ms(calls.longest),
+        longest_sleep_ms: ms(calls.longest_sleep),
         write_calls: own_write_calls(),
     })
 }
@@ -300,7 +283,7 @@ fn own_write_calls() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::commands::demo::record::first_difference;
+    use crate::cli::trial::record::first_difference;
 
     #[test]
     fn the_last_resort_works_everywhere() {
