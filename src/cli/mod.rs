@@ -12,7 +12,7 @@
 //! | `drained` | unmounting with progress |
 //! | `holders` | who keeps a mount busy |
 //! | `trial` | what `demo` and `bench` share: a scratch directory, a mount over it, children |
-//! | `commands` | mount, run, umount, discard, status, upgrade, doctor, demo |
+//! | `commands` | mount, run, umount, discard, status, upgrade, doctor, demo, bench |
 
 mod args;
 mod children;
@@ -56,6 +56,7 @@ fn run(arguments: Arguments, log_level: String) -> Result<Exit, CliError> {
         Command::Upgrade(args) => commands::upgrade::run(&args).map(|()| Exit::Ok),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Demo(args) => Ok(commands::demo::run(&args).map(|()| Exit::Ok)?),
+        Command::Bench(args) => commands::bench::run(&args).map(|()| Exit::Ok),
         Command::Keeper(args) => Ok(Exit::Keeper(crate::keeper::run(args.beginning()))),
     }
 }

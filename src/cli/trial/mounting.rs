@@ -231,11 +231,15 @@ pub fn is_mountpoint(path: &Path) -> bool {
     MountTable::read().is_ok_and(|table| table.top_at(path).is_some())
 }
 
-/// What a command said last, in one line; a remark when it said nothing.
+/// What a command said last, in one line and without its name; a remark when it said nothing.
 pub fn last_lines(log: &Path) -> String {
     const LINES: usize = 3;
     let text = String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned();
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<&str> = text
+        .lines()
+        .map(|line| line.trim().trim_start_matches("coalescefs: "))
+        .filter(|line| !line.is_empty())
+        .collect();
     match lines.len() {
         0 => "it gave no reason".to_owned(),
         count => lines[count.saturating_sub(LINES)..].join("; "),
@@ -271,7 +275,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         assert_eq!(last_lines(&log), "it gave no reason");
-        fs::write(&log, "a\nb\n\n  c \nd\n").unwrap();
+        fs::write(&log, "a\ncoalescefs: b\n\n  c \nd\n").unwrap();
         assert_eq!(last_lines(&log), "b; c; d");
     }
 

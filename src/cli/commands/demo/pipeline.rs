@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use super::measure::{self, ProbeReport, SplitReport};
 use crate::cli::trial::measure::{LongestCalls, ms};
 use crate::cli::trial::record::{RECORD_BYTES, fill_records};
+use crate::cli::units;
 
 /// Records the splitter writes to one FIFO before it goes on to the next: about half of what a
 /// FIFO holds (64 KiB), so that a program always has work while the others have their turn.
@@ -128,7 +129,7 @@ impl Pipeline {
         let Pipeline { programs, records, .. } = self;
         let streams = self.streams();
         let command = self.program.command();
-        let executable = shell_quoted(&self.executable.to_string_lossy());
+        let executable = units::shell_word(&self.executable.to_string_lossy());
         format!(
             r#"#!/bin/sh
 # {programs} programs read a FIFO each and write records of {RECORD_BYTES} bytes, one write() call a record.
@@ -158,11 +159,6 @@ exit "$status"
 /// Path of the output of `stream` (from 1) below the directory of a run.
 pub fn output_path(run_dir: &Path, stream: u32) -> PathBuf {
     run_dir.join(OUT_DIR).join(format!("OUTPUT{stream}"))
-}
-
-/// For sh, whatever the characters.
-fn shell_quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Writes `records` records to each of `FIFO1` to `FIFO<streams>` in `dir`, a block to each in
@@ -300,15 +296,6 @@ mod tests {
         }
         if measure::write_calls_of("self").is_some() {
             assert!(!writes_each_record("cat").unwrap());
-        }
-    }
-
-    #[test]
-    fn quoting_survives_the_shell() {
-        for text in ["plain", "with space", "it's", "$HOME `x` \"y\" \\"] {
-            let script = format!("printf %s {}", shell_quoted(text));
-            let output = Command::new("sh").args(["-c", &script]).output().unwrap();
-            assert_eq!(String::from_utf8(output.stdout).unwrap(), text);
         }
     }
 
