@@ -241,6 +241,7 @@ fn main() {
             "bench::without_fuse_the_disk_is_measured",
             bench::without_fuse_the_disk_is_measured,
         )),
+        mounting(shared("bench::a_disk_that_fills_up", bench::a_disk_that_fills_up)),
         mounting(shared("bench::an_interrupt_leaves_nothing", bench::an_interrupt_leaves_nothing)),
         shared("help_says_what_the_defaults_are", help_says_what_the_defaults_are),
         mounting(shared("a_reader_goes_away", a_reader_goes_away)),

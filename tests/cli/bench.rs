@@ -169,32 +169,58 @@ pub fn without_fuse_the_disk_is_measured() {
     place.assert_untouched();
 }
 
-/// A signal in each part: the exit code says so, and nothing is left.
-pub fn an_interrupt_leaves_nothing() {
-    for (part, signal) in
-        [("disk", libc::SIGINT), ("straight", libc::SIGTERM), ("through", libc::SIGINT)]
-    {
+/// Somebody else takes the room that there was: a line says so, whoever it hits.
+pub fn a_disk_that_fills_up() {
+    for part in ["straight", "through"] {
         let place = Place::new();
         let d = place.dir();
-        // Long enough to be in the middle of it, wherever that is.
-        let mut child =
-            command(&["bench", "--size", "256M", "--writers", "8", "--record", "3", &d])
-                .stdout(Stdio::null())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap();
-        let is_there = || {
-            let entries = fs::read_dir(&d).unwrap().flatten();
-            let mut parts = entries.map(|entry| entry.path().join(part));
-            parts.any(|part| part.join("out/OUTPUT1").exists() || part.join("turns0").exists())
-        };
-        while !is_there() && child.try_wait().unwrap().is_none() {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        kill(child.id() as i32, signal);
-        let output = child.wait_with_output().unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=80M", "none", &d]).status();
+        assert!(mounted.unwrap().success());
+        let output = interfere(&d, part, &["--size", "80M"], |_| {
+            let _ = fs::write(format!("{d}/eater"), vec![0; 80 << 20]);
+        });
+        let left = fs::read_dir(&d).unwrap().count();
+        assert!(Command::new("umount").arg(&d).status().unwrap().success());
+        let text = stderr(&output);
+        assert_ne!(output.status.code(), Some(0), "{part}: {text}");
+        let last = text.lines().last().unwrap();
+        assert!(last.contains("make room, or write less"), "{part}: {text}");
+        assert_eq!(left, 1, "{part}: more than what somebody else wrote");
+        place.assert_untouched();
+    }
+}
+
+/// A signal in each part: the exit code says so, and nothing is left.
+pub fn an_interrupt_leaves_nothing() {
+    let parts = [("disk", libc::SIGINT), ("straight", libc::SIGTERM), ("through", libc::SIGINT)];
+    for (part, signal) in parts {
+        let place = Place::new();
+        let small = ["--size", "64M", "--writers", "8", "--record", "3"];
+        let act = |child: &Child| kill(child.id() as i32, signal);
+        let output = interfere(&place.dir(), part, &small, act);
         assert_eq!(output.status.code(), Some(130), "{part}: {}", stderr(&output));
         assert!(stderr(&output).contains("interrupted; everything was cleaned up"), "{part}");
         place.assert_untouched();
     }
+}
+
+/// Runs a benchmark of `dir`, long enough to be met in the middle, and does something to it once
+/// it writes in one of its parts; gives its end.
+fn interfere(dir: &str, part: &str, options: &[&str], act: impl FnOnce(&Child)) -> Output {
+    let mut child = command(&[&["bench"], options, &[dir]].concat())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let is_there = || {
+        let entries = fs::read_dir(dir).unwrap().flatten();
+        let mut parts = entries.map(|entry| entry.path().join(part));
+        parts.any(|part| part.join("out/OUTPUT1").exists() || part.join("turns0").exists())
+    };
+    while !is_there() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    act(&child);
+    child.wait_with_output().unwrap()
 }

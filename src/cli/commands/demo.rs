@@ -365,11 +365,11 @@ impl Demo {
     /// What the first program that complained said: the splitter only sees that it has gone.
     fn why_script_failed(&self, run_dir: &Path) -> String {
         let programs = (1..=self.pipeline.streams()).map(|stream| format!("s_p{stream}.log"));
-        programs
-            .chain(["splitter.log".to_owned(), SCRIPT_LOG.to_owned()])
+        let complained = programs
+            .chain(["splitter.log".to_owned()])
             .map(|name| run_dir.join(name))
-            .find(|log| fs::metadata(log).is_ok_and(|log| log.len() > 0))
-            .map_or_else(|| reason_without_log(run_dir), |log| mounting::last_lines(&log))
+            .find(|log| fs::metadata(log).is_ok_and(|log| log.len() > 0));
+        mounting::last_lines(&complained.unwrap_or_else(|| run_dir.join(SCRIPT_LOG)))
     }
 
     /// From the reports of the run; what the caller alone knows is left out.
@@ -444,17 +444,6 @@ fn programs_write_calls(
 ) -> Option<u64> {
     let helpers = split.write_calls? + probed.write_calls?;
     Some((watched.write_calls? + probed.records).saturating_sub(helpers))
-}
-
-/// On a full disk there is no room for a complaint either.
-fn reason_without_log(run_dir: &Path) -> String {
-    const FULL_BELOW_BYTES: u64 = 64 << 10;
-    match Place::of(run_dir) {
-        Ok(place) if place.free_bytes < FULL_BELOW_BYTES => {
-            format!("no space is left in {}", run_dir.display())
-        }
-        _ => "it gave no reason".to_owned(),
-    }
 }
 
 fn load<T: for<'a> serde::Deserialize<'a>>(path: &Path) -> Result<T, DemoError> {

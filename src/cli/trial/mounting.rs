@@ -14,6 +14,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::TrialError;
+use super::measure::Place;
 use super::process::{Group, OnInterrupt};
 use crate::control::protocol::Status;
 use crate::mount::mountinfo::MountTable;
@@ -241,8 +242,20 @@ pub fn last_lines(log: &Path) -> String {
         .filter(|line| !line.is_empty())
         .collect();
     match lines.len() {
-        0 => "it gave no reason".to_owned(),
+        0 => reason_without_log(log),
         count => lines[count.saturating_sub(LINES)..].join("; "),
+    }
+}
+
+/// On a full disk there is no room for a complaint either.
+fn reason_without_log(log: &Path) -> String {
+    const FULL_BELOW_BYTES: u64 = 64 << 10;
+    let dir = log.parent().unwrap_or(log);
+    match Place::of(dir) {
+        Ok(place) if place.free_bytes < FULL_BELOW_BYTES => {
+            format!("no space is left in {}: make room, or write less", dir.display())
+        }
+        _ => "it gave no reason".to_owned(),
     }
 }
 

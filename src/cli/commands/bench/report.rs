@@ -182,8 +182,9 @@ impl Report {
         let cached = self.machine_memory_bytes / CACHED_SHARE;
         if matches!(self.case, Case::Compared { .. }) && self.load.bytes() < cached {
             words.push(format!(
-                "The {} of the writers fit into the page cache: how long a write()\n  waits for a \
-                 disk that falls behind shows with more, --size {} or above.",
+                "The {} of the writers fit into the page cache, and the processors set\n  the pace: \
+                 the ratios are what a mount costs them. What it does for a disk that\n  falls \
+                 behind shows with more, --size {} or above.",
                 units::size(self.load.bytes()),
                 units::option_size((cached * 4).next_multiple_of(1 << 30)),
             ));
@@ -201,7 +202,8 @@ impl Report {
                  disk or the machine, or a cache answered. Run it again."
             ));
         } else {
-            words.push("What others do on this machine is in the figures.".to_owned());
+            words
+                .push("What others do on this machine is in the figures: run it twice.".to_owned());
         }
         words
     }

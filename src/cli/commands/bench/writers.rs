@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backing::raise_descriptor_limit;
+use crate::backing;
 use crate::cli::trial::measure::{LongestCalls, ms};
 use crate::cli::trial::record::{RECORD_BYTES, fill_records};
 
@@ -54,7 +54,7 @@ impl Load {
 
     /// Writes everything. `Err` names the file.
     pub fn write(&self, dir: &Path) -> io::Result<WritersReport> {
-        raise_descriptor_limit();
+        backing::raise_descriptor_limit();
         let mut files = Vec::new();
         for writer in 1..=self.writers {
             let path = Load::output(dir, writer);
@@ -101,7 +101,7 @@ impl Load {
             calls.time(|| file.write_all(record))?;
             written += record_bytes as u64;
         }
-        drop(file);
+        backing::close(file.into())?;
         Ok((ms(start.elapsed()), calls))
     }
 }
