@@ -180,7 +180,15 @@ impl Report {
             words.push("O_DIRECT is refused here: turns went through the page cache.".to_owned());
         }
         let cached = self.machine_memory_bytes / CACHED_SHARE;
-        if matches!(self.case, Case::Compared { .. }) && self.load.bytes() < cached {
+        let is_compared = matches!(self.case, Case::Compared { .. });
+        if is_compared {
+            words.push(
+                "A mount has its --memory beside the page cache: that alone lets writers\n  end \
+                 sooner. Until all is on disk is the fairer time."
+                    .to_owned(),
+            );
+        }
+        if is_compared && self.load.bytes() < cached {
             words.push(format!(
                 "The {} of the writers fit into the page cache, and the processors set\n  the pace: \
                  the ratios are what a mount costs them. What it does for a disk that\n  falls \
