@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+#[path = "cli/bench.rs"]
+mod bench;
 #[path = "cli/doctor.rs"]
 mod doctor;
 
@@ -225,6 +227,22 @@ fn main() {
         )),
         mounting(shared("doctor::a_mount_that_cannot_store", doctor::a_mount_that_cannot_store)),
         mounting(shared("doctor::as_an_ordinary_user", doctor::as_an_ordinary_user)),
+        shared("bench::wrong_usage_and_places", bench::wrong_usage_and_places),
+        mounting(shared("bench::a_mount_is_not_measured", bench::a_mount_is_not_measured)),
+        mounting(shared(
+            "bench::where_nothing_can_be_written",
+            bench::where_nothing_can_be_written,
+        )),
+        mounting(shared(
+            "bench::a_small_one_is_complete_and_leaves_nothing",
+            bench::a_small_one_is_complete_and_leaves_nothing,
+        )),
+        mounting(alone(
+            "bench::without_fuse_the_disk_is_measured",
+            bench::without_fuse_the_disk_is_measured,
+        )),
+        mounting(shared("bench::a_disk_that_fills_up", bench::a_disk_that_fills_up)),
+        mounting(shared("bench::an_interrupt_leaves_nothing", bench::an_interrupt_leaves_nothing)),
         shared("help_says_what_the_defaults_are", help_says_what_the_defaults_are),
         mounting(shared("a_reader_goes_away", a_reader_goes_away)),
         mounting(shared("a_mount_begins_and_ends", a_mount_begins_and_ends)),

@@ -43,12 +43,22 @@ pub use xattr::{get_xattr, list_xattr, remove_xattr, set_xattr};
 
 use std::ffi::{CString, OsStr};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 /// The errno of an error; `EIO` when it has none.
 pub fn errno(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// close(2), with the error that dropping the descriptor would not tell: a filesystem that sends
+/// data at that moment (FUSE, NFS) reports there what it could not store. May block.
+pub fn close(fd: OwnedFd) -> io::Result<()> {
+    // SAFETY: nobody else has the descriptor; it is gone afterwards also when there is an error.
+    match unsafe { libc::close(fd.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Lets the program that this process becomes have the descriptor: clears FD_CLOEXEC.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use log::LevelFilter;
 
+use super::commands::bench::BenchArgs;
 use super::commands::demo::DemoArgs;
 use super::{resolve, units};
 use crate::config::FsyncPolicy;
@@ -71,6 +72,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Show what it does for 40 programs that write into FIFOs' outputs
     Demo(DemoArgs),
+    /// Measure a directory's disk, and say what to give to 'mount' over it
+    Bench(BenchArgs),
     /// The process that holds a mount; started by the others
     #[command(hide = true)]
     Keeper(KeeperArgs),

@@ -11,6 +11,7 @@
 use std::process::ExitCode;
 
 use super::commands::demo::DemoError;
+use super::trial::TrialError;
 use super::units;
 
 /// Failed.
@@ -52,6 +53,9 @@ pub enum CliError {
     /// The demo did not come to its end.
     #[error("demo: {0}")]
     Demo(#[from] DemoError),
+    /// The benchmark did not come to its end.
+    #[error("bench: {0}")]
+    Bench(#[from] TrialError),
     /// The command of `run` could not be started.
     #[error("{}: {error}", command.to_string_lossy())]
     Command {
@@ -69,6 +73,7 @@ impl CliError {
             CliError::Failed(_) => FAILED,
             CliError::NotStored(_) => NOT_STORED,
             CliError::Demo(error) => error.exit_code(),
+            CliError::Bench(error) => error.exit_code(),
             CliError::Command { error, .. } => match error.kind() {
                 std::io::ErrorKind::NotFound => NOT_FOUND,
                 _ => NOT_EXECUTABLE,

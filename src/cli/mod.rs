@@ -11,7 +11,8 @@
 //! | `children` | waiting for children and passing signals on |
 //! | `drained` | unmounting with progress |
 //! | `holders` | who keeps a mount busy |
-//! | `commands` | mount, run, umount, discard, status, upgrade, doctor, demo |
+//! | `trial` | what `demo` and `bench` share: a scratch directory, a mount over it, children |
+//! | `commands` | mount, run, umount, discard, status, upgrade, doctor, demo, bench |
 
 mod args;
 mod children;
@@ -21,6 +22,7 @@ pub mod exit;
 mod holders;
 mod places;
 mod resolve;
+mod trial;
 mod units;
 mod walk;
 
@@ -54,6 +56,7 @@ fn run(arguments: Arguments, log_level: String) -> Result<Exit, CliError> {
         Command::Upgrade(args) => commands::upgrade::run(&args).map(|()| Exit::Ok),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Demo(args) => Ok(commands::demo::run(&args).map(|()| Exit::Ok)?),
+        Command::Bench(args) => commands::bench::run(&args).map(|()| Exit::Ok),
         Command::Keeper(args) => Ok(Exit::Keeper(crate::keeper::run(args.beginning()))),
     }
 }

@@ -133,6 +133,16 @@ pub fn usable(name: &str, path: &Path) -> Result<PathBuf, CliError> {
     Ok(backing)
 }
 
+/// What to do where no file can be made in a directory, by the error of trying.
+pub fn writing_remedy(error: &io::Error) -> &'static str {
+    // By kind: errors of tempfile keep only that.
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => "the filesystem is read-only: mount it for writing",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room first",
+        _ => "give this user the right to write to it",
+    }
+}
+
 fn refuse_unusable(name: &str, places: &Places) -> Result<(), CliError> {
     let (backing, mountpoint) = (places.backing.display(), places.mountpoint.display());
     if let Err(error) = access(&places.backing, libc::R_OK | libc::X_OK) {

@@ -31,6 +31,25 @@ pub fn size(bytes: u64) -> String {
     HumanBytes(bytes).to_string().replace(".00 ", " ")
 }
 
+/// Bytes as an option takes them, exactly: `20M`, `1G`, `4096`.
+pub fn option_size(bytes: u64) -> String {
+    let units = [("T", 40), ("G", 30), ("M", 20), ("K", 10)];
+    let whole = |(_, shift): &(&str, u32)| bytes > 0 && bytes.is_multiple_of(1 << shift);
+    match units.into_iter().find(whole) {
+        Some((unit, shift)) => format!("{}{unit}", bytes >> shift),
+        None => bytes.to_string(),
+    }
+}
+
+/// A word of a command line to be copied into a shell; as it is where that means the same.
+pub fn shell_word(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+,:@%".contains(&byte);
+    if !text.is_empty() && text.bytes().all(is_plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// Milliseconds for people: `1m 5s`, `350ms`; above a second, without milliseconds.
 pub fn duration_ms(ms: u64) -> String {
     let rounded = if ms < 1000 { ms } else { ms / 1000 * 1000 };
@@ -77,6 +96,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_copied_into_a_shell_stays_one_word() {
+        for text in ["/data/out", "with space", "it's", "$HOME `x` \"y\" \\", "", "*"] {
+            let script = format!("printf %s {}", shell_word(text));
+            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), text);
+        }
+        assert_eq!(shell_word("/data/out"), "/data/out");
+        assert_eq!((option_size(4 << 20), option_size(1280 << 20)), ("4M".into(), "1280M".into()));
+    }
+
+    #[test]
     fn names_cannot_draw_on_the_terminal() {
         assert_eq!(printable("a\n\u{1b}[2Jb\u{9b}é"), "a\\n\\u{1b}[2Jb\\u{9b}é");
     }
@@ -88,6 +118,13 @@ mod tests {
             for text in [text, digits] {
                 let _ = (parse_size(&text), parse_rate(&text), parse_duration(&text));
             }
+        }
+
+        /// Goal: what is shown to be copied means what was meant.
+        #[test]
+        fn options_are_read_back(number in proptest::prelude::any::<u64>(), shift in 0u32..60) {
+            let number = number >> shift << (shift / 2);
+            proptest::prop_assert_eq!(parse_size(&option_size(number)), Ok(number));
         }
 
         #[test]

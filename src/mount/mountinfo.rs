@@ -93,6 +93,11 @@ impl MountTable {
         here().rfind(|mount| !here().any(|other| other.parent == mount.id))
     }
 
+    /// The mount that `path`, absolute and without symbolic links, lies in or is.
+    pub fn holding(&self, path: &Path) -> Option<&Mount> {
+        path.ancestors().find_map(|above| self.top_at(above))
+    }
+
     /// Whether `device` is mounted at `mount_point`, maybe below other mounts.
     pub fn has(&self, device: Device, mount_point: &Path) -> bool {
         self.0.iter().any(|mount| mount.device == device && mount.mount_point == mount_point)

@@ -1,17 +1,12 @@
 //! `coalescefs demo`: 40 unmodified programs, a splitter and a script, once straight into a
 //! directory and once with a mount over it; compared, and explained in one table.
 //!
-//! The first thing a new user runs, so every way out leaves nothing behind: no process, no mount,
-//! no directory. Values that are dropped see to that (`process::Group`, `mounting::Mounted`,
-//! the temporary directory); Ctrl-C only makes the waits end. Called by `cli`; runs this same
-//! executable for the mount and, under hidden arguments, for the helpers the script needs.
+//! The first thing a new user runs, so every way out leaves nothing behind: see `cli::trial`.
+//! Called by `cli`; runs this same executable for the mount and, under hidden arguments, for the
+//! helpers the script needs.
 
 mod measure;
-mod mounting;
 mod pipeline;
-mod process;
-mod progress;
-mod record;
 mod report;
 
 use std::ffi::OsString;
@@ -24,15 +19,19 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use indicatif::HumanBytes;
-use tempfile::TempDir;
 
-use self::measure::{DeviceWrites, Place, ProbeReport, SplitReport, WatchReport};
-use self::mounting::{Mounter, Way};
+use self::measure::{DeviceWrites, ProbeReport, SplitReport, WatchReport};
 use self::pipeline::{OUT_DIR, PROBE_REPORT, Pipeline, Program, SPLIT_REPORT};
-use self::process::{Group, OnInterrupt};
-use self::progress::Progress;
-use self::record::RECORD_BYTES;
-use self::report::{Figures, Frame, Report, Workload, Writes};
+use self::report::{Figures, Report, Workload, Writes};
+use crate::cli::trial::TrialError;
+use crate::cli::trial::frame::Frame;
+use crate::cli::trial::measure::{Place, load_report, ms, save_report, sync_filesystem};
+use crate::cli::trial::mounting::{self, Mounter, Way};
+use crate::cli::trial::process::{self, Group, OnInterrupt};
+use crate::cli::trial::progress::{self, Progress};
+use crate::cli::trial::record::{self, RECORD_BYTES};
+use crate::cli::trial::scratch::Scratch;
+use crate::cli::units;
 
 /// More than a very slow disk needs; a run that takes longer hangs.
 const RUN_LIMIT: Duration = Duration::from_secs(4 * 3600);
@@ -53,16 +52,16 @@ pub struct DemoArgs {
           value_parser = clap::value_parser!(u32).range(1..=1001))]
     streams: u32,
     /// What each program writes; 4M is 4 MiB
-    #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = units::parse_size)]
     bytes: u64,
     /// Make the temporary directory in DIR, to test the disk it is on
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Memory of the mount
-    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = units::parse_size)]
     memory: u64,
     /// What the mount writes to one file before it goes on to the next
-    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = units::parse_size)]
     chunk: u64,
     /// The program that writes the records [default: the first that works]
     #[arg(long, value_name = "NAME")]
@@ -96,26 +95,18 @@ struct HelperArgs {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum DemoError {
-    #[error("cannot {action} {object}: {error}")]
-    Io { action: &'static str, object: String, error: io::Error },
-    #[error("FUSE cannot be used here: /dev/fuse: {error}; {remedy}")]
-    NoFuse { error: io::Error, remedy: String },
+    #[error(transparent)]
+    Trial(#[from] TrialError),
     #[error("{dir}: {free} free, the demo needs {needed}; choose another directory with --dir, or write less with --bytes", dir = dir.display())]
     NoSpace { dir: PathBuf, free: HumanBytes, needed: HumanBytes },
     #[error("`{command}` does not work here; leave out --program to take one that does")]
     NoProgram { command: &'static str },
     #[error("found nothing here that writes record by record, not even sh: install GNU grep")]
     NoProgramAtAll,
-    #[error("`coalescefs {command}` failed: {reason}")]
-    Command { command: String, reason: String },
     #[error("the script failed {run}: {reason}; --keep leaves its directory to look at")]
     Script { run: &'static str, reason: String },
-    #[error("not all data could be stored: {reason}")]
-    NotStored { reason: String },
     #[error("outputs that are wrong: {count}, the first is {path}, at byte {offset}; --keep leaves them to look at", path = path.display())]
     Mismatch { count: u32, path: PathBuf, offset: u64 },
-    #[error("interrupted; everything was cleaned up")]
-    Interrupted,
     /// Of a helper process, for its log.
     #[error("{0}")]
     Helper(io::Error),
@@ -128,19 +119,14 @@ impl DemoError {
     /// What the process exits with.
     pub fn exit_code(&self) -> u8 {
         match self {
-            DemoError::NotStored { .. } => crate::worker::EXIT_NOT_STORED as u8,
-            DemoError::Interrupted => 130,
+            DemoError::Trial(error) => error.exit_code(),
             DemoError::Watched(code) => u8::try_from(*code).unwrap_or(1),
             _ => 1,
         }
     }
 
     fn io(action: &'static str, object: impl Display, error: io::Error) -> DemoError {
-        DemoError::Io { action, object: object.to_string(), error }
-    }
-
-    fn command(command: &str, reason: impl Display) -> DemoError {
-        DemoError::Command { command: command.to_owned(), reason: reason.to_string() }
+        TrialError::io(action, object, error).into()
     }
 }
 
@@ -149,7 +135,7 @@ pub fn run(args: &DemoArgs) -> Result<(), DemoError> {
     let helper = &args.helper;
     if let (Some(report), Some(records)) = (&helper.splitter, helper.records) {
         return pipeline::split(Path::new("."), args.streams, records)
-            .and_then(|split| measure::save_report(report, &split))
+            .and_then(|split| save_report(report, &split))
             .map_err(DemoError::Helper);
     }
     if let Some(report) = &helper.probe {
@@ -173,7 +159,7 @@ pub fn run(args: &DemoArgs) -> Result<(), DemoError> {
     }
     let report = result?;
     drop(demo);
-    print(&format!("{}\n{report}", report.table(frame())));
+    print(&format!("{}\n{report}", report.table(Frame::of_locale())));
     Ok(())
 }
 
@@ -192,7 +178,7 @@ fn plan_pipeline(args: &DemoArgs) -> Result<Pipeline, DemoError> {
 fn probe(report: &Path) -> io::Result<()> {
     // Not through `Stdout`, which would gather the records.
     let mut output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    measure::save_report(report, &pipeline::probe(&mut io::stdin(), &mut output)?)
+    save_report(report, &pipeline::probe(&mut io::stdin(), &mut output)?)
 }
 
 fn watch(report: &Path, command: &[OsString]) -> Result<(), DemoError> {
@@ -200,7 +186,7 @@ fn watch(report: &Path, command: &[OsString]) -> Result<(), DemoError> {
         return Ok(());
     };
     let watched = measure::watch(Command::new(program).args(arguments))
-        .and_then(|watched| measure::save_report(report, &watched).map(|()| watched))
+        .and_then(|watched| save_report(report, &watched).map(|()| watched))
         .map_err(DemoError::Helper)?;
     match watched.exit_code {
         0 => Ok(()),
@@ -214,7 +200,7 @@ struct Demo {
     pipeline: Pipeline,
     mounter: Mounter,
     way: Way,
-    dir: TempDir,
+    dir: Scratch,
 }
 
 impl Demo {
@@ -235,11 +221,11 @@ impl Demo {
             let (free, needed) = (HumanBytes(place.free_bytes), HumanBytes(needed));
             return Err(DemoError::NoSpace { dir: parent, free, needed });
         }
-        let mut dir = tempfile::Builder::new()
-            .prefix("coalescefs-demo-")
-            .tempdir_in(&parent)
+        let mut dir = Scratch::create_in(&parent, "coalescefs-demo-")
             .map_err(|error| DemoError::io("create a directory in", parent.display(), error))?;
-        dir.disable_cleanup(args.keep);
+        if args.keep {
+            dir.keep();
+        }
         progress.note(&format!(
             "{} programs (`{}`) write {} each in records of {RECORD_BYTES} bytes,",
             pipeline.programs,
@@ -363,7 +349,9 @@ impl Demo {
                 group.end();
                 let reason = self.why_script_failed(run_dir);
                 match status.code() {
-                    Some(crate::worker::EXIT_NOT_STORED) => Err(DemoError::NotStored { reason }),
+                    Some(crate::worker::EXIT_NOT_STORED) => {
+                        Err(TrialError::NotStored { reason }.into())
+                    }
                     _ => Err(DemoError::Script { run, reason }),
                 }
             }
@@ -377,11 +365,11 @@ impl Demo {
     /// What the first program that complained said: the splitter only sees that it has gone.
     fn why_script_failed(&self, run_dir: &Path) -> String {
         let programs = (1..=self.pipeline.streams()).map(|stream| format!("s_p{stream}.log"));
-        programs
-            .chain(["splitter.log".to_owned(), SCRIPT_LOG.to_owned()])
+        let complained = programs
+            .chain(["splitter.log".to_owned()])
             .map(|name| run_dir.join(name))
-            .find(|log| fs::metadata(log).is_ok_and(|log| log.len() > 0))
-            .map_or_else(|| reason_without_log(run_dir), |log| mounting::last_lines(&log))
+            .find(|log| fs::metadata(log).is_ok_and(|log| log.len() > 0));
+        mounting::last_lines(&complained.unwrap_or_else(|| run_dir.join(SCRIPT_LOG)))
     }
 
     /// From the reports of the run; what the caller alone knows is left out.
@@ -406,7 +394,7 @@ impl Demo {
             longest_sleep_ms: probed.longest_sleep_ms,
             longest_wait_ms: split.longest_wait_ms,
             script_ms: watched.script_ms,
-            on_disk_ms: on_disk.as_secs_f64() * 1e3,
+            on_disk_ms: ms(on_disk),
             extents: None,
         })
     }
@@ -448,20 +436,6 @@ impl Demo {
     }
 }
 
-impl Drop for Demo {
-    /// The directory is removed after this, but never through a mount.
-    fn drop(&mut self) {
-        let out = self.dir.path().join("through").join(OUT_DIR);
-        if mounting::is_mountpoint(&out) {
-            self.dir.disable_cleanup(true);
-            progress::say(&format!(
-                "still mounted: {}; `umount -l` it, then remove the directory",
-                out.display()
-            ));
-        }
-    }
-}
-
 /// All the shell waited for, without the helpers' own; the probe's records are records.
 fn programs_write_calls(
     watched: &WatchReport,
@@ -472,23 +446,12 @@ fn programs_write_calls(
     Some((watched.write_calls? + probed.records).saturating_sub(helpers))
 }
 
-/// On a full disk there is no room for a complaint either.
-fn reason_without_log(run_dir: &Path) -> String {
-    const FULL_BELOW_BYTES: u64 = 64 << 10;
-    match Place::of(run_dir) {
-        Ok(place) if place.free_bytes < FULL_BELOW_BYTES => {
-            format!("no space is left in {}", run_dir.display())
-        }
-        _ => "it gave no reason".to_owned(),
-    }
-}
-
 fn load<T: for<'a> serde::Deserialize<'a>>(path: &Path) -> Result<T, DemoError> {
-    measure::load_report(path).map_err(|error| DemoError::io("read", path.display(), error))
+    load_report(path).map_err(|error| DemoError::io("read", path.display(), error))
 }
 
 fn sync(dir: &Path) -> Result<(), DemoError> {
-    measure::sync_filesystem(dir).map_err(|error| DemoError::io("sync", dir.display(), error))
+    sync_filesystem(dir).map_err(|error| DemoError::io("sync", dir.display(), error))
 }
 
 /// The usual temporary directory, unless that is in memory and /var/tmp is not.
@@ -500,25 +463,6 @@ fn default_parent() -> PathBuf {
         (Ok(true), Ok(false)) => other.to_owned(),
         _ => usual,
     }
-}
-
-/// 20M is 20 MiB.
-fn parse_size(text: &str) -> Result<u64, String> {
-    parse_size::Config::new()
-        .with_binary()
-        .parse_size(text)
-        .map_err(|error| format!("{error}; write it like 20M"))
-}
-
-/// By the locale, as other programs do; POSIX: the first of these that is not empty decides.
-fn frame() -> Frame {
-    let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
-        .into_iter()
-        .filter_map(|name| std::env::var(name).ok())
-        .find(|value| !value.is_empty())
-        .unwrap_or_default()
-        .to_lowercase();
-    if locale.contains("utf-8") || locale.contains("utf8") { Frame::Utf8 } else { Frame::Ascii }
 }
 
 /// A reader that has gone is no reason to fail.
@@ -547,19 +491,12 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_binary() {
-        assert_eq!(parse_size("20M"), Ok(20 << 20));
-        assert_eq!(parse_size("64KiB"), Ok(64 << 10));
-        assert_eq!(parse_size("123"), Ok(123));
-        assert!(parse_size("much").is_err_and(|message| message.contains("20M")));
-    }
-
-    #[test]
     fn exit_codes_tell_what_kind_of_failure() {
         let mismatch = DemoError::Mismatch { count: 1, path: "x".into(), offset: 0 };
         assert_eq!(mismatch.exit_code(), 1);
-        assert_eq!(DemoError::NotStored { reason: String::new() }.exit_code(), 75);
-        assert_eq!(DemoError::Interrupted.exit_code(), 130);
+        let not_stored = TrialError::NotStored { reason: String::new() };
+        assert_eq!(DemoError::from(not_stored).exit_code(), 75);
+        assert_eq!(DemoError::from(TrialError::Interrupted).exit_code(), 130);
         assert_eq!(DemoError::Watched(256).exit_code(), 1);
         assert_eq!(DemoError::Watched(75).exit_code(), 75);
     }

@@ -1,5 +1,6 @@
 //! One file a command; each checks everything before it changes anything.
 
+pub mod bench;
 pub mod demo;
 pub mod discard;
 pub mod doctor;

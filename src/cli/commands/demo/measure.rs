@@ -53,16 +53,6 @@ pub struct WatchReport {
     pub exit_code: i32,
 }
 
-/// Writes a report as JSON with a single write().
-pub fn save_report(path: &Path, report: &impl Serialize) -> io::Result<()> {
-    fs::write(path, serde_json::to_vec(report)?)
-}
-
-/// Reads a report that [`save_report`] wrote.
-pub fn load_report<T: for<'a> Deserialize<'a>>(path: &Path) -> io::Result<T> {
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
-}
-
 /// Runs `command` to its end, with standard input empty, and measures it.
 pub fn watch(command: &mut Command) -> io::Result<WatchReport> {
     use std::os::unix::process::ExitStatusExt as _;
@@ -99,16 +89,6 @@ pub fn wait_unreaped(pid: u32) -> io::Result<()> {
 pub fn write_calls_of(pid: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
     text.lines().find_map(|line| line.strip_prefix("syscw: "))?.trim().parse().ok()
-}
-
-/// How often the calling thread has slept: getrusage(2), voluntary context switches.
-pub fn sleeps() -> i64 {
-    // SAFETY: `usage` is plain data for which zeroes are valid, and outlives the call.
-    unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_THREAD, &mut usage);
-        usage.ru_nvcsw as i64
-    }
 }
 
 /// Counters of a block device, or the difference of two readings.
@@ -151,44 +131,6 @@ pub fn extents_of(path: &Path) -> io::Result<u32> {
     crate::backing::extents(File::open(path)?.as_fd())
 }
 
-/// Returns when all that was written to the filesystem of `dir` is on disk, or the error of that.
-pub fn sync_filesystem(dir: &Path) -> io::Result<()> {
-    crate::backing::sync_filesystem(File::open(dir)?.as_fd())
-}
-
-/// Where a directory lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Bytes an ordinary user may still write there.
-    pub free_bytes: u64,
-    /// Whether it is memory and not a disk.
-    pub in_memory: bool,
-}
-
-impl Place {
-    /// Asks the filesystem of `dir`.
-    pub fn of(dir: &Path) -> io::Result<Place> {
-        use std::os::unix::ffi::OsStrExt as _;
-        let path = std::ffi::CString::new(dir.as_os_str().as_bytes())?;
-        // SAFETY: `stat` is plain data for which zeroes are valid; both it and `path` outlive
-        // the call.
-        let stat = unsafe {
-            let mut stat: libc::statfs = std::mem::zeroed();
-            if libc::statfs(path.as_ptr(), &mut stat) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            stat
-        };
-        Ok(Place {
-            free_bytes: stat.f_bavail.saturating_mul(stat.f_bsize as u64),
-            in_memory: MEMORY_FILESYSTEMS.contains(&(stat.f_type as i64)),
-        })
-    }
-}
-
-/// tmpfs and ramfs, as in linux/magic.h.
-const MEMORY_FILESYSTEMS: [i64; 2] = [0x0102_1994, 0x8584_58f6];
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,13 +157,5 @@ mod tests {
         };
         // `yes` and `head` write in blocks, at most a few dozen.
         assert!((700..800).contains(&calls), "{calls}");
-    }
-
-    #[test]
-    fn a_report_comes_back_as_it_was() {
-        let dir = tempfile::tempdir().unwrap();
-        let report = SplitReport { longest_wait_ms: 12.5, write_calls: None };
-        save_report(&dir.path().join("r"), &report).unwrap();
-        assert_eq!(load_report::<SplitReport>(&dir.path().join("r")).unwrap(), report);
     }
 }

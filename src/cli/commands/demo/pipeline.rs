@@ -13,7 +13,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::measure::{self, ProbeReport, SplitReport};
-use super::record::{RECORD_BYTES, fill_records};
+use crate::cli::trial::measure::{LongestCalls, ms};
+use crate::cli::trial::record::{RECORD_BYTES, fill_records};
+use crate::cli::units;
 
 /// Records the splitter writes to one FIFO before it goes on to the next: about half of what a
 /// FIFO holds (64 KiB), so that a program always has work while the others have their turn.
@@ -21,8 +23,6 @@ const SPLIT_RECORDS: usize = 3200;
 /// How long the splitter waits for a program to open its FIFO. They are all started before it,
 /// but a thousand of them take their time.
 const OPEN_LIMIT: Duration = Duration::from_secs(60);
-/// A shorter write() is no stall.
-const LONG_WRITE: Duration = Duration::from_millis(1);
 /// Records each candidate is tried with; fit into a pipe, so that nobody has to wait.
 const TRIAL_RECORDS: u64 = 100;
 /// write() calls beyond one per record that the start of a program may make.
@@ -129,7 +129,7 @@ impl Pipeline {
         let Pipeline { programs, records, .. } = self;
         let streams = self.streams();
         let command = self.program.command();
-        let executable = shell_quoted(&self.executable.to_string_lossy());
+        let executable = units::shell_word(&self.executable.to_string_lossy());
         format!(
             r#"#!/bin/sh
 # {programs} programs read a FIFO each and write records of {RECORD_BYTES} bytes, one write() call a record.
@@ -161,11 +161,6 @@ pub fn output_path(run_dir: &Path, stream: u32) -> PathBuf {
     run_dir.join(OUT_DIR).join(format!("OUTPUT{stream}"))
 }
 
-/// For sh, whatever the characters.
-fn shell_quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
 /// Writes `records` records to each of `FIFO1` to `FIFO<streams>` in `dir`, a block to each in
 /// turn. A full FIFO holds up all, as in the pipelines this stands for.
 ///
@@ -192,10 +187,7 @@ pub fn split(dir: &Path, streams: u32, records: u64) -> io::Result<SplitReport> 
         sent += count;
     }
     drop(fifos);
-    Ok(SplitReport {
-        longest_wait_ms: longest_wait.as_secs_f64() * 1e3,
-        write_calls: own_write_calls(),
-    })
+    Ok(SplitReport { longest_wait_ms: ms(longest_wait), write_calls: own_write_calls() })
 }
 
 fn named(name: &str, error: io::Error) -> io::Error {
@@ -248,14 +240,11 @@ fn wait_writable(fifo: &File) -> io::Result<()> {
 }
 
 /// Copies records from `input` to `output` with one write() each, and times these.
-///
-/// Whether a call slept is asked only after the long ones: asking costs as much as a write().
 pub fn probe(input: &mut impl Read, output: &mut File) -> io::Result<ProbeReport> {
     let mut buffer = vec![0; 64 << 10];
     let mut filled = 0;
     let mut records = 0;
-    let mut longest = Duration::ZERO;
-    let mut longest_sleep = Duration::ZERO;
+    let mut calls = LongestCalls::default();
     loop {
         let count = match input.read(&mut buffer[filled..]) {
             Ok(0) => break,
@@ -265,19 +254,9 @@ pub fn probe(input: &mut impl Read, output: &mut File) -> io::Result<ProbeReport
         };
         filled += count;
         let whole = filled - filled % RECORD_BYTES;
-        // Waiting for input is sleeping too: counted from here.
-        let mut sleeps = measure::sleeps();
+        calls.begin();
         for record in buffer[..whole].chunks_exact(RECORD_BYTES) {
-            let start = Instant::now();
-            output.write_all(record)?;
-            let took = start.elapsed();
-            longest = longest.max(took);
-            if took >= LONG_WRITE {
-                let sleeps_before = std::mem::replace(&mut sleeps, measure::sleeps());
-                if sleeps > sleeps_before {
-                    longest_sleep = longest_sleep.max(took);
-                }
-            }
+            calls.time(|| output.write_all(record))?;
             records += 1;
         }
         buffer.copy_within(whole..filled, 0);
@@ -286,8 +265,8 @@ pub fn probe(input: &mut impl Read, output: &mut File) -> io::Result<ProbeReport
     output.write_all(&buffer[..filled])?;
     Ok(ProbeReport {
         records,
-        longest_write_ms: longest.as_secs_f64() * 1e3,
-        longest_sleep_ms: longest_sleep.as_secs_f64() * 1e3,
+        longest_write_ms: ms(calls.longest),
+        longest_sleep_ms: ms(calls.longest_sleep),
         write_calls: own_write_calls(),
     })
 }
@@ -300,7 +279,7 @@ fn own_write_calls() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::commands::demo::record::first_difference;
+    use crate::cli::trial::record::first_difference;
 
     #[test]
     fn the_last_resort_works_everywhere() {
@@ -317,15 +296,6 @@ mod tests {
         }
         if measure::write_calls_of("self").is_some() {
             assert!(!writes_each_record("cat").unwrap());
-        }
-    }
-
-    #[test]
-    fn quoting_survives_the_shell() {
-        for text in ["plain", "with space", "it's", "$HOME `x` \"y\" \\"] {
-            let script = format!("printf %s {}", shell_quoted(text));
-            let output = Command::new("sh").args(["-c", &script]).output().unwrap();
-            assert_eq!(String::from_utf8(output.stdout).unwrap(), text);
         }
     }
 

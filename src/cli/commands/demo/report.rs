@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use comfy_table::presets::{ASCII_FULL_CONDENSED, UTF8_FULL_CONDENSED};
-use comfy_table::{CellAlignment, ContentArrangement, Table};
+use comfy_table::CellAlignment;
 use indicatif::{HumanBytes, HumanCount};
 
 use super::measure::DeviceWrites;
-use super::record::RECORD_BYTES;
+use crate::cli::trial::frame::Frame;
+use crate::cli::trial::record::RECORD_BYTES;
 
 /// What both runs had to do.
 #[derive(Clone, Copy, Debug)]
@@ -91,24 +91,10 @@ pub struct Report {
     pub through: Figures,
 }
 
-/// What lines a table is drawn with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Frame {
-    /// Anywhere.
-    Ascii,
-    /// Where the locale says UTF-8.
-    Utf8,
-}
-
 impl Report {
     /// The table.
     pub fn table(&self, frame: Frame) -> String {
-        let mut table = Table::new();
-        table.load_style(match frame {
-            Frame::Ascii => ASCII_FULL_CONDENSED,
-            Frame::Utf8 => UTF8_FULL_CONDENSED,
-        });
-        table.set_content_arrangement(ContentArrangement::Disabled);
+        let mut table = frame.table();
         table.set_header(["", "straight", "through coalescefs"]);
         let records = HumanCount(self.workload.total_records()).to_string();
         let bytes = HumanBytes(self.workload.total_bytes()).to_string();

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::Check;
@@ -30,7 +30,7 @@ pub(super) fn look() -> Vec<Check> {
     checks.extend([
         descriptors(),
         locked_memory(memory_bytes, around.is_root),
-        memory(memory_bytes, available_bytes()),
+        memory(memory_bytes, machine::available_bytes()),
     ]);
     checks
 }
@@ -184,27 +184,6 @@ fn memory(default_bytes: u64, available_bytes: u64) -> Check {
             units::size(available_bytes / 2)
         ),
     )
-}
-
-/// What the machine has to give, and this process's control groups allow.
-fn available_bytes() -> u64 {
-    let table = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let available = table.lines().find_map(|line| {
-        let kib = line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?;
-        kib.parse::<u64>().ok()?.checked_mul(1024)
-    });
-    let of_machine = available.unwrap_or_else(machine::ram_bytes);
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    // Version 2; nobody is in a group of version 1 that limits memory and in this one.
-    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"));
-    let group = PathBuf::from("/sys/fs/cgroup").join(group.unwrap_or_default());
-    let limits = group.ancestors().filter_map(|group| {
-        let number = |name: &str| -> Option<u64> {
-            fs::read_to_string(group.join(name)).ok()?.trim().parse().ok()
-        };
-        Some(number("memory.max")?.saturating_sub(number("memory.current")?))
-    });
-    limits.fold(of_machine, u64::min)
 }
 
 #[cfg(test)]

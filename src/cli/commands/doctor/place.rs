@@ -13,7 +13,7 @@ use super::{Check, mounts};
 use crate::backing::{self, DirectIo};
 use crate::cli::resolve::{self, Surroundings};
 use crate::cli::{places, units};
-use crate::mount::mountinfo::{Mount, MountTable, type_name};
+use crate::mount::mountinfo::{MountTable, type_name};
 use crate::mount::patience::within;
 
 /// For a disk that is slow, not for one that is away.
@@ -64,8 +64,7 @@ fn others(directory: &Path, table: &MountTable) -> Vec<Check> {
 
 fn filesystem(directory: &Path, table: &MountTable) -> Option<Check> {
     const NAME: &str = "filesystem";
-    let mount: &Mount = directory.ancestors().find_map(|above| table.top_at(above))?;
-    let kind = type_name(&mount.fs_type);
+    let kind = type_name(&table.holding(directory)?.fs_type);
     Some(if TESTED.contains(&kind.as_str()) {
         Check::ok(NAME, kind)
     } else if IN_MEMORY.contains(&kind.as_str()) {
@@ -98,11 +97,7 @@ fn trial_file(directory: &Path) -> io::Result<File> {
 }
 
 fn not_writable(error: &io::Error) -> Check {
-    let remedy = match error.raw_os_error() {
-        Some(libc::EROFS) => "the filesystem is read-only: mount it for writing",
-        Some(libc::ENOSPC | libc::EDQUOT) => "make room first",
-        _ => "give this user the right to write to it",
-    };
+    let remedy = places::writing_remedy(error);
     Check::problem("writing", format!("no file can be made: {error}; {remedy}"))
 }
 

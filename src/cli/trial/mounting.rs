@@ -1,6 +1,6 @@
-//! The mount over the output directory, made with the commands a user would type.
+//! A mount over a directory of a trial, made with the commands a user would type.
 //!
-//! Two ways: `coalescefs mount` and `umount` around the script, for root and where fusermount3 is
+//! Two ways: `coalescefs mount` and `umount` around what is tried, for root and where fusermount3 is
 //! installed; else `coalescefs run --over`, which needs neither but has no status to ask for.
 //! [`choose`] tries them on an empty directory, so that a machine without FUSE is known before
 //! anything is measured. Blocks; one thread.
@@ -8,14 +8,16 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::DemoError;
+use super::TrialError;
+use super::measure::Place;
 use super::process::{Group, OnInterrupt};
 use crate::control::protocol::Status;
+use crate::mount::mountinfo::MountTable;
 use crate::worker::EXIT_NOT_STORED;
 
 /// A mount is made or refused at once; more than this is a hang.
@@ -28,13 +30,13 @@ const CLEANUP_LIMIT: Duration = Duration::from_secs(60);
 /// How the directory gets mounted over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// `coalescefs mount`, script, `coalescefs umount`.
+    /// `coalescefs mount`, command, `coalescefs umount`.
     MountCommand,
-    /// `coalescefs run --over DIR -- sh SCRIPT`.
+    /// `coalescefs run --over DIR -- COMMAND`.
     RunCommand,
 }
 
-/// What all mounts of the demo have in common.
+/// What all mounts of a trial have in common.
 #[derive(Clone, Debug)]
 pub struct Mounter {
     /// This executable.
@@ -65,12 +67,12 @@ impl Mounter {
     }
 
     /// Mounts over `target`, an absolute path without symbolic links.
-    pub fn mount<'a>(&'a self, target: &Path) -> Result<Mounted<'a>, DemoError> {
+    pub fn mount<'a>(&'a self, target: &Path) -> Result<Mounted<'a>, TrialError> {
         // Made before the command runs: whatever it leaves behind is unmounted.
         let mounted = Mounted { mounter: self, target: target.to_owned() };
         self.call("mount", self.with_options("mount").arg(target), MOUNT_LIMIT)?;
         if !is_mountpoint(target) {
-            return Err(DemoError::command("mount", "it succeeded, but nothing is mounted"));
+            return Err(TrialError::command("mount", "it succeeded, but nothing is mounted"));
         }
         Ok(mounted)
     }
@@ -81,7 +83,7 @@ impl Mounter {
         name: &str,
         command: &mut Command,
         limit: Duration,
-    ) -> Result<String, DemoError> {
+    ) -> Result<String, TrialError> {
         self.call_with(name, command, limit, OnInterrupt::Stop)
     }
 
@@ -91,24 +93,24 @@ impl Mounter {
         command: &mut Command,
         limit: Duration,
         on_interrupt: OnInterrupt,
-    ) -> Result<String, DemoError> {
+    ) -> Result<String, TrialError> {
         let log = self.log_dir.join(format!("{name}.log"));
         let out = self.log_dir.join(format!("{name}.out"));
         let create = |path: &Path| {
-            File::create(path).map_err(|error| DemoError::io("create", path.display(), error))
+            File::create(path).map_err(|error| TrialError::io("create", path.display(), error))
         };
         command.stderr(create(&log)?).stdout(create(&out)?);
         let mut group =
-            Group::spawn(command).map_err(|error| DemoError::io("start", name, error))?;
+            Group::spawn(command).map_err(|error| TrialError::io("start", name, error))?;
         let Some(status) = group.wait(limit, on_interrupt)? else {
             let reason = format!("no answer within {} s", limit.as_secs());
-            return Err(DemoError::command(name, reason));
+            return Err(TrialError::command(name, reason));
         };
         match status.code() {
             Some(0) => Ok(fs::read_to_string(&out).unwrap_or_default()),
-            Some(EXIT_NOT_STORED) => Err(DemoError::NotStored { reason: last_lines(&log) }),
-            Some(_) => Err(DemoError::command(name, last_lines(&log))),
-            None => Err(DemoError::command(name, status)),
+            Some(EXIT_NOT_STORED) => Err(TrialError::NotStored { reason: last_lines(&log) }),
+            Some(_) => Err(TrialError::command(name, last_lines(&log))),
+            None => Err(TrialError::command(name, status)),
         }
     }
 }
@@ -123,10 +125,13 @@ pub struct Mounted<'a> {
 impl Mounted<'_> {
     /// Returns when all is on disk and nothing is mounted any more, with the last status if the
     /// command printed one.
-    pub fn unmount(self) -> Result<Option<Status>, DemoError> {
+    pub fn unmount(self) -> Result<Option<Status>, TrialError> {
         let printed = self.mounter.call("umount", &mut self.umount_command(), UMOUNT_LIMIT)?;
         if is_mountpoint(&self.target) {
-            return Err(DemoError::command("umount", "it succeeded, but the mount is still there"));
+            return Err(TrialError::command(
+                "umount",
+                "it succeeded, but the mount is still there",
+            ));
         }
         Ok(parse_status(&printed))
     }
@@ -173,13 +178,13 @@ fn parse_status(printed: &str) -> Option<Status> {
 /// Which way works here, tried on an empty directory below `log_dir`.
 ///
 /// The error is of the way that should have worked, and says what to do.
-pub fn choose(mounter: &Mounter) -> Result<Way, DemoError> {
+pub fn choose(mounter: &Mounter) -> Result<Way, TrialError> {
     // SAFETY: geteuid(2) always succeeds.
     let root = unsafe { libc::geteuid() } == 0;
     let helper = find_in_path("fusermount3");
     check_device(!root && helper)?;
     let trial = mounter.log_dir.join("trial");
-    fs::create_dir(&trial).map_err(|error| DemoError::io("create", trial.display(), error))?;
+    fs::create_dir(&trial).map_err(|error| TrialError::io("create", trial.display(), error))?;
     let run = || {
         let mut command = mounter.run_over(&trial, &["true"]);
         mounter.call("run", &mut command, MOUNT_LIMIT).map(|_| Way::RunCommand)
@@ -189,7 +194,7 @@ pub fn choose(mounter: &Mounter) -> Result<Way, DemoError> {
     }
     match mounter.mount(&trial).and_then(Mounted::unmount) {
         Ok(_) => Ok(Way::MountCommand),
-        Err(DemoError::Interrupted) => Err(DemoError::Interrupted),
+        Err(TrialError::Interrupted) => Err(TrialError::Interrupted),
         // Root of a container may not mount, but have a namespace of its own.
         Err(error) => run().map_err(|_| error),
     }
@@ -197,7 +202,7 @@ pub fn choose(mounter: &Mounter) -> Result<Way, DemoError> {
 
 /// Whether /dev/fuse is there and may be opened, unless `opened_by_helper`, whose business the
 /// permission is then.
-fn check_device(opened_by_helper: bool) -> Result<(), DemoError> {
+fn check_device(opened_by_helper: bool) -> Result<(), TrialError> {
     match OpenOptions::new().read(true).write(true).open("/dev/fuse") {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied && opened_by_helper => Ok(()),
@@ -205,7 +210,7 @@ fn check_device(opened_by_helper: bool) -> Result<(), DemoError> {
     }
 }
 
-fn no_fuse(error: io::Error) -> DemoError {
+fn no_fuse(error: io::Error) -> TrialError {
     const IN_A_CONTAINER: &str =
         "in a container, start it with `--device /dev/fuse --cap-add SYS_ADMIN`";
     let remedy = match error.raw_os_error() {
@@ -213,7 +218,7 @@ fn no_fuse(error: io::Error) -> DemoError {
         Some(libc::EPERM) => IN_A_CONTAINER.to_owned(),
         _ => format!("as root: `modprobe fuse`; {IN_A_CONTAINER}"),
     };
-    DemoError::NoFuse { error, remedy }
+    TrialError::NoFuse { error, remedy }
 }
 
 fn find_in_path(program: &str) -> bool {
@@ -224,34 +229,33 @@ fn find_in_path(program: &str) -> bool {
 /// Whether something is mounted at exactly `path`, absolute and without symbolic links. Does not
 /// touch the mount, which may hang.
 pub fn is_mountpoint(path: &Path) -> bool {
-    let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
-    mounts.split(|&byte| byte == b'\n').any(|line| mountpoint_of(line).as_deref() == Some(path))
+    MountTable::read().is_ok_and(|table| table.top_at(path).is_some())
 }
 
-/// proc_pid_mountinfo(5): the fifth field, space, tab, newline and backslash as octal escapes.
-fn mountpoint_of(line: &[u8]) -> Option<PathBuf> {
-    let field = line.split(|&byte| byte == b' ').nth(4)?;
-    let mut path = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, after)) = rest.split_first() {
-        let escape = after.get(..3).filter(|_| byte == b'\\');
-        let code = escape
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        path.push(code.unwrap_or(byte));
-        rest = if code.is_some() { &after[3..] } else { after };
-    }
-    Some(PathBuf::from(std::ffi::OsString::from_vec(path)))
-}
-
-/// What a command said last, in one line; a remark when it said nothing.
+/// What a command said last, in one line and without its name; a remark when it said nothing.
 pub fn last_lines(log: &Path) -> String {
     const LINES: usize = 3;
     let text = String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned();
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<&str> = text
+        .lines()
+        .map(|line| line.trim().trim_start_matches("coalescefs: "))
+        .filter(|line| !line.is_empty())
+        .collect();
     match lines.len() {
-        0 => "it gave no reason".to_owned(),
+        0 => reason_without_log(log),
         count => lines[count.saturating_sub(LINES)..].join("; "),
+    }
+}
+
+/// On a full disk there is no room for a complaint either.
+fn reason_without_log(log: &Path) -> String {
+    const FULL_BELOW_BYTES: u64 = 64 << 10;
+    let dir = log.parent().unwrap_or(log);
+    match Place::of(dir) {
+        Ok(place) if place.free_bytes < FULL_BELOW_BYTES => {
+            format!("no space is left in {}: make room, or write less", dir.display())
+        }
+        _ => "it gave no reason".to_owned(),
     }
 }
 
@@ -260,11 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mountpoints_are_read_with_their_escapes() {
-        let line = br"36 35 98:0 /m /a\040b\134c rw,noatime master:1 - ext3 /dev/root rw";
-        assert_eq!(mountpoint_of(line), Some(PathBuf::from(r"/a b\c")));
-        assert_eq!(mountpoint_of(br"1 2 3:4 / /x\04 rw"), Some(PathBuf::from(r"/x\04")));
-        assert_eq!(mountpoint_of(b""), None);
+    fn only_the_place_itself_is_a_mountpoint() {
         assert!(is_mountpoint(Path::new("/proc")));
         assert!(!is_mountpoint(Path::new("/proc/self")));
     }
@@ -288,7 +288,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         assert_eq!(last_lines(&log), "it gave no reason");
-        fs::write(&log, "a\nb\n\n  c \nd\n").unwrap();
+        fs::write(&log, "a\ncoalescefs: b\n\n  c \nd\n").unwrap();
         assert_eq!(last_lines(&log), "b; c; d");
     }
 

@@ -1,4 +1,4 @@
-//! Children of the demo in process groups of their own, and Ctrl-C.
+//! Children of a trial in process groups of their own, and Ctrl-C.
 //!
 //! A signal only sets a flag; every wait here looks at it, so that the way out is the ordinary
 //! one: values are dropped, and dropping ends children, unmounts and removes the directory.
@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::DemoError;
+use super::TrialError;
 
 /// How often a wait looks.
 const LOOK_EVERY: Duration = Duration::from_millis(4);
@@ -44,9 +44,9 @@ pub fn catch_signals() {
 }
 
 /// An error once a signal has come.
-pub fn check_interrupted() -> Result<(), DemoError> {
+pub fn check_interrupted() -> Result<(), TrialError> {
     match INTERRUPTED.load(Ordering::Relaxed) {
-        true => Err(DemoError::Interrupted),
+        true => Err(TrialError::Interrupted),
         false => Ok(()),
     }
 }
@@ -54,7 +54,7 @@ pub fn check_interrupted() -> Result<(), DemoError> {
 /// Whether a wait ends early because of Ctrl-C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnInterrupt {
-    /// It gives [`DemoError::Interrupted`].
+    /// It gives [`TrialError::Interrupted`].
     Stop,
     /// It goes on: this is the cleaning up itself.
     GoOn,
@@ -81,13 +81,13 @@ impl Group {
         &mut self,
         limit: Duration,
         on_interrupt: OnInterrupt,
-    ) -> Result<Option<ExitStatus>, DemoError> {
+    ) -> Result<Option<ExitStatus>, TrialError> {
         let start = Instant::now();
         loop {
             let ended = self
                 .child
                 .try_wait()
-                .map_err(|error| DemoError::io("wait for", "a child", error))?;
+                .map_err(|error| TrialError::io("wait for", "a child", error))?;
             if let Some(status) = ended {
                 self.running = false;
                 return Ok(Some(status));

@@ -1,4 +1,4 @@
-//! The records of the demo: what a stream must contain, and where a file differs from it.
+//! The records that trials write: what a stream must contain, and where a file differs from it.
 //!
 //! A record is 10 bytes: two base-36 digits for the stream, seven decimal digits for the number
 //! of the record, a newline. So a byte in the wrong file or at the wrong place is seen; numbers
