@@ -8,16 +8,19 @@ mod emulated;
 
 use clap::Parser;
 
-use emulated::contest::{self, Contender};
+use emulated::contest::Contender;
 use emulated::load::{self, Load};
 use emulated::model::{Drive, Stripe};
-use emulated::{Disk, Kind, Setup, check};
+use emulated::{Disk, Kind, Setup, check, table};
 
 #[derive(Parser)]
 struct Args {
     /// Only see whether this machine can be the disk
     #[arg(long)]
     check: bool,
+    /// Measure also when the machine is too busy to be the disk: such figures show nothing
+    #[arg(long)]
+    busy: bool,
     /// The filesystem on the disk
     #[arg(long, value_enum, default_value = "ext4")]
     filesystem: Kind,
@@ -79,10 +82,11 @@ fn run(args: &Args) -> Result<(), String> {
     let setup = Setup { drive, filesystem: args.filesystem, dirty_bytes: Some(args.memory) };
     let mut disk = Disk::start(&setup)?;
     let sequential = check::check(&mut disk, &drive)?;
-    println!(
-        "sequential: {:.1}% of the nominal rate",
-        sequential.rate() / drive.rate as f64 * 100.0
-    );
+    match check::accept(&sequential, &drive) {
+        Err(refused) if !args.busy => return Err(refused),
+        Err(refused) => eprintln!("disk: {refused}"),
+        Ok(()) => {}
+    }
     if args.check {
         return Ok(());
     }
@@ -91,7 +95,7 @@ fn run(args: &Args) -> Result<(), String> {
     for contender in [Contender::Straight, Contender::Coalescefs] {
         outcomes.push(contender.run(&mut disk, &load, args.memory)?);
     }
-    println!("{}", contest::table(&outcomes, &load, &sequential));
+    println!("{}\n{}", table::table(&outcomes, &sequential), table::NOTES);
     Ok(())
 }
 

@@ -6,15 +6,18 @@
 
 use std::fs::File;
 use std::io::{BufRead, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use coalescefs::backing;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use super::progress::{Board, Fairness, Moment, thin};
 use super::scatter::scatter;
+use super::watch::Watch;
 
 /// The first argument of a process that is to be a writer; the second is a [`Writer`].
 pub const WRITE: &str = "--write-records";
@@ -46,6 +49,7 @@ struct Writer {
     record: usize,
     bytes: u64,
     rate: Option<u64>,
+    board: PathBuf,
 }
 
 /// What one writer says at its end.
@@ -64,6 +68,10 @@ pub struct Report {
     pub fastest: Duration,
     /// The last one.
     pub slowest: Duration,
+    /// How evenly they came along.
+    pub fairness: Fairness,
+    /// How far they were when.
+    pub progress: Vec<Moment>,
 }
 
 impl Load {
@@ -74,36 +82,60 @@ impl Load {
 
     /// Runs all writers to their ends. `Err`: one of them could not write.
     pub fn run(&self, dir: &Path) -> Result<Report, String> {
+        let board = Board::new(self.writers).map_err(|error| format!("shared memory: {error}"))?;
         let mut children = Vec::new();
         for number in 0..self.writers {
-            children.push(Running(self.spawn(dir, number).map_err(|error| error.to_string())?));
+            let child = self.spawn(dir, number, &board).map_err(|error| error.to_string())?;
+            children.push(Running(child));
         }
         // All at once, none before the last one is there.
         for Running(child) in &mut children {
             drop(child.stdin.take());
         }
-        let mut report =
-            Report { calls: histogram(), fastest: Duration::MAX, slowest: Duration::ZERO };
-        for child in &mut children {
-            let words = child.words()?;
-            report.fastest = report.fastest.min(words.took);
-            report.slowest = report.slowest.max(words.took);
-            for (nanos, count) in words.calls {
-                report.calls.record_n(nanos, count).map_err(|error| error.to_string())?;
-            }
-        }
-        Ok(report)
+        let begun = Instant::now();
+        let watch = Watch::begin(Vec::new(), move |moments: &mut Vec<Moment>| {
+            moments.push(board.moment(begun.elapsed()));
+        });
+        let words = children.iter_mut().map(Running::words).collect::<Result<Vec<_>, _>>()?;
+        self.report(&words, watch.end())
     }
 
-    fn spawn(&self, dir: &Path, number: u64) -> std::io::Result<Child> {
+    fn report(&self, words: &[Words], moments: Vec<Moment>) -> Result<Report, String> {
+        let mut calls = histogram();
+        for (nanos, count) in words.iter().flat_map(|words| &words.calls) {
+            calls.record_n(*nanos, *count).map_err(|error| error.to_string())?;
+        }
+        let took = || words.iter().map(|words| words.took);
+        let wanted = vec![self.bytes_each; self.writers as usize];
+        Ok(Report {
+            calls,
+            fastest: took().min().unwrap_or_default(),
+            slowest: took().max().unwrap_or_default(),
+            fairness: Fairness::of(&moments, &wanted),
+            progress: thin(moments),
+        })
+    }
+
+    fn spawn(&self, dir: &Path, number: u64, board: &Board) -> std::io::Result<Child> {
         let Load { record, bytes_each, rate, .. } = *self;
-        let writer = Writer { path: output(dir, number), number, record, bytes: bytes_each, rate };
+        let (path, board) = (output(dir, number), board.path());
+        let writer = Writer { path, number, record, bytes: bytes_each, rate, board };
         Command::new(std::env::current_exe()?)
             .arg(WRITE)
             .arg(serde_json::to_string(&writer).expect("plain numbers and a plain path"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
+    }
+
+    /// The extents of each file, as the filesystem tells.
+    pub fn extents(&self, dir: &Path) -> Result<Vec<u32>, String> {
+        let paths = (0..self.writers).map(|number| output(dir, number));
+        let count = |path: PathBuf| {
+            let extents = File::open(&path).and_then(|file| backing::extents(file.as_fd()));
+            extents.map_err(|error| format!("{}: {error}", path.display()))
+        };
+        paths.map(count).collect()
     }
 
     /// Compares all files with what was written, as they are on the disk. `Err` says where the first
@@ -160,6 +192,7 @@ pub fn write(words: &str) -> Result<(), String> {
     let writer: Writer = serde_json::from_str(words).map_err(|error| error.to_string())?;
     let contents = contents(writer.number, writer.record);
     let mut calls = histogram();
+    let board = Board::open(&writer.board).map_err(|error| format!("shared memory: {error}"))?;
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line).map_err(|error| error.to_string())?;
     let failed = |error: std::io::Error| format!("{}: {error}", writer.path.display());
@@ -177,6 +210,7 @@ pub fn write(words: &str) -> Result<(), String> {
         let took = before.elapsed().as_nanos() as u64;
         calls.record(took).expect("it grows as needed");
         written += count as u64;
+        board.set(writer.number, written);
     }
     drop(file);
     let took = begun.elapsed();

@@ -7,18 +7,22 @@
 
 pub mod check;
 pub mod contest;
-pub mod dirty;
 pub mod disk;
 pub mod load;
 pub mod medium;
 pub mod model;
 pub mod place;
+pub mod progress;
 pub mod scatter;
+pub mod table;
+pub mod usage;
+pub mod watch;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -88,6 +92,11 @@ impl Disk {
     /// The root of its filesystem.
     pub fn path(&self) -> &Path {
         &self.place.as_ref().expect("it was started").mountpoint
+    }
+
+    /// What it has taken of the processors so far, not counting the kernel's part of it.
+    pub fn cpu_time(&self) -> Duration {
+        usage::process_time(self.child.id())
     }
 
     /// What it has done since it was made.
