@@ -1,14 +1,16 @@
 //! Many writers on a disk with seeks, which is emulated: see `emulated/mod.rs`. As root.
 //!
 //! `cargo bench --bench disk -- --check`: whether this machine can be the disk, and what it does.
-//! `cargo bench --bench disk`: then also forty writers, straight and through a mount, compared with
-//! one sequential writer of the same run.
+//! `cargo bench --bench disk`: then also forty writers, straight, through coalescefs and through
+//! whatever else could help, compared with one sequential writer of the same run.
 
+mod carriers;
 mod emulated;
 
 use clap::Parser;
 
-use emulated::contest::Contender;
+use emulated::contender::{self, Contender};
+use emulated::contest;
 use emulated::load::{self, Load};
 use emulated::model::{Drive, Stripe};
 use emulated::{Disk, Kind, Setup, check, table};
@@ -48,7 +50,10 @@ struct Args {
     /// Bytes a second of one writer [default: full speed]
     #[arg(long, value_parser = size)]
     writer_rate: Option<u64>,
-    /// What may be in memory and not on the disk, for either contender
+    /// Who is measured, in this order, separated by commas [default: all that are installed]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    contender: Vec<Contender>,
+    /// What may be in memory and not on the disk, for each contender but `straight`
     #[arg(long, default_value = "256MiB", value_parser = size)]
     memory: u64,
     /// cargo adds it
@@ -60,6 +65,20 @@ impl Args {
     fn drive(&self) -> Drive {
         let stripe = self.data_disks.map(|data_disks| Stripe { data_disks, unit_bytes: self.unit });
         Drive { rate: self.rate, stripe, ..Drive::sata(self.capacity) }
+    }
+
+    fn contenders(&self) -> Result<Vec<Contender>, String> {
+        if let Some(missing) = self.contender.iter().find(|wanted| !wanted.is_installed()) {
+            return Err(format!("--contender {}: it is not installed", missing.name()));
+        }
+        let (installed, missing) = contender::installed();
+        if !self.contender.is_empty() {
+            return Ok(self.contender.clone());
+        }
+        for missing in missing {
+            println!("{}: not installed, left out", missing.name());
+        }
+        Ok(installed)
     }
 
     fn load(&self) -> Load {
@@ -78,8 +97,9 @@ fn size(text: &str) -> Result<u64, parse_size::Error> {
 }
 
 fn run(args: &Args) -> Result<(), String> {
+    let contenders = args.contenders()?;
     let drive = args.drive();
-    let setup = Setup { drive, filesystem: args.filesystem, dirty_bytes: Some(args.memory) };
+    let setup = Setup { drive, filesystem: args.filesystem };
     let mut disk = Disk::start(&setup)?;
     let sequential = check::check(&mut disk, &drive)?;
     match check::accept(&sequential, &drive) {
@@ -92,8 +112,8 @@ fn run(args: &Args) -> Result<(), String> {
     }
     let load = args.load();
     let mut outcomes = Vec::new();
-    for contender in [Contender::Straight, Contender::Coalescefs] {
-        outcomes.push(contender.run(&mut disk, &load, args.memory)?);
+    for contender in contenders {
+        outcomes.push(contest::run(contender, &mut disk, &load, args.memory)?);
     }
     println!("{}\n{}", table::table(&outcomes, &sequential), table::NOTES);
     Ok(())

@@ -97,11 +97,12 @@ pub fn measure<T>(
 ) -> Result<(T, Figures), String> {
     let earlier = disk.counters()?;
     let begun = Instant::now();
-    let result = work().map_err(|error| format!("{name}: {error}"))?;
+    let result = work();
     let took = begun.elapsed();
     if super::is_interrupted() {
         return Err("interrupted".to_owned());
     }
+    let result = result.map_err(|error| format!("{name}: {error}"))?;
     let counters = disk.counters()?.since(&earlier);
     let figures = Figures { name: name.to_owned(), took, counters };
     println!("{}", figures.line());

@@ -1,30 +1,17 @@
-//! The same load by two contenders, one after the other, on the same disk with the same memory:
-//! straight into a directory, and through coalescefs over one.
+//! The same load by several contenders, one after the other, on the same disk with the same memory.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::check::{measure, sync};
-use super::load::Load;
+use super::contender::{Carrier, Contender};
+use super::load::{Load, Report};
 use super::model::Counters;
 use super::progress::{Fairness, Moment};
-use super::usage::{Memory, machine_time, process_time, watch_memory};
+use super::usage::{Memory, Usage, machine_time, process_time};
 use super::{Disk, Pace};
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_coalescefs");
-
-/// Who carries the bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Contender {
-    /// The kernel alone.
-    Straight,
-    /// The program under test.
-    Coalescefs,
-}
 
 /// One contender's result. Times since the writers began.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -58,7 +45,9 @@ pub struct Outcome {
     /// Of the file with the most.
     pub extents_most: u32,
     /// What the processors did, but for the disk's process and the benchmark's.
-    pub cpu_s: f64,
+    pub machine_cpu_s: f64,
+    /// What the writers and the contender's processes took of that.
+    pub processes_cpu_s: f64,
     /// What was held.
     pub memory: Memory,
     /// How far each writer was when.
@@ -72,116 +61,101 @@ impl Outcome {
     }
 }
 
-impl Contender {
-    /// As it is called in results.
-    pub fn name(self) -> &'static str {
-        match self {
-            Contender::Straight => "straight",
-            Contender::Coalescefs => "coalescefs",
-        }
-    }
-
-    /// Writes, brings everything to the disk, compares it, and deletes it. `memory` is what the
-    /// contender may hold.
-    pub fn run(self, disk: &mut Disk, load: &Load, memory: u64) -> Result<Outcome, String> {
-        let dir = disk.path().join(self.name());
-        std::fs::create_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-        let root = disk.path().to_owned();
-        let mount = match self {
-            Contender::Straight => None,
-            Contender::Coalescefs => Some(Mount::over(&dir, memory)?),
-        };
-        let pids = mount.as_ref().map_or(Ok(Vec::new()), Mount::pids)?;
-        let memory = watch_memory(vec![pids]);
-        let cpu_before = cpu_time(disk);
-        let begun = Instant::now();
-        let work = || {
-            let report = load.run(&dir)?;
-            mount.map_or(Ok(()), Mount::end)?;
-            let carried = begun.elapsed();
-            sync(&root)?;
-            Ok((report, carried))
-        };
-        let ((report, carried), figures) = measure(disk, self.name(), work)?;
-        let cpu = cpu_time(disk).saturating_sub(cpu_before);
-        let memory = memory.end();
-        disk.set_pace(Pace::Instant)?;
-        load.verify(&dir)?;
-        let extents = load.extents(&dir)?;
-        std::fs::remove_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-        sync(&root)?;
-        disk.set_pace(Pace::Modelled)?;
-        let write_s = |nanos| Duration::from_nanos(nanos).as_secs_f64();
-        Ok(Outcome {
-            contender: self,
-            bytes: load.bytes(),
-            first_writer_s: report.fastest.as_secs_f64(),
-            last_writer_s: report.slowest.as_secs_f64(),
-            carried_s: carried.as_secs_f64(),
-            synced_s: figures.took.as_secs_f64(),
-            write_median_s: write_s(report.calls.value_at_quantile(0.5)),
-            write_p999_s: write_s(report.calls.value_at_quantile(0.999)),
-            write_p9999_s: write_s(report.calls.value_at_quantile(0.9999)),
-            write_longest_s: write_s(report.calls.max()),
-            fairness: report.fairness,
-            counters: figures.counters,
-            extents_mean: extents.iter().sum::<u32>() as f64 / extents.len() as f64,
-            extents_most: extents.iter().copied().max().unwrap_or(0),
-            cpu_s: cpu.as_secs_f64(),
-            memory,
-            progress: report.progress,
-        })
-    }
+/// What was measured until all was on the disk.
+struct Measured {
+    report: Report,
+    carried: Duration,
+    synced: Duration,
+    counters: Counters,
+    usage: Usage,
+    machine: Duration,
 }
 
-/// Of all processors, but for who only measures.
-fn cpu_time(disk: &Disk) -> Duration {
+/// Has `contender` carry `load`, brings everything to the disk, compares it, and deletes it.
+/// `memory` is what it may hold.
+pub fn run(
+    contender: Contender,
+    disk: &mut Disk,
+    load: &Load,
+    memory: u64,
+) -> Result<Outcome, String> {
+    let name = contender.name();
+    let dir = disk.path().join(name);
+    std::fs::create_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    disk.limit_dirty(contender.dirty_bytes(memory))?;
+    let carrier = Carrier::start(contender, &dir, load, memory)?;
+    let inlet = carrier.inlet().map(Path::to_owned);
+    let measured = carry(carrier, inlet.as_deref().unwrap_or(&dir), name, disk, load)?;
+    disk.set_pace(Pace::Instant)?;
+    load.verify(&dir)?;
+    let extents = load.extents(&dir)?;
+    for dir in inlet.iter().chain([&dir]) {
+        std::fs::remove_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    }
+    sync(disk.path())?;
+    disk.set_pace(Pace::Modelled)?;
+    Ok(outcome(contender, load.bytes(), measured, &extents))
+}
+
+fn carry(
+    carrier: Carrier,
+    dir: &Path,
+    name: &str,
+    disk: &mut Disk,
+    load: &Load,
+) -> Result<Measured, String> {
+    let writers = load.prepare(dir)?;
+    let root = disk.path().to_owned();
+    let usage = Usage::watch(carrier.families());
+    let machine = machine_without(disk);
+    let begun = Instant::now();
+    let work = || {
+        let report = writers.run()?;
+        carrier.end()?;
+        let carried = begun.elapsed();
+        sync(&root)?;
+        Ok((report, carried))
+    };
+    let ((report, carried), figures) = measure(disk, name, work)?;
+    let machine = machine_without(disk).saturating_sub(machine);
+    let usage = usage.end();
+    Ok(Measured {
+        report,
+        carried,
+        synced: figures.took,
+        counters: figures.counters,
+        usage,
+        machine,
+    })
+}
+
+/// The time of all processors, but for who only measures.
+fn machine_without(disk: &Disk) -> Duration {
     let measuring = disk.cpu_time() + process_time(std::process::id());
     machine_time().saturating_sub(measuring)
 }
 
-/// A mount of coalescefs.
-struct Mount(PathBuf);
-
-impl Mount {
-    /// A fifth of `memory` is for what the kernel keeps of the mount: it takes a quarter of what the
-    /// daemon has, see `src/mount/bdi.rs`.
-    fn over(dir: &Path, memory: u64) -> Result<Mount, String> {
-        let daemons = (memory / 5 * 4).to_string();
-        program(Command::new(PROGRAM).args(["mount", "--memory", &daemons]).arg(dir))?;
-        Ok(Mount(dir.to_owned()))
-    }
-
-    /// Its daemon's processes.
-    fn pids(&self) -> Result<Vec<u32>, String> {
-        let mut command = Command::new(PROGRAM);
-        let output = command.args(["status", "--json"]).arg(&self.0).output();
-        let output = output.map_err(|error| format!("{PROGRAM}: {error}"))?;
-        let status: serde_json::Value = serde_json::from_slice(&output.stdout)
-            .map_err(|error| format!("{PROGRAM} status: {error}"))?;
-        let pid = |name: &str| status[name].as_u64().and_then(|pid| u32::try_from(pid).ok());
-        Ok(["keeper_pid", "worker_pid"].into_iter().filter_map(pid).collect())
-    }
-
-    /// Everything has been handed to the filesystem below then.
-    fn end(self) -> Result<(), String> {
-        program(Command::new(PROGRAM).arg("umount").arg(&self.0))?;
-        std::mem::forget(self);
-        Ok(())
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // Only after a failure.
-        let _ = program(Command::new(PROGRAM).arg("umount").arg(&self.0));
-    }
-}
-
-fn program(command: &mut Command) -> Result<(), String> {
-    let status = command.stdin(Stdio::null()).status();
-    match status.map_err(|error| format!("{PROGRAM}: {error}"))?.success() {
-        true => Ok(()),
-        false => Err(format!("{PROGRAM} failed")),
+fn outcome(contender: Contender, bytes: u64, measured: Measured, extents: &[u32]) -> Outcome {
+    let Measured { report, carried, synced, counters, usage, machine } = measured;
+    let write_s = |nanos| Duration::from_nanos(nanos).as_secs_f64();
+    Outcome {
+        contender,
+        bytes,
+        first_writer_s: report.fastest.as_secs_f64(),
+        last_writer_s: report.slowest.as_secs_f64(),
+        carried_s: carried.as_secs_f64(),
+        synced_s: synced.as_secs_f64(),
+        write_median_s: write_s(report.calls.value_at_quantile(0.5)),
+        write_p999_s: write_s(report.calls.value_at_quantile(0.999)),
+        write_p9999_s: write_s(report.calls.value_at_quantile(0.9999)),
+        write_longest_s: write_s(report.calls.max()),
+        fairness: report.fairness,
+        counters,
+        extents_mean: extents.iter().sum::<u32>() as f64 / extents.len() as f64,
+        extents_most: extents.iter().copied().max().unwrap_or(0),
+        machine_cpu_s: machine.as_secs_f64(),
+        processes_cpu_s: (report.cpu + usage.cpu()).as_secs_f64(),
+        memory: usage.memory,
+        progress: report.progress,
     }
 }

@@ -5,10 +5,10 @@
 //! be compared whole.
 
 use std::fs::File;
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use coalescefs::backing;
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::progress::{Board, Fairness, Moment, thin};
 use super::scatter::scatter;
+use super::usage::process_time;
 use super::watch::Watch;
 
 /// The first argument of a process that is to be a writer; the second is a [`Writer`].
@@ -25,6 +26,8 @@ pub const WRITE: &str = "--write-records";
 /// block's place looks right there.
 const PERIOD: usize = 1_048_573;
 const COMPARED: usize = 1 << 20;
+/// Between two looks at how far the writers are.
+const MOMENT: Duration = Duration::from_millis(20);
 /// One sleep for many records: a shorter one costs more than the records.
 const NAP: Duration = Duration::from_millis(2);
 
@@ -56,6 +59,7 @@ struct Writer {
 #[derive(Serialize, Deserialize)]
 struct Words {
     took: Duration,
+    cpu: Duration,
     /// Nanoseconds of a call, and how many took that long.
     calls: Vec<(u64, u64)>,
 }
@@ -64,6 +68,8 @@ struct Words {
 pub struct Report {
     /// Every write(), in nanoseconds.
     pub calls: Histogram<u64>,
+    /// The processor time of all writers, from when they were ready.
+    pub cpu: Duration,
     /// The first writer to end.
     pub fastest: Duration,
     /// The last one.
@@ -80,24 +86,16 @@ impl Load {
         self.writers * self.bytes_each
     }
 
-    /// Runs all writers to their ends. `Err`: one of them could not write.
-    pub fn run(&self, dir: &Path) -> Result<Report, String> {
+    /// Starts all writers; they are ready to write when this returns.
+    pub fn prepare(&self, dir: &Path) -> Result<Writers<'_>, String> {
         let board = Board::new(self.writers).map_err(|error| format!("shared memory: {error}"))?;
-        let mut children = Vec::new();
-        for number in 0..self.writers {
+        let start = |number| {
             let child = self.spawn(dir, number, &board).map_err(|error| error.to_string())?;
-            children.push(Running(child));
-        }
-        // All at once, none before the last one is there.
-        for Running(child) in &mut children {
-            drop(child.stdin.take());
-        }
-        let begun = Instant::now();
-        let watch = Watch::begin(Vec::new(), move |moments: &mut Vec<Moment>| {
-            moments.push(board.moment(begun.elapsed()));
-        });
-        let words = children.iter_mut().map(Running::words).collect::<Result<Vec<_>, _>>()?;
-        self.report(&words, watch.end())
+            Ok(Running::new(child))
+        };
+        let mut children = (0..self.writers).map(start).collect::<Result<Vec<_>, String>>()?;
+        children.iter_mut().try_for_each(|child| child.line().map(drop))?;
+        Ok(Writers { load: self, board, children })
     }
 
     fn report(&self, words: &[Words], moments: Vec<Moment>) -> Result<Report, String> {
@@ -109,6 +107,7 @@ impl Load {
         let wanted = vec![self.bytes_each; self.writers as usize];
         Ok(Report {
             calls,
+            cpu: words.iter().map(|words| words.cpu).sum(),
             fastest: took().min().unwrap_or_default(),
             slowest: took().max().unwrap_or_default(),
             fairness: Fairness::of(&moments, &wanted),
@@ -152,26 +151,60 @@ impl Load {
     }
 }
 
+/// All writers, ready.
+pub struct Writers<'a> {
+    load: &'a Load,
+    board: Board,
+    children: Vec<Running>,
+}
+
+impl Writers<'_> {
+    /// Runs them to their ends. `Err`: one of them could not write.
+    pub fn run(mut self) -> Result<Report, String> {
+        for Running { child, .. } in &mut self.children {
+            drop(child.stdin.take());
+        }
+        let (begun, board) = (Instant::now(), self.board);
+        let watch = Watch::begin(MOMENT, Vec::new(), move |moments: &mut Vec<Moment>| {
+            moments.push(board.moment(begun.elapsed()));
+        });
+        let words = self.children.iter_mut().map(Running::words).collect::<Result<Vec<_>, _>>()?;
+        self.load.report(&words, watch.end())
+    }
+}
+
 /// A writer that does not outlive its benchmark.
-struct Running(Child);
+struct Running {
+    child: Child,
+    said: BufReader<ChildStdout>,
+}
 
 impl Running {
+    fn new(mut child: Child) -> Running {
+        let said = BufReader::new(child.stdout.take().expect("it is piped"));
+        Running { child, said }
+    }
+
+    fn line(&mut self) -> Result<String, String> {
+        let mut line = String::new();
+        let read = self.said.read_line(&mut line).map_err(|error| format!("a writer: {error}"))?;
+        if read == 0 { Err("a writer ended before its time".to_owned()) } else { Ok(line) }
+    }
+
     fn words(&mut self) -> Result<Words, String> {
-        let mut said = String::new();
-        let out = self.0.stdout.as_mut().expect("it is piped");
-        out.read_to_string(&mut said).map_err(|error| format!("a writer: {error}"))?;
-        serde_json::from_str(&said).map_err(|_| "a writer ended before its time".to_owned())
+        serde_json::from_str(&self.line()?).map_err(|error| format!("a writer: {error}"))
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
-fn output(dir: &Path, number: u64) -> PathBuf {
+/// The file of a writer.
+pub fn output(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("OUTPUT{number}"))
 }
 
@@ -193,6 +226,9 @@ pub fn write(words: &str) -> Result<(), String> {
     let contents = contents(writer.number, writer.record);
     let mut calls = histogram();
     let board = Board::open(&writer.board).map_err(|error| format!("shared memory: {error}"))?;
+    let cpu = process_time(std::process::id());
+    // Ready.
+    println!();
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line).map_err(|error| error.to_string())?;
     let failed = |error: std::io::Error| format!("{}: {error}", writer.path.display());
@@ -215,7 +251,8 @@ pub fn write(words: &str) -> Result<(), String> {
     drop(file);
     let took = begun.elapsed();
     let calls = calls.iter_recorded().map(|at| (at.value_iterated_to(), at.count_at_value()));
-    let words = Words { took, calls: calls.collect() };
+    let cpu = process_time(std::process::id()).saturating_sub(cpu);
+    let words = Words { took, cpu, calls: calls.collect() };
     println!("{}", serde_json::to_string(&words).expect("plain numbers"));
     Ok(())
 }

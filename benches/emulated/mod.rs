@@ -6,6 +6,7 @@
 //! standard input, each answered by a line of JSON.
 
 pub mod check;
+pub mod contender;
 pub mod contest;
 pub mod disk;
 pub mod load;
@@ -40,9 +41,6 @@ pub struct Setup {
     pub drive: Drive,
     /// What is on it.
     pub filesystem: Kind,
-    /// The most dirty pages the kernel may keep for it, as on a machine with less memory; no limit
-    /// but the machine's if there is none.
-    pub dirty_bytes: Option<u64>,
 }
 
 /// The filesystem on the disk.
@@ -92,6 +90,12 @@ impl Disk {
     /// The root of its filesystem.
     pub fn path(&self) -> &Path {
         &self.place.as_ref().expect("it was started").mountpoint
+    }
+
+    /// The most dirty pages the kernel may keep for it from now on; no limit but the machine's if
+    /// there is none.
+    pub fn limit_dirty(&self, bytes: Option<u64>) -> Result<(), String> {
+        self.place.as_ref().expect("it was started").limit_dirty(bytes)
     }
 
     /// What it has taken of the processors so far, not counting the kernel's part of it.

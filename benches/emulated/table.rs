@@ -1,5 +1,6 @@
 //! Results for a terminal: a row for each figure, a column for each contender.
 
+use comfy_table::presets::ASCII_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 
 use super::check::Figures;
@@ -38,11 +39,14 @@ pub const FIGURES: &[Figure] = &[
     }),
     figure("extents per file: mean", 1, |got| Some(got.extents_mean)),
     figure("extents per file: most", 0, |got| Some(f64::from(got.extents_most))),
-    figure("processor time per GB, s [1]", 2, |got| Some(got.cpu_s / got.gigabytes())),
-    figure("memory at most: processes, MB [2]", 0, |got| {
+    figure("processors per GB: machine, s [1]", 2, |got| Some(got.machine_cpu_s / got.gigabytes())),
+    figure("processors per GB: processes, s [2]", 2, |got| {
+        Some(got.processes_cpu_s / got.gigabytes())
+    }),
+    figure("memory at most: processes, MB [3]", 0, |got| {
         Some(got.memory.processes_bytes as f64 / 1e6)
     }),
-    figure("memory at most: dirty pages, MB [3]", 0, |got| {
+    figure("memory at most: dirty pages, MB [4]", 0, |got| {
         Some(got.memory.kernel_bytes as f64 / 1e6)
     }),
     figure("memory at most: both at a time, MB", 0, |got| Some(got.memory.both_bytes as f64 / 1e6)),
@@ -53,12 +57,14 @@ pub const NOTES: &str = "\
 [1] what all processors of the machine did (/proc/stat), without the processes of the disk and of \
 the benchmark;
     what else runs here, and the kernel's threads for the disk, are in it
-[2] of the contender, not of the writers: private memory, and what its processes share once
-[3] dirty pages of the whole machine and those on their way to a disk, beyond what there was before";
+[2] of that the writers and the contender's processes
+[3] of the contender, not of the writers: private memory, and what its processes share once
+[4] dirty pages of the whole machine and those on their way to a disk, beyond what there was before";
 
 /// All results, against what one sequential writer got.
 pub fn table(results: &[Outcome], sequential: &Figures) -> Table {
     let mut table = Table::new();
+    table.load_style(ASCII_FULL_CONDENSED);
     let names = results.iter().map(|got| got.contender.name().to_owned());
     table.set_header(std::iter::once(String::new()).chain(names));
     let of_sequential = results

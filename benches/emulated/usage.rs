@@ -1,5 +1,6 @@
 //! What a contender takes of the machine while it is measured: memory and processors.
 
+use std::collections::HashMap;
 use std::fs;
 use std::time::Duration;
 
@@ -9,6 +10,9 @@ use super::watch::Watch;
 
 /// Of `/proc/stat`: user, nice, system, then idle and waiting, then interrupts.
 const BUSY: [usize; 5] = [0, 1, 2, 5, 6];
+
+/// A look at forty processes costs a millisecond or two.
+const EVERY: Duration = Duration::from_millis(100);
 
 /// Most bytes at one time.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -22,24 +26,59 @@ pub struct Memory {
     pub both_bytes: u64,
 }
 
-/// Begins to look at it. Each of `families` are processes that share memory.
-pub fn watch_memory(families: Vec<Vec<u32>>) -> Watch<Memory> {
-    let before = kernel_bytes();
-    Watch::begin(Memory::default(), move |most| {
-        let processes = families.iter().map(|family| family_bytes(family)).sum();
-        let kernel = kernel_bytes().saturating_sub(before);
-        most.processes_bytes = most.processes_bytes.max(processes);
-        most.kernel_bytes = most.kernel_bytes.max(kernel);
-        most.both_bytes = most.both_bytes.max(processes + kernel);
-    })
+/// What was seen of a contender.
+#[derive(Default)]
+pub struct Usage {
+    /// Its memory.
+    pub memory: Memory,
+    /// Processor time by process, when it was last seen.
+    cpu: HashMap<u32, Duration>,
 }
 
-fn family_bytes(pids: &[u32]) -> u64 {
-    let texts = pids.iter().map(|pid| read(&format!("/proc/{pid}/status")));
-    let each = texts.map(|text| (field(&text, "RssAnon:"), field(&text, "RssShmem:")));
-    let (own, shared) =
-        each.fold((0, 0), |(own, shared), (more, other)| (own + more, shared.max(other)));
-    own + shared
+impl Usage {
+    /// Begins to look at it. Each of `families` are processes that share memory, with their
+    /// children.
+    pub fn watch(families: Vec<Vec<u32>>) -> Watch<Usage> {
+        let before = kernel_bytes();
+        Watch::begin(EVERY, Usage::default(), move |seen: &mut Usage| {
+            let families = families.iter().map(|family| with_children(family));
+            let processes = families.map(|family| seen.family(&family)).sum();
+            let kernel = kernel_bytes().saturating_sub(before);
+            let most = &mut seen.memory;
+            most.processes_bytes = most.processes_bytes.max(processes);
+            most.kernel_bytes = most.kernel_bytes.max(kernel);
+            most.both_bytes = most.both_bytes.max(processes + kernel);
+        })
+    }
+
+    /// The bytes that it has.
+    fn family(&mut self, pids: &[u32]) -> u64 {
+        let (mut own, mut shared) = (0, 0);
+        for &pid in pids {
+            let text = read(&format!("/proc/{pid}/status"));
+            own += field(&text, "RssAnon:");
+            shared = field(&text, "RssShmem:").max(shared);
+            let cpu = self.cpu.entry(pid).or_default();
+            *cpu = process_time(pid).max(*cpu);
+        }
+        own + shared
+    }
+
+    /// The processor time of its processes, up to a tenth of a second before each ended.
+    pub fn cpu(&self) -> Duration {
+        self.cpu.values().sum()
+    }
+}
+
+fn with_children(pids: &[u32]) -> Vec<u32> {
+    let mut all = pids.to_vec();
+    for pid in pids {
+        let children = read(&format!("/proc/{pid}/task/{pid}/children"));
+        all.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+    }
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 fn kernel_bytes() -> u64 {

@@ -5,9 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A look costs some ten microseconds.
-const EVERY: Duration = Duration::from_millis(20);
-
 /// A thread that looks until it is asked what it has seen, or dropped.
 pub struct Watch<T> {
     ended: Arc<AtomicBool>,
@@ -15,14 +12,18 @@ pub struct Watch<T> {
 }
 
 impl<T: Send + 'static> Watch<T> {
-    /// Calls `look` every 20 ms, and a last time when it is asked.
-    pub fn begin(mut seen: T, mut look: impl FnMut(&mut T) + Send + 'static) -> Watch<T> {
+    /// Calls `look` every so often, and a last time when it is asked.
+    pub fn begin(
+        every: Duration,
+        mut seen: T,
+        mut look: impl FnMut(&mut T) + Send + 'static,
+    ) -> Watch<T> {
         let ended = Arc::new(AtomicBool::new(false));
         let until = ended.clone();
         let thread = std::thread::spawn(move || {
             while !until.load(Ordering::Relaxed) {
                 look(&mut seen);
-                std::thread::sleep(EVERY);
+                std::thread::sleep(every);
             }
             look(&mut seen);
             seen
