@@ -7,12 +7,15 @@
 mod carriers;
 mod emulated;
 
+use std::path::{Path, PathBuf};
+
 use clap::Parser;
 
 use emulated::contender::{self, Contender};
-use emulated::contest;
+use emulated::contest::{self, Outcome};
 use emulated::load::{self, Load};
 use emulated::model::{Drive, Stripe};
+use emulated::record::{self, Machine, Record, Run};
 use emulated::{Disk, Kind, Setup, check, table};
 
 #[derive(Parser)]
@@ -56,6 +59,12 @@ struct Args {
     /// What may be in memory and not on the disk, for each contender but `straight`
     #[arg(long, default_value = "256MiB", value_parser = size)]
     memory: u64,
+    /// How often each contender is measured, in turn: the table has medians and ranges then
+    #[arg(long, default_value = "1", value_parser = clap::value_parser!(u64).range(1..))]
+    runs: u64,
+    /// Where the file with all results goes [default: target/bench]
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
     /// cargo adds it
     #[arg(long, hide = true)]
     bench: bool,
@@ -79,6 +88,11 @@ impl Args {
             println!("{}: not installed, left out", missing.name());
         }
         Ok(installed)
+    }
+
+    fn results(&self) -> PathBuf {
+        let usual = || Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
+        self.keep.clone().unwrap_or_else(usual)
     }
 
     fn load(&self) -> Load {
@@ -110,12 +124,29 @@ fn run(args: &Args) -> Result<(), String> {
     if args.check {
         return Ok(());
     }
-    let load = args.load();
+    let measured = Run {
+        date: record::date(),
+        version: record::version(),
+        options: std::env::args().skip(1).collect(),
+        machine: Machine::this(),
+        filesystem: args.filesystem,
+        drive,
+        load: args.load(),
+        memory_bytes: args.memory,
+        sequential_rate: sequential.rate(),
+    };
+    println!("dirty pages of `straight`: {}", measured.machine.dirty_limits);
+    let mut record = Record::create(&args.results(), &measured)?;
     let mut outcomes = Vec::new();
-    for contender in contenders {
-        outcomes.push(contest::run(contender, &mut disk, &load, args.memory)?);
+    for round in 1..=args.runs {
+        for &contender in &contenders {
+            let outcome = contest::run(contender, &mut disk, &measured.load, args.memory)?;
+            outcomes.push(Outcome { round, ..outcome });
+            record.push(&outcomes[outcomes.len() - 1])?;
+        }
     }
-    println!("{}\n{}", table::table(&outcomes, &sequential), table::NOTES);
+    println!("{}\n{}", table::table(&outcomes, measured.sequential_rate), table::NOTES);
+    println!("all results: {}", record.path().display());
     Ok(())
 }
 

@@ -18,6 +18,8 @@ use super::{Disk, Pace};
 pub struct Outcome {
     /// Whose it is.
     pub contender: Contender,
+    /// Of which round, from 1.
+    pub round: u64,
     /// Of all files.
     pub bytes: u64,
     /// When the first writer had closed its file.
@@ -140,6 +142,7 @@ fn outcome(contender: Contender, bytes: u64, measured: Measured, extents: &[u32]
     let write_s = |nanos| Duration::from_nanos(nanos).as_secs_f64();
     Outcome {
         contender,
+        round: 1,
         bytes,
         first_writer_s: report.fastest.as_secs_f64(),
         last_writer_s: report.slowest.as_secs_f64(),

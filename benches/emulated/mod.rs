@@ -14,6 +14,7 @@ pub mod medium;
 pub mod model;
 pub mod place;
 pub mod progress;
+pub mod record;
 pub mod scatter;
 pub mod table;
 pub mod usage;
@@ -44,12 +45,23 @@ pub struct Setup {
 }
 
 /// The filesystem on the disk.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// ext4.
     Ext4,
     /// XFS.
     Xfs,
+}
+
+impl Kind {
+    /// As it is called everywhere.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Ext4 => "ext4",
+            Kind::Xfs => "xfs",
+        }
+    }
 }
 
 /// How long requests take.

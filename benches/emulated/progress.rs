@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// Where a file is memory.
 const MEMORY: &str = "/dev/shm";
 /// Moments that are kept of a run.
-const KEPT: usize = 120;
+const KEPT: usize = 60;
 
 /// Bytes written by one writer, alone in its cache line.
 #[repr(C, align(64))]

@@ -3,15 +3,13 @@
 use comfy_table::presets::ASCII_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 
-use super::check::Figures;
+use super::contender::Contender;
 use super::contest::Outcome;
 
 /// One number of a result.
-pub struct Figure {
-    /// What it is, with its unit.
-    pub name: &'static str,
-    /// Where it is.
-    pub value: fn(&Outcome) -> Option<f64>,
+struct Figure {
+    name: &'static str,
+    value: fn(&Outcome) -> Option<f64>,
     digits: usize,
 }
 
@@ -19,8 +17,7 @@ const fn figure(name: &'static str, digits: usize, value: fn(&Outcome) -> Option
     Figure { name, value, digits }
 }
 
-/// All that are printed.
-pub const FIGURES: &[Figure] = &[
+const FIGURES: &[Figure] = &[
     figure("MB/s, until all is on the disk", 1, |got| Some(got.bytes as f64 / got.synced_s / 1e6)),
     figure("writers ended: first, s", 1, |got| Some(got.first_writer_s)),
     figure("writers ended: last, s", 1, |got| Some(got.last_writer_s)),
@@ -61,25 +58,58 @@ the benchmark;
 [3] of the contender, not of the writers: private memory, and what its processes share once
 [4] dirty pages of the whole machine and those on their way to a disk, beyond what there was before";
 
-/// All results, against what one sequential writer got.
-pub fn table(results: &[Outcome], sequential: &Figures) -> Table {
+/// All results, against what one sequential writer got in bytes a second. Of several rounds the
+/// median and the range.
+pub fn table(results: &[Outcome], sequential_rate: f64) -> Table {
+    let contenders = contenders(results);
     let mut table = Table::new();
     table.load_style(ASCII_FULL_CONDENSED);
-    let names = results.iter().map(|got| got.contender.name().to_owned());
+    let names = contenders.iter().map(|contender| contender.name().to_owned());
     table.set_header(std::iter::once(String::new()).chain(names));
-    let of_sequential = results
-        .iter()
-        .map(|got| format!("{:.3}", got.bytes as f64 / got.synced_s / sequential.rate()));
-    table.add_row(std::iter::once("rate, of sequential".to_owned()).chain(of_sequential));
-    for Figure { name, value, digits } in FIGURES {
-        let cells = results.iter().map(|got| match value(got) {
-            Some(value) => format!("{value:.digits$}"),
-            None => String::new(),
+    let mut row = |name: &str, digits, value: &dyn Fn(&Outcome) -> Option<f64>| {
+        let cells = contenders.iter().map(|&contender| {
+            let values = results.iter().filter(|got| got.contender == contender);
+            cell(values.filter_map(value).collect(), digits)
         });
-        table.add_row(std::iter::once((*name).to_owned()).chain(cells));
+        table.add_row(std::iter::once(name.to_owned()).chain(cells));
+    };
+    row("rate, of sequential", 3, &|got| Some(got.bytes as f64 / got.synced_s / sequential_rate));
+    for Figure { name, value, digits } in FIGURES {
+        row(name, *digits, value);
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
+}
+
+/// Those that were measured, in the order in which they first were.
+pub fn contenders(results: &[Outcome]) -> Vec<Contender> {
+    let mut contenders = Vec::new();
+    for Outcome { contender, .. } in results {
+        if !contenders.contains(contender) {
+            contenders.push(*contender);
+        }
+    }
+    contenders
+}
+
+fn cell(mut values: Vec<f64>, digits: usize) -> String {
+    values.sort_by(f64::total_cmp);
+    match &values[..] {
+        [] => String::new(),
+        [value] => format!("{value:.digits$}"),
+        [least, .., most] => {
+            format!("{:.digits$} ({least:.digits$} to {most:.digits$})", median(&values))
+        }
+    }
+}
+
+/// Of values in their order, at least one.
+pub fn median(sorted: &[f64]) -> f64 {
+    let middle = sorted.len() / 2;
+    match sorted.len() % 2 {
+        0 => f64::midpoint(sorted[middle - 1], sorted[middle]),
+        _ => sorted[middle],
+    }
 }
