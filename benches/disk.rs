@@ -3,6 +3,7 @@
 //! `cargo bench --bench disk -- --check`: whether this machine can be the disk, and what it does.
 //! `cargo bench --bench disk`: then also forty writers, straight, through coalescefs and through
 //! whatever else could help, compared with one sequential writer of the same run.
+//! `cargo bench --bench disk -- --plot FILE...`: pictures of what was kept of earlier runs.
 
 mod carriers;
 mod emulated;
@@ -16,7 +17,7 @@ use emulated::contest::{self, Outcome};
 use emulated::load::{self, Load};
 use emulated::model::{Drive, Stripe};
 use emulated::record::{self, Machine, Record, Run};
-use emulated::{Disk, Kind, Setup, check, table};
+use emulated::{Disk, Kind, Setup, check, plot, table};
 
 #[derive(Parser)]
 struct Args {
@@ -65,6 +66,9 @@ struct Args {
     /// Where the file with all results goes [default: target/bench]
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
+    /// Measure nothing: draw what is in these files, beside the first
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    plot: Vec<PathBuf>,
     /// cargo adds it
     #[arg(long, hide = true)]
     bench: bool,
@@ -111,6 +115,12 @@ fn size(text: &str) -> Result<u64, parse_size::Error> {
 }
 
 fn run(args: &Args) -> Result<(), String> {
+    if !args.plot.is_empty() {
+        for picture in plot::draw(&args.plot)? {
+            println!("{}", picture.display());
+        }
+        return Ok(());
+    }
     let contenders = args.contenders()?;
     let drive = args.drive();
     let setup = Setup { drive, filesystem: args.filesystem };

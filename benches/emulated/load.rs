@@ -32,7 +32,7 @@ const MOMENT: Duration = Duration::from_millis(20);
 const NAP: Duration = Duration::from_millis(2);
 
 /// What is written.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
     /// Processes, with a file each.
     pub writers: u64,

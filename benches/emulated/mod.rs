@@ -13,6 +13,7 @@ pub mod load;
 pub mod medium;
 pub mod model;
 pub mod place;
+pub mod plot;
 pub mod progress;
 pub mod record;
 pub mod scatter;

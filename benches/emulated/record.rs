@@ -62,19 +62,19 @@ pub struct Machine {
 impl Machine {
     /// This one.
     pub fn this() -> Machine {
-        let kernel = format!("Linux {}", read("/proc/sys/kernel/osrelease").trim());
-        let total = word_after(&read("/proc/meminfo"), "MemTotal:");
+        let kernel = format!("Linux {}", text("/proc/sys/kernel/osrelease").trim());
+        let total = word_after(&text("/proc/meminfo"), "MemTotal:");
         let kib: u64 = total.trim_end_matches(" kB").parse().unwrap_or(0);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let names =
             ["dirty_bytes", "dirty_ratio", "dirty_background_bytes", "dirty_background_ratio"];
-        let limits = names.map(|name| (name, read(&format!("/proc/sys/vm/{name}"))));
+        let limits = names.map(|name| (name, text(&format!("/proc/sys/vm/{name}"))));
         let are_set = limits.iter().filter(|(_, value)| value.trim() != "0");
         let limits: Vec<_> =
             are_set.map(|(name, value)| format!("vm.{name} = {}", value.trim())).collect();
         Machine {
             kernel,
-            processor: word_after(&read("/proc/cpuinfo"), "model name")
+            processor: word_after(&text("/proc/cpuinfo"), "model name")
                 .trim_matches([':', ' '])
                 .into(),
             processors,
@@ -84,7 +84,7 @@ impl Machine {
     }
 }
 
-fn read(path: &str) -> String {
+fn text(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
@@ -108,6 +108,20 @@ pub fn version() -> String {
 /// Now, in UTC.
 pub fn date() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}
+
+/// All that is in such a file.
+pub fn read(path: &Path) -> Result<(Run, Vec<Outcome>), String> {
+    let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let text = fs::read_to_string(path).map_err(|error| failed(&error))?;
+    let (mut first, mut outcomes) = (None, Vec::new());
+    for line in text.lines() {
+        match serde_json::from_str(line).map_err(|error| failed(&error))? {
+            Line::Run(run) => first = Some(*run),
+            Line::Outcome(outcome) => outcomes.push(*outcome),
+        }
+    }
+    first.map(|run| (run, outcomes)).ok_or_else(|| failed(&"no results of this benchmark"))
 }
 
 /// A file that is being written.

@@ -84,7 +84,7 @@ pub fn table(results: &[Outcome], sequential_rate: f64) -> Table {
 }
 
 /// Those that were measured, in the order in which they first were.
-pub fn contenders(results: &[Outcome]) -> Vec<Contender> {
+pub fn contenders<'a>(results: impl IntoIterator<Item = &'a Outcome>) -> Vec<Contender> {
     let mut contenders = Vec::new();
     for Outcome { contender, .. } in results {
         if !contenders.contains(contender) {
