@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 
 use emulated::contender::{self, Contender};
-use emulated::contest::{self, Outcome};
+use emulated::contest::{Contest, Outcome};
 use emulated::load::{self, Load};
 use emulated::model::{Drive, Stripe};
 use emulated::record::{self, Machine, Record, Run};
-use emulated::{Disk, Kind, Setup, check, plot, table};
+use emulated::{Disk, Kind, Setup, check, plot, reader, table};
 
 #[derive(Parser)]
 struct Args {
@@ -54,6 +54,13 @@ struct Args {
     /// Bytes a second of one writer [default: full speed]
     #[arg(long, value_parser = size)]
     writer_rate: Option<u64>,
+    /// Every other writer has a tenth of the others' rate and bytes; when they have full speed, of
+    /// an equal part of the disk's
+    #[arg(long)]
+    mixed: bool,
+    /// Somebody reads a big file on the same disk meanwhile
+    #[arg(long)]
+    reader: bool,
     /// Who is measured, in this order, separated by commas [default: all that are installed]
     #[arg(long, value_enum, value_delimiter = ',')]
     contender: Vec<Contender>,
@@ -105,6 +112,9 @@ impl Args {
             record: self.record as usize,
             bytes_each: self.bytes / self.writers,
             rate: self.writer_rate,
+            slow_rate: self
+                .mixed
+                .then(|| self.writer_rate.unwrap_or(self.rate / self.writers) / load::SLOW_PART),
         }
     }
 }
@@ -142,15 +152,18 @@ fn run(args: &Args) -> Result<(), String> {
         filesystem: args.filesystem,
         drive,
         load: args.load(),
+        reader: args.reader,
         memory_bytes: args.memory,
         sequential_rate: sequential.rate(),
     };
     println!("dirty pages of `straight`: {}", measured.machine.dirty_limits);
     let mut record = Record::create(&args.results(), &measured)?;
+    let read = args.reader.then(|| reader::prepare(&mut disk, args.capacity)).transpose()?;
+    let contest = Contest { load: measured.load, memory_bytes: args.memory, read };
     let mut outcomes = Vec::new();
     for round in 1..=args.runs {
         for &contender in &contenders {
-            let outcome = contest::run(contender, &mut disk, &measured.load, args.memory)?;
+            let outcome = contest.run(contender, &mut disk)?;
             outcomes.push(Outcome { round, ..outcome });
             record.push(&outcomes[outcomes.len() - 1])?;
         }

@@ -120,7 +120,7 @@ pub fn sync(path: &Path) -> Result<(), String> {
 }
 
 /// Written and not only reserved: otherwise the filesystem notes what was written, elsewhere.
-fn lay_out(path: &Path, bytes: u64) -> std::io::Result<()> {
+pub fn lay_out(path: &Path, bytes: u64) -> std::io::Result<()> {
     let file = direct(path)?;
     let buffer = Aligned::new(SEQUENTIAL_WRITE);
     for offset in (0..bytes).step_by(SEQUENTIAL_WRITE) {

@@ -1,6 +1,6 @@
 //! The same load by several contenders, one after the other, on the same disk with the same memory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,9 @@ use super::contender::{Carrier, Contender};
 use super::load::{Load, Report};
 use super::model::Counters;
 use super::progress::{Fairness, Moment};
+use super::reader::{self, Reading};
 use super::usage::{Memory, Usage, machine_time, process_time};
+use super::watch::Watch;
 use super::{Disk, Pace};
 
 /// One contender's result. Times since the writers began.
@@ -38,6 +40,10 @@ pub struct Outcome {
     pub write_p9999_s: f64,
     /// None longer.
     pub write_longest_s: f64,
+    /// None of slow writers longer, if there were some.
+    pub write_longest_slow_s: Option<f64>,
+    /// What a reader got meanwhile, if there was one.
+    pub reading: Option<Reading>,
     /// How evenly the writers came along.
     pub fairness: Fairness,
     /// What the disk did.
@@ -63,9 +69,20 @@ impl Outcome {
     }
 }
 
+/// What is the same for all contenders.
+pub struct Contest {
+    /// What is written.
+    pub load: Load,
+    /// What a contender may hold.
+    pub memory_bytes: u64,
+    /// What somebody reads meanwhile, see [`reader::prepare`].
+    pub read: Option<PathBuf>,
+}
+
 /// What was measured until all was on the disk.
 struct Measured {
     report: Report,
+    reading: Option<Reading>,
     carried: Duration,
     synced: Duration,
     counters: Counters,
@@ -73,62 +90,59 @@ struct Measured {
     machine: Duration,
 }
 
-/// Has `contender` carry `load`, brings everything to the disk, compares it, and deletes it.
-/// `memory` is what it may hold.
-pub fn run(
-    contender: Contender,
-    disk: &mut Disk,
-    load: &Load,
-    memory: u64,
-) -> Result<Outcome, String> {
-    let name = contender.name();
-    let dir = disk.path().join(name);
-    std::fs::create_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-    disk.limit_dirty(contender.dirty_bytes(memory))?;
-    let carrier = Carrier::start(contender, &dir, load, memory)?;
-    let inlet = carrier.inlet().map(Path::to_owned);
-    let measured = carry(carrier, inlet.as_deref().unwrap_or(&dir), name, disk, load)?;
-    disk.set_pace(Pace::Instant)?;
-    load.verify(&dir)?;
-    let extents = load.extents(&dir)?;
-    for dir in inlet.iter().chain([&dir]) {
-        std::fs::remove_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+impl Contest {
+    /// Has `contender` carry the load, brings everything to the disk, compares it, and deletes it.
+    pub fn run(&self, contender: Contender, disk: &mut Disk) -> Result<Outcome, String> {
+        let dir = disk.path().join(contender.name());
+        std::fs::create_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        disk.limit_dirty(contender.dirty_bytes(self.memory_bytes))?;
+        let carrier = Carrier::start(contender, &dir, &self.load, self.memory_bytes)?;
+        let inlet = carrier.inlet().map(Path::to_owned);
+        let measured =
+            self.carry(carrier, inlet.as_deref().unwrap_or(&dir), contender.name(), disk)?;
+        disk.set_pace(Pace::Instant)?;
+        self.load.verify(&dir)?;
+        let extents = self.load.extents(&dir)?;
+        for dir in inlet.iter().chain([&dir]) {
+            std::fs::remove_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        }
+        sync(disk.path())?;
+        disk.set_pace(Pace::Modelled)?;
+        Ok(outcome(contender, self.load.bytes(), measured, &extents))
     }
-    sync(disk.path())?;
-    disk.set_pace(Pace::Modelled)?;
-    Ok(outcome(contender, load.bytes(), measured, &extents))
-}
 
-fn carry(
-    carrier: Carrier,
-    dir: &Path,
-    name: &str,
-    disk: &mut Disk,
-    load: &Load,
-) -> Result<Measured, String> {
-    let writers = load.prepare(dir)?;
-    let root = disk.path().to_owned();
-    let usage = Usage::watch(carrier.families());
-    let machine = machine_without(disk);
-    let begun = Instant::now();
-    let work = || {
-        let report = writers.run()?;
-        carrier.end()?;
-        let carried = begun.elapsed();
-        sync(&root)?;
-        Ok((report, carried))
-    };
-    let ((report, carried), figures) = measure(disk, name, work)?;
-    let machine = machine_without(disk).saturating_sub(machine);
-    let usage = usage.end();
-    Ok(Measured {
-        report,
-        carried,
-        synced: figures.took,
-        counters: figures.counters,
-        usage,
-        machine,
-    })
+    fn carry(
+        &self,
+        carrier: Carrier,
+        dir: &Path,
+        name: &str,
+        disk: &mut Disk,
+    ) -> Result<Measured, String> {
+        let writers = self.load.prepare(dir)?;
+        let root = disk.path().to_owned();
+        let usage = Usage::watch(carrier.families());
+        let machine = machine_without(disk);
+        let reader = self.read.as_deref().map(reader::begin).transpose()?;
+        let begun = Instant::now();
+        let work = || {
+            let report = writers.run()?;
+            carrier.end()?;
+            let carried = begun.elapsed();
+            sync(&root)?;
+            Ok((report, carried))
+        };
+        let ((report, carried), figures) = measure(disk, name, work)?;
+        let reading = reader.map(Watch::end).transpose();
+        Ok(Measured {
+            report,
+            reading: reading.map_err(|error| format!("the reader: {error}"))?,
+            carried,
+            synced: figures.took,
+            counters: figures.counters,
+            machine: machine_without(disk).saturating_sub(machine),
+            usage: usage.end(),
+        })
+    }
 }
 
 /// The time of all processors, but for who only measures.
@@ -138,7 +152,7 @@ fn machine_without(disk: &Disk) -> Duration {
 }
 
 fn outcome(contender: Contender, bytes: u64, measured: Measured, extents: &[u32]) -> Outcome {
-    let Measured { report, carried, synced, counters, usage, machine } = measured;
+    let Measured { report, reading, carried, synced, counters, usage, machine } = measured;
     let write_s = |nanos| Duration::from_nanos(nanos).as_secs_f64();
     Outcome {
         contender,
@@ -152,6 +166,8 @@ fn outcome(contender: Contender, bytes: u64, measured: Measured, extents: &[u32]
         write_p999_s: write_s(report.calls.value_at_quantile(0.999)),
         write_p9999_s: write_s(report.calls.value_at_quantile(0.9999)),
         write_longest_s: write_s(report.calls.max()),
+        write_longest_slow_s: report.slow_longest.map(|longest| longest.as_secs_f64()),
+        reading,
         fairness: report.fairness,
         counters,
         extents_mean: extents.iter().sum::<u32>() as f64 / extents.len() as f64,

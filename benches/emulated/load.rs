@@ -25,6 +25,8 @@ pub const WRITE: &str = "--write-records";
 /// After how many bytes an output repeats itself: a prime, so that no block that went to another
 /// block's place looks right there.
 const PERIOD: usize = 1_048_573;
+/// What a slow writer writes of what others do.
+pub const SLOW_PART: u64 = 10;
 const COMPARED: usize = 1 << 20;
 /// Between two looks at how far the writers are.
 const MOMENT: Duration = Duration::from_millis(20);
@@ -42,6 +44,8 @@ pub struct Load {
     pub bytes_each: u64,
     /// Bytes a second of one writer; full speed if there is none.
     pub rate: Option<u64>,
+    /// Bytes a second of every other writer, which writes a tenth of the bytes then.
+    pub slow_rate: Option<u64>,
 }
 
 /// One of the processes.
@@ -68,6 +72,8 @@ struct Words {
 pub struct Report {
     /// Every write(), in nanoseconds.
     pub calls: Histogram<u64>,
+    /// The longest of slow writers, if there are some.
+    pub slow_longest: Option<Duration>,
     /// The processor time of all writers, from when they were ready.
     pub cpu: Duration,
     /// The first writer to end.
@@ -83,7 +89,16 @@ pub struct Report {
 impl Load {
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
-        self.writers * self.bytes_each
+        (0..self.writers).map(|number| self.bytes_of(number)).sum()
+    }
+
+    /// Bytes of one file.
+    pub fn bytes_of(&self, number: u64) -> u64 {
+        if self.is_slow(number) { self.bytes_each / SLOW_PART } else { self.bytes_each }
+    }
+
+    fn is_slow(&self, number: u64) -> bool {
+        self.slow_rate.is_some() && number % 2 == 1
     }
 
     /// Starts all writers; they are ready to write when this returns.
@@ -104,9 +119,12 @@ impl Load {
             calls.record_n(*nanos, *count).map_err(|error| error.to_string())?;
         }
         let took = || words.iter().map(|words| words.took);
-        let wanted = vec![self.bytes_each; self.writers as usize];
+        let wanted: Vec<u64> = (0..self.writers).map(|number| self.bytes_of(number)).collect();
+        let slow = words.iter().zip(0..).filter(|&(_, number)| self.is_slow(number));
+        let slow_longest = slow.flat_map(|(words, _)| &words.calls).map(|(nanos, _)| *nanos).max();
         Ok(Report {
             calls,
+            slow_longest: slow_longest.map(Duration::from_nanos),
             cpu: words.iter().map(|words| words.cpu).sum(),
             fastest: took().min().unwrap_or_default(),
             slowest: took().max().unwrap_or_default(),
@@ -116,9 +134,14 @@ impl Load {
     }
 
     fn spawn(&self, dir: &Path, number: u64, board: &Board) -> std::io::Result<Child> {
-        let Load { record, bytes_each, rate, .. } = *self;
-        let (path, board) = (output(dir, number), board.path());
-        let writer = Writer { path, number, record, bytes: bytes_each, rate, board };
+        let writer = Writer {
+            path: output(dir, number),
+            number,
+            record: self.record,
+            bytes: self.bytes_of(number),
+            rate: if self.is_slow(number) { self.slow_rate } else { self.rate },
+            board: board.path(),
+        };
         Command::new(std::env::current_exe()?)
             .arg(WRITE)
             .arg(serde_json::to_string(&writer).expect("plain numbers and a plain path"))
@@ -142,7 +165,7 @@ impl Load {
     pub fn verify(&self, dir: &Path) -> Result<(), String> {
         (0..self.writers).try_for_each(|number| {
             let path = output(dir, number);
-            let differs = compare(&path, number, self.bytes_each);
+            let differs = compare(&path, number, self.bytes_of(number));
             match differs.map_err(|error| format!("{}: {error}", path.display()))? {
                 Some(at) => Err(format!("{}: differs at {at}", path.display())),
                 None => Ok(()),

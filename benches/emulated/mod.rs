@@ -15,6 +15,7 @@ pub mod model;
 pub mod place;
 pub mod plot;
 pub mod progress;
+pub mod reader;
 pub mod record;
 pub mod scatter;
 pub mod table;

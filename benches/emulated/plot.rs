@@ -56,8 +56,8 @@ pub fn draw(files: &[PathBuf]) -> Result<[PathBuf; 2], String> {
     for file in files {
         let (run, outcomes) = record::read(file)?;
         if let Some((first, _)) = results.first()
-            && (first.load, first.filesystem, first.memory_bytes)
-                != (run.load, run.filesystem, run.memory_bytes)
+            && (first.load, first.filesystem, first.memory_bytes, first.reader)
+                != (run.load, run.filesystem, run.memory_bytes, run.reader)
         {
             return Err(format!("{}: measures something else than the first file", file.display()));
         }
@@ -76,8 +76,10 @@ pub fn draw(files: &[PathBuf]) -> Result<[PathBuf; 2], String> {
 }
 
 fn subject(run: &Run) -> String {
+    let mixed = if run.load.slow_rate.is_some() { ", half of them slow" } else { "" };
+    let reader = if run.reader { ", with a reader" } else { "" };
     format!(
-        "{} writers, {} MB, records of {} bytes, {}, {} MiB of memory",
+        "{} writers{mixed}, {} MB, records of {} bytes, {}, {} MiB of memory{reader}",
         run.load.writers,
         run.load.bytes() / 1_000_000,
         run.load.record,
@@ -189,7 +191,7 @@ fn draw_panel(area: &Area, run: &Run, got: &Outcome, until_s: f64) -> Drawn {
     let on_disk = [(got.synced_s, 0.0), (got.synced_s, 1.02)];
     chart.draw_series([PathElement::new(on_disk, BLACK.mix(0.4).stroke_width(2))])?;
     for number in 0..run.load.writers as usize {
-        let wanted = run.load.bytes_each as f64;
+        let wanted = run.load.bytes_of(number as u64) as f64;
         let moments = got.progress.iter();
         let line = moments.map(|moment| (moment.at_s, moment.bytes[number] as f64 / wanted));
         chart.draw_series(LineSeries::new(line, colour(got.contender).mix(0.6)))?;

@@ -100,7 +100,7 @@ pub struct Moment {
     pub bytes: Vec<u64>,
 }
 
-/// How the slowest writer did, of what the fastest did: 1 is fair.
+/// How the slowest writer did, of what the fastest did that wants as much: 1 is fair.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Fairness {
     /// By what they had written when the first one had written everything.
@@ -124,14 +124,18 @@ impl Fairness {
         };
         let between: Vec<u64> =
             at(0.75).bytes.iter().zip(&at(0.25).bytes).map(|(late, early)| late - early).collect();
-        Fairness { at_first_end: ratio(&end.bytes), middle_half: ratio(&between) }
+        Fairness { at_first_end: ratio(&end.bytes, wanted), middle_half: ratio(&between, wanted) }
     }
 }
 
-/// Of the least to the most.
-fn ratio(bytes: &[u64]) -> f64 {
-    let (least, most) = (bytes.iter().min().unwrap_or(&0), bytes.iter().max().unwrap_or(&0));
-    if *most == 0 { 0.0 } else { *least as f64 / *most as f64 }
+/// Of the least to the most among those who want the same; the worst of these.
+fn ratio(bytes: &[u64], wanted: &[u64]) -> f64 {
+    let alike = |&want: &u64| {
+        let its = || bytes.iter().zip(wanted).filter(|(_, all)| **all == want).map(|(got, _)| *got);
+        let (least, most) = (its().min().unwrap_or(0), its().max().unwrap_or(0));
+        if most == 0 { 0.0 } else { least as f64 / most as f64 }
+    };
+    wanted.iter().map(alike).reduce(f64::min).unwrap_or(0.0)
 }
 
 /// Few enough to be kept in a file: evenly spread, the last one included.

@@ -38,6 +38,8 @@ pub struct Run {
     pub drive: Drive,
     /// What was written.
     pub load: Load,
+    /// Whether somebody read from the disk meanwhile.
+    pub reader: bool,
     /// What each contender might hold.
     pub memory_bytes: u64,
     /// What one sequential writer got, in bytes a second.

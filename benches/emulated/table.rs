@@ -27,6 +27,13 @@ const FIGURES: &[Figure] = &[
     figure("write(): 99.9%, ms", 2, |got| Some(got.write_p999_s * 1e3)),
     figure("write(): 99.99%, ms", 2, |got| Some(got.write_p9999_s * 1e3)),
     figure("write(): longest, ms", 0, |got| Some(got.write_longest_s * 1e3)),
+    figure("write(): longest of slow writers, ms", 0, |got| {
+        got.write_longest_slow_s.map(|longest| longest * 1e3)
+    }),
+    figure("reader: MB/s", 1, |got| got.reading.map(|read| read.bytes as f64 / read.took_s / 1e6)),
+    figure("reader: longest read of 1 MiB, ms", 0, |got| {
+        got.reading.map(|read| read.longest_s * 1e3)
+    }),
     figure("slowest/fastest, middle half", 3, |got| Some(got.fairness.middle_half)),
     figure("slowest/fastest, at the first end", 3, |got| Some(got.fairness.at_first_end)),
     figure("seeks per GB", 0, |got| Some(got.counters.seeks as f64 / got.gigabytes())),
@@ -67,6 +74,9 @@ pub fn table(results: &[Outcome], sequential_rate: f64) -> Table {
     let names = contenders.iter().map(|contender| contender.name().to_owned());
     table.set_header(std::iter::once(String::new()).chain(names));
     let mut row = |name: &str, digits, value: &dyn Fn(&Outcome) -> Option<f64>| {
+        if results.iter().all(|got| value(got).is_none()) {
+            return;
+        }
         let cells = contenders.iter().map(|&contender| {
             let values = results.iter().filter(|got| got.contender == contender);
             cell(values.filter_map(value).collect(), digits)
