@@ -5,7 +5,7 @@
 //! whatever else could help, compared with one sequential writer of the same run.
 //! `cargo bench --bench disk -- --plot FILE...`: pictures of what was kept of earlier runs.
 
-mod carriers;
+mod common;
 mod emulated;
 
 use std::path::{Path, PathBuf};
@@ -183,7 +183,7 @@ fn act() -> Result<(), String> {
         }
         [first, writer] if first == load::WRITE => load::write(writer),
         _ => {
-            emulated::catch_interrupt();
+            common::interrupt::catch_interrupt();
             run(&Args::parse())
         }
     }

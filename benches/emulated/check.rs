@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::model::{Counters, Drive};
 use super::scatter::scatter;
 use super::{Disk, Pace};
+use crate::common::interrupt::go_on;
 
 /// Of the nominal rate, for one sequential writer.
 const LEAST: f64 = 0.97;
@@ -99,9 +100,7 @@ pub fn measure<T>(
     let begun = Instant::now();
     let result = work();
     let took = begun.elapsed();
-    if super::is_interrupted() {
-        return Err("interrupted".to_owned());
-    }
+    go_on()?;
     let result = result.map_err(|error| format!("{name}: {error}"))?;
     let counters = disk.counters()?.since(&earlier);
     let figures = Figures { name: name.to_owned(), took, counters };

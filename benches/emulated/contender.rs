@@ -7,8 +7,8 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 
 use super::load::{Load, output};
-use crate::carriers::helper::Helper;
-use crate::carriers::{Mount, is_installed};
+use crate::common::carriers::{Mount, is_installed};
+use crate::common::helper::Helper;
 
 /// Blocks of a buffer in a pipe: few large ones, and always some to fill while one is written.
 const BLOCKS: u64 = 20;

@@ -25,7 +25,6 @@ pub mod watch;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -142,23 +141,6 @@ impl Disk {
         read.map_err(|error| format!("the disk's process: {error}"))?;
         serde_json::from_str(&line).map_err(|_| "the disk's process has ended".to_owned())
     }
-}
-
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// Makes SIGINT an error like others, so that everything is taken away in order. Writers die of it
-/// and so end what waits for them.
-pub fn catch_interrupt() {
-    extern "C" fn note(_: libc::c_int) {
-        INTERRUPTED.store(true, Ordering::Relaxed);
-    }
-    // SAFETY: the handler only stores to an atomic.
-    unsafe { libc::signal(libc::SIGINT, note as *const () as libc::sighandler_t) };
-}
-
-/// Whether the benchmark is to stop.
-pub fn is_interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
 }
 
 impl Drop for Disk {

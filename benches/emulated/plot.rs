@@ -9,7 +9,8 @@ use plotters::prelude::*;
 use super::contender::Contender;
 use super::contest::Outcome;
 use super::record::{self, Run};
-use super::table::{contenders, median};
+use super::table::contenders;
+use crate::common::statistics::{Spread, spread};
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), Box<dyn std::error::Error>>;
@@ -117,16 +118,12 @@ fn draw_bars(path: &Path, subject: &str, results: &[(Run, Outcome)]) -> Drawn {
 
 fn draw_row(area: &Area, bars: &Bars, results: &[(Run, Outcome)]) -> Drawn {
     let contenders = of(results);
-    let values: Vec<Vec<f64>> = contenders
-        .iter()
-        .map(|&contender| {
-            let its = results.iter().filter(|(_, got)| got.contender == contender);
-            let mut values: Vec<f64> = its.map(|(run, got)| (bars.value)(got, run)).collect();
-            values.sort_by(f64::total_cmp);
-            values
-        })
-        .collect();
-    let most = values.iter().flatten().copied().chain(bars.line).fold(0.0, f64::max);
+    let values = contenders.iter().filter_map(|&contender| {
+        let its = results.iter().filter(|(_, got)| got.contender == contender);
+        spread(its.map(|(run, got)| (bars.value)(got, run)))
+    });
+    let values: Vec<Spread> = values.collect();
+    let most = values.iter().map(|its| its.most).chain(bars.line).fold(0.0, f64::max);
     let mut chart = ChartBuilder::on(area)
         .caption(bars.title, (FONT, 15))
         .margin(8)
@@ -139,18 +136,20 @@ fn draw_row(area: &Area, bars: &Bars, results: &[(Run, Outcome)]) -> Drawn {
     };
     let mut mesh = chart.configure_mesh();
     mesh.disable_x_mesh().x_label_formatter(&name).y_labels(6).light_line_style(WHITE).draw()?;
-    for (at, (contender, values)) in contenders.iter().zip(&values).enumerate() {
+    for (at, (contender, its)) in contenders.iter().zip(&values).enumerate() {
         let (left, right) = (SegmentValue::Exact(at), SegmentValue::Exact(at + 1));
         let mut bar =
-            Rectangle::new([(left, 0.0), (right, median(values))], colour(*contender).filled());
+            Rectangle::new([(left, 0.0), (right, its.median)], colour(*contender).filled());
         bar.set_margin(0, 0, 14, 14);
         chart.draw_series([bar])?;
-        let (least, most) = (values[0], values[values.len() - 1]);
         let middle = || SegmentValue::CenterOf(at);
-        chart.draw_series([PathElement::new([(middle(), least), (middle(), most)], BLACK)])?;
-        let label = format!("{:.2}", median(values));
+        chart.draw_series([PathElement::new(
+            [(middle(), its.least), (middle(), its.most)],
+            BLACK,
+        )])?;
+        let label = format!("{:.2}", its.median);
         let style = (FONT, 13).into_font();
-        let above = EmptyElement::at((middle(), most)) + Text::new(label, (-12, -16), style);
+        let above = EmptyElement::at((middle(), its.most)) + Text::new(label, (-12, -16), style);
         chart.draw_series([above])?;
     }
     if let Some(line) = bars.line {

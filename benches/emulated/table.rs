@@ -5,6 +5,7 @@ use comfy_table::{CellAlignment, Table};
 
 use super::contender::Contender;
 use super::contest::Outcome;
+use crate::common::statistics::{Spread, spread};
 
 /// One number of a result.
 struct Figure {
@@ -104,22 +105,13 @@ pub fn contenders<'a>(results: impl IntoIterator<Item = &'a Outcome>) -> Vec<Con
     contenders
 }
 
-fn cell(mut values: Vec<f64>, digits: usize) -> String {
-    values.sort_by(f64::total_cmp);
-    match &values[..] {
-        [] => String::new(),
-        [value] => format!("{value:.digits$}"),
-        [least, .., most] => {
-            format!("{:.digits$} ({least:.digits$} to {most:.digits$})", median(&values))
+fn cell(values: Vec<f64>, digits: usize) -> String {
+    let count = values.len();
+    match spread(values) {
+        None => String::new(),
+        Some(Spread { median, .. }) if count == 1 => format!("{median:.digits$}"),
+        Some(Spread { least, median, most }) => {
+            format!("{median:.digits$} ({least:.digits$} to {most:.digits$})")
         }
-    }
-}
-
-/// Of values in their order, at least one.
-pub fn median(sorted: &[f64]) -> f64 {
-    let middle = sorted.len() / 2;
-    match sorted.len() % 2 {
-        0 => f64::midpoint(sorted[middle - 1], sorted[middle]),
-        _ => sorted[middle],
     }
 }

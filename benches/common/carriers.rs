@@ -1,15 +1,13 @@
 //! Who carries bytes between a program and a directory: FUSE filesystems, mounted for as long as a
 //! value lives, and programs that stand in a pipe. None outlives the benchmark.
 
-pub mod helper;
-
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use helper::Helper;
+use super::helper::Helper;
 
 const COALESCEFS: &str = env!("CARGO_BIN_EXE_coalescefs");
 /// Long even for a machine with much else to do.
@@ -76,6 +74,7 @@ impl Mount {
     }
 
     /// Its processes, which share memory.
+    #[allow(dead_code)] // not every benchmark asks
     pub fn pids(&self) -> &[u32] {
         &self.pids
     }
