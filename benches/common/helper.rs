@@ -7,6 +7,12 @@ use std::time::{Duration, Instant};
 /// Between being asked to end and being killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Has the kernel send SIGTERM to this process when the one that started it is gone.
+pub fn end_with_parent() {
+    // SAFETY: no memory is involved.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) };
+}
+
 /// Ended by `Drop`.
 pub struct Helper {
     name: String,
@@ -20,7 +26,7 @@ impl Helper {
         // SAFETY: one system call, nothing of this process's memory.
         unsafe {
             command.pre_exec(|| {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+                end_with_parent();
                 Ok(())
             })
         };

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::check::{measure, sync};
 use super::contender::{Carrier, Contender};
+use super::fairness::{Fairness, Moment};
 use super::load::{Load, Report};
 use super::model::Counters;
-use super::progress::{Fairness, Moment};
 use super::reader::{self, Reading};
 use super::usage::{Memory, Usage, machine_time, process_time};
 use super::watch::Watch;

@@ -15,10 +15,12 @@ use coalescefs::backing;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::progress::{Board, Fairness, Moment, thin};
+use super::fairness::{Fairness, Moment, thin};
+use super::progress::Board;
 use super::scatter::scatter;
 use super::usage::process_time;
 use super::watch::Watch;
+use crate::common::helper::end_with_parent;
 
 /// The first argument of a process that is to be a writer; the second is a [`Writer`].
 pub const WRITE: &str = "--write-records";
@@ -245,6 +247,7 @@ fn contents(number: u64, more: usize) -> Vec<u8> {
 
 /// Is a writer, once standard input ends.
 pub fn write(words: &str) -> Result<(), String> {
+    end_with_parent();
     let writer: Writer = serde_json::from_str(words).map_err(|error| error.to_string())?;
     let contents = contents(writer.number, writer.record);
     let mut calls = histogram();

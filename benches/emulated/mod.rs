@@ -9,6 +9,7 @@ pub mod check;
 pub mod contender;
 pub mod contest;
 pub mod disk;
+pub mod fairness;
 pub mod load;
 pub mod medium;
 pub mod model;
