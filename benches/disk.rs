@@ -1,23 +1,32 @@
 //! Many writers on a disk with seeks, which is emulated: see `emulated/mod.rs`. As root.
 //!
 //! `cargo bench --bench disk -- --check`: whether this machine can be the disk, and what it does.
-//! `cargo bench --bench disk`: then also forty writers, straight and through a mount, compared with
-//! one sequential writer of the same run.
+//! `cargo bench --bench disk`: then also forty writers, straight, through coalescefs and through
+//! whatever else could help, compared with one sequential writer of the same run.
+//! `cargo bench --bench disk -- --plot FILE...`: pictures of what was kept of earlier runs.
 
+mod common;
 mod emulated;
+
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
-use emulated::contest::{self, Contender};
+use emulated::contender::{self, Contender};
+use emulated::contest::{Contest, Outcome};
 use emulated::load::{self, Load};
 use emulated::model::{Drive, Stripe};
-use emulated::{Disk, Kind, Setup, check};
+use emulated::record::{self, Machine, Record, Run};
+use emulated::{Disk, Kind, Setup, check, plot, reader, table};
 
 #[derive(Parser)]
 struct Args {
     /// Only see whether this machine can be the disk
     #[arg(long)]
     check: bool,
+    /// Measure also when the machine is too busy to be the disk: such figures show nothing
+    #[arg(long)]
+    busy: bool,
     /// The filesystem on the disk
     #[arg(long, value_enum, default_value = "ext4")]
     filesystem: Kind,
@@ -45,9 +54,28 @@ struct Args {
     /// Bytes a second of one writer [default: full speed]
     #[arg(long, value_parser = size)]
     writer_rate: Option<u64>,
-    /// What may be in memory and not on the disk, for either contender
+    /// Every other writer has a tenth of the others' rate and bytes; when they have full speed, of
+    /// an equal part of the disk's
+    #[arg(long)]
+    mixed: bool,
+    /// Somebody reads a big file on the same disk meanwhile
+    #[arg(long)]
+    reader: bool,
+    /// Who is measured, in this order, separated by commas [default: all that are installed]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    contender: Vec<Contender>,
+    /// What may be in memory and not on the disk, for each contender but `straight`
     #[arg(long, default_value = "256MiB", value_parser = size)]
     memory: u64,
+    /// How often each contender is measured, in turn: the table has medians and ranges then
+    #[arg(long, default_value = "1", value_parser = clap::value_parser!(u64).range(1..))]
+    runs: u64,
+    /// Where the file with all results goes [default: target/bench]
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+    /// Measure nothing: draw what is in these files, beside the first
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    plot: Vec<PathBuf>,
     /// cargo adds it
     #[arg(long, hide = true)]
     bench: bool,
@@ -59,12 +87,34 @@ impl Args {
         Drive { rate: self.rate, stripe, ..Drive::sata(self.capacity) }
     }
 
+    fn contenders(&self) -> Result<Vec<Contender>, String> {
+        if let Some(missing) = self.contender.iter().find(|wanted| !wanted.is_installed()) {
+            return Err(format!("--contender {}: it is not installed", missing.name()));
+        }
+        let (installed, missing) = contender::installed();
+        if !self.contender.is_empty() {
+            return Ok(self.contender.clone());
+        }
+        for missing in missing {
+            println!("{}: not installed, left out", missing.name());
+        }
+        Ok(installed)
+    }
+
+    fn results(&self) -> PathBuf {
+        let usual = || Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
+        self.keep.clone().unwrap_or_else(usual)
+    }
+
     fn load(&self) -> Load {
         Load {
             writers: self.writers,
             record: self.record as usize,
             bytes_each: self.bytes / self.writers,
             rate: self.writer_rate,
+            slow_rate: self
+                .mixed
+                .then(|| self.writer_rate.unwrap_or(self.rate / self.writers) / load::SLOW_PART),
         }
     }
 }
@@ -75,23 +125,51 @@ fn size(text: &str) -> Result<u64, parse_size::Error> {
 }
 
 fn run(args: &Args) -> Result<(), String> {
+    if !args.plot.is_empty() {
+        for picture in plot::draw(&args.plot)? {
+            println!("{}", picture.display());
+        }
+        return Ok(());
+    }
+    let contenders = args.contenders()?;
     let drive = args.drive();
-    let setup = Setup { drive, filesystem: args.filesystem, dirty_bytes: Some(args.memory) };
+    let setup = Setup { drive, filesystem: args.filesystem };
     let mut disk = Disk::start(&setup)?;
     let sequential = check::check(&mut disk, &drive)?;
-    println!(
-        "sequential: {:.1}% of the nominal rate",
-        sequential.rate() / drive.rate as f64 * 100.0
-    );
+    match check::accept(&sequential, &drive) {
+        Err(refused) if !args.busy => return Err(refused),
+        Err(refused) => eprintln!("disk: {refused}"),
+        Ok(()) => {}
+    }
     if args.check {
         return Ok(());
     }
-    let load = args.load();
+    let measured = Run {
+        date: record::date(),
+        version: record::version(),
+        options: std::env::args().skip(1).collect(),
+        machine: Machine::this(),
+        filesystem: args.filesystem,
+        drive,
+        load: args.load(),
+        reader: args.reader,
+        memory_bytes: args.memory,
+        sequential_rate: sequential.rate(),
+    };
+    println!("dirty pages of `straight`: {}", measured.machine.dirty_limits);
+    let mut record = Record::create(&args.results(), &measured)?;
+    let read = args.reader.then(|| reader::prepare(&mut disk, args.capacity)).transpose()?;
+    let contest = Contest { load: measured.load, memory_bytes: args.memory, read };
     let mut outcomes = Vec::new();
-    for contender in [Contender::Straight, Contender::Coalescefs] {
-        outcomes.push(contender.run(&mut disk, &load, args.memory)?);
+    for round in 1..=args.runs {
+        for &contender in &contenders {
+            let outcome = contest.run(contender, &mut disk)?;
+            outcomes.push(Outcome { round, ..outcome });
+            record.push(&outcomes[outcomes.len() - 1])?;
+        }
     }
-    println!("{}", contest::table(&outcomes, &load, &sequential));
+    println!("{}\n{}", table::table(&outcomes, measured.sequential_rate), table::NOTES);
+    println!("all results: {}", record.path().display());
     Ok(())
 }
 
@@ -105,7 +183,7 @@ fn act() -> Result<(), String> {
         }
         [first, writer] if first == load::WRITE => load::write(writer),
         _ => {
-            emulated::catch_interrupt();
+            common::interrupt::catch_interrupt();
             run(&Args::parse())
         }
     }

@@ -1,9 +1,12 @@
-//! The model of the disk that the benchmarks run on: does it cost what a disk costs?
+//! The model of the disk that the benchmarks run on: does it cost what a disk costs? And what they
+//! compute of what they saw.
 //!
 //! Pure computation; requests come from fixed lists or from proptest, which prints what failed.
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "../benches/emulated/fairness.rs"]
+mod fairness;
 #[path = "../benches/emulated/model.rs"]
 #[allow(dead_code)] // the benchmarks use the rest
 mod model;
@@ -12,6 +15,7 @@ mod scatter;
 
 use std::time::Duration;
 
+use fairness::{Fairness, Moment, thin};
 use model::{Counters, Direction, Drive, Model, Request, Stripe};
 use proptest::prelude::*;
 
@@ -196,4 +200,37 @@ proptest! {
         sorted.dedup();
         prop_assert_eq!(sorted.len(), ends.len(), "one after another");
     }
+}
+
+fn moments(of_writers: &[&[u64]]) -> Vec<Moment> {
+    let each = of_writers.iter().enumerate();
+    each.map(|(at, bytes)| Moment { at_s: at as f64, bytes: bytes.to_vec() }).collect()
+}
+
+/// Goal: fairness looks only at the time in which all are active, and only at its middle half.
+#[test]
+fn fairness_is_of_the_time_in_which_all_write() {
+    // The second starts late and is half as fast; what comes after the end of the first is left out.
+    let seen = moments(&[&[0, 0], &[40, 0], &[60, 10], &[80, 20], &[100, 20], &[100, 100]]);
+    let fairness = Fairness::of(&seen, &[100, 100]);
+    assert_eq!(fairness.at_first_end, 0.2);
+    assert_eq!(fairness.middle_half, 0.5);
+}
+
+/// Goal: who wants less is not compared with who wants more.
+#[test]
+fn fairness_is_among_those_who_want_the_same() {
+    let seen = moments(&[&[0, 0, 0, 0], &[50, 5, 50, 4], &[100, 10, 100, 8]]);
+    assert_eq!(Fairness::of(&seen, &[100, 10, 100, 10]).at_first_end, 0.8);
+    assert_eq!(Fairness::of(&[], &[100]).middle_half, 0.0);
+}
+
+/// Goal: what is kept of many moments are few, from the first to the last.
+#[test]
+fn thinned_moments_keep_both_ends() {
+    let many: Vec<Moment> =
+        (0..1000).map(|at| Moment { at_s: f64::from(at), bytes: vec![] }).collect();
+    let kept = thin(many);
+    assert!(kept.len() <= 61, "{}", kept.len());
+    assert_eq!((kept[0].at_s, kept[kept.len() - 1].at_s), (0.0, 999.0));
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::model::{Counters, Drive};
 use super::scatter::scatter;
 use super::{Disk, Pace};
+use crate::common::interrupt::go_on;
 
 /// Of the nominal rate, for one sequential writer.
 const LEAST: f64 = 0.97;
@@ -52,8 +53,7 @@ impl Figures {
     }
 }
 
-/// What the sequential writer got. Prints all figures; `Err` when the machine is too slow or too
-/// busy to be the disk.
+/// What the sequential writer got. Prints all figures.
 pub fn check(disk: &mut Disk, drive: &Drive) -> Result<Figures, String> {
     let path = disk.path().join("check");
     disk.set_pace(Pace::Instant)?;
@@ -72,16 +72,21 @@ pub fn check(disk: &mut Disk, drive: &Drive) -> Result<Figures, String> {
     std::fs::remove_file(&path).map_err(failed)?;
     sync(disk.path())?;
     disk.set_pace(Pace::Modelled)?;
-    let part = sequential.rate() / drive.rate as f64;
-    if part < LEAST {
-        return Err(format!(
-            "this machine is too slow or too busy to be a disk: a sequential writer got {:.1}% of \
-             the nominal rate, at least {:.0}% are needed",
-            part * 100.0,
-            LEAST * 100.0
-        ));
-    }
     Ok(sequential)
+}
+
+/// `Err` when the machine is too slow or too busy to be the disk.
+pub fn accept(sequential: &Figures, drive: &Drive) -> Result<(), String> {
+    let part = sequential.rate() / drive.rate as f64;
+    println!("sequential: {:.1}% of the nominal rate", part * 100.0);
+    if part >= LEAST {
+        return Ok(());
+    }
+    Err(format!(
+        "this machine is too slow or too busy to be a disk: a sequential writer needs {:.0}% of \
+         the nominal rate (--busy: measure all the same, to try something out)",
+        LEAST * 100.0
+    ))
 }
 
 /// Runs `work`; what it returned, and what it got, which is printed. `Err` also when the benchmark
@@ -93,11 +98,10 @@ pub fn measure<T>(
 ) -> Result<(T, Figures), String> {
     let earlier = disk.counters()?;
     let begun = Instant::now();
-    let result = work().map_err(|error| format!("{name}: {error}"))?;
+    let result = work();
     let took = begun.elapsed();
-    if super::is_interrupted() {
-        return Err("interrupted".to_owned());
-    }
+    go_on()?;
+    let result = result.map_err(|error| format!("{name}: {error}"))?;
     let counters = disk.counters()?.since(&earlier);
     let figures = Figures { name: name.to_owned(), took, counters };
     println!("{}", figures.line());
@@ -115,7 +119,7 @@ pub fn sync(path: &Path) -> Result<(), String> {
 }
 
 /// Written and not only reserved: otherwise the filesystem notes what was written, elsewhere.
-fn lay_out(path: &Path, bytes: u64) -> std::io::Result<()> {
+pub fn lay_out(path: &Path, bytes: u64) -> std::io::Result<()> {
     let file = direct(path)?;
     let buffer = Aligned::new(SEQUENTIAL_WRITE);
     for offset in (0..bytes).step_by(SEQUENTIAL_WRITE) {

@@ -1,147 +1,180 @@
-//! The same load by two contenders, one after the other, on the same disk with the same memory:
-//! straight into a directory, and through coalescefs over one.
+//! The same load by several contenders, one after the other, on the same disk with the same memory.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use comfy_table::Table;
+use serde::{Deserialize, Serialize};
 
-use super::check::{Figures, measure, sync};
-use super::dirty::DirtyPages;
+use super::check::{measure, sync};
+use super::contender::{Carrier, Contender};
+use super::fairness::{Fairness, Moment};
 use super::load::{Load, Report};
+use super::model::Counters;
+use super::reader::{self, Reading};
+use super::usage::{Memory, Usage, machine_time, process_time};
+use super::watch::Watch;
 use super::{Disk, Pace};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_coalescefs");
-
-/// Who carries the bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Contender {
-    /// The kernel alone.
-    Straight,
-    /// The program under test.
-    Coalescefs,
-}
-
-/// One contender's result.
+/// One contender's result. Times since the writers began.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outcome {
-    contender: Contender,
-    report: Report,
-    /// When all writers had ended, when it was unmounted, when all was on the disk.
-    ends: [Duration; 3],
-    figures: Figures,
-    /// What the kernel held at most, beside the contender's own memory.
-    dirty_bytes: u64,
+    /// Whose it is.
+    pub contender: Contender,
+    /// Of which round, from 1.
+    pub round: u64,
+    /// Of all files.
+    pub bytes: u64,
+    /// When the first writer had closed its file.
+    pub first_writer_s: f64,
+    /// When the last one had.
+    pub last_writer_s: f64,
+    /// When the contender had handed everything to the filesystem on the disk.
+    pub carried_s: f64,
+    /// When all was on the disk.
+    pub synced_s: f64,
+    /// How long a write() took: half of them no longer.
+    pub write_median_s: f64,
+    /// 99.9% of them no longer.
+    pub write_p999_s: f64,
+    /// 99.99% of them no longer.
+    pub write_p9999_s: f64,
+    /// None longer.
+    pub write_longest_s: f64,
+    /// None of slow writers longer, if there were some.
+    pub write_longest_slow_s: Option<f64>,
+    /// What a reader got meanwhile, if there was one.
+    pub reading: Option<Reading>,
+    /// How evenly the writers came along.
+    pub fairness: Fairness,
+    /// What the disk did.
+    pub counters: Counters,
+    /// Extents of a file.
+    pub extents_mean: f64,
+    /// Of the file with the most.
+    pub extents_most: u32,
+    /// What the processors did, but for the disk's process and the benchmark's.
+    pub machine_cpu_s: f64,
+    /// What the writers and the contender's processes took of that.
+    pub processes_cpu_s: f64,
+    /// What was held.
+    pub memory: Memory,
+    /// How far each writer was when.
+    pub progress: Vec<Moment>,
 }
 
-impl Contender {
-    fn name(self) -> &'static str {
-        match self {
-            Contender::Straight => "straight",
-            Contender::Coalescefs => "coalescefs",
+impl Outcome {
+    /// As disks are sold.
+    pub fn gigabytes(&self) -> f64 {
+        self.bytes as f64 / 1e9
+    }
+}
+
+/// What is the same for all contenders.
+pub struct Contest {
+    /// What is written.
+    pub load: Load,
+    /// What a contender may hold.
+    pub memory_bytes: u64,
+    /// What somebody reads meanwhile, see [`reader::prepare`].
+    pub read: Option<PathBuf>,
+}
+
+/// What was measured until all was on the disk.
+struct Measured {
+    report: Report,
+    reading: Option<Reading>,
+    carried: Duration,
+    synced: Duration,
+    counters: Counters,
+    usage: Usage,
+    machine: Duration,
+}
+
+impl Contest {
+    /// Has `contender` carry the load, brings everything to the disk, compares it, and deletes it.
+    pub fn run(&self, contender: Contender, disk: &mut Disk) -> Result<Outcome, String> {
+        let dir = disk.path().join(contender.name());
+        std::fs::create_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        disk.limit_dirty(contender.dirty_bytes(self.memory_bytes))?;
+        let carrier = Carrier::start(contender, &dir, &self.load, self.memory_bytes)?;
+        let inlet = carrier.inlet().map(Path::to_owned);
+        let measured =
+            self.carry(carrier, inlet.as_deref().unwrap_or(&dir), contender.name(), disk)?;
+        disk.set_pace(Pace::Instant)?;
+        self.load.verify(&dir)?;
+        let extents = self.load.extents(&dir)?;
+        for dir in inlet.iter().chain([&dir]) {
+            std::fs::remove_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
         }
+        sync(disk.path())?;
+        disk.set_pace(Pace::Modelled)?;
+        Ok(outcome(contender, self.load.bytes(), measured, &extents))
     }
 
-    /// Writes, brings everything to the disk, compares it, and deletes it. `memory` is what the
-    /// contender may hold.
-    pub fn run(self, disk: &mut Disk, load: &Load, memory: u64) -> Result<Outcome, String> {
-        let dir = disk.path().join(self.name());
-        std::fs::create_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    fn carry(
+        &self,
+        carrier: Carrier,
+        dir: &Path,
+        name: &str,
+        disk: &mut Disk,
+    ) -> Result<Measured, String> {
+        let writers = self.load.prepare(dir)?;
         let root = disk.path().to_owned();
-        let mount = match self {
-            Contender::Straight => None,
-            Contender::Coalescefs => Some(Mount::over(&dir, memory)?),
-        };
-        let dirty = DirtyPages::watch();
+        let usage = Usage::watch(carrier.families());
+        let machine = machine_without(disk);
+        let reader = self.read.as_deref().map(reader::begin).transpose()?;
         let begun = Instant::now();
         let work = || {
-            let report = load.run(&dir)?;
-            let written = begun.elapsed();
-            mount.map_or(Ok(()), Mount::end)?;
-            let unmounted = begun.elapsed();
+            let report = writers.run()?;
+            carrier.end()?;
+            let carried = begun.elapsed();
             sync(&root)?;
-            Ok((report, [written, unmounted, begun.elapsed()]))
+            Ok((report, carried))
         };
-        let ((report, ends), figures) = measure(disk, self.name(), work)?;
-        let dirty_bytes = dirty.most();
-        disk.set_pace(Pace::Instant)?;
-        load.verify(&dir)?;
-        std::fs::remove_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-        sync(&root)?;
-        disk.set_pace(Pace::Modelled)?;
-        Ok(Outcome { contender: self, report, ends, figures, dirty_bytes })
+        let ((report, carried), figures) = measure(disk, name, work)?;
+        let reading = reader.map(Watch::end).transpose();
+        Ok(Measured {
+            report,
+            reading: reading.map_err(|error| format!("the reader: {error}"))?,
+            carried,
+            synced: figures.took,
+            counters: figures.counters,
+            machine: machine_without(disk).saturating_sub(machine),
+            usage: usage.end(),
+        })
     }
 }
 
-/// A mount of coalescefs.
-struct Mount(PathBuf);
-
-impl Mount {
-    /// A fifth of `memory` is for what the kernel keeps of the mount: it takes a quarter of what the
-    /// daemon has, see `src/mount/bdi.rs`.
-    fn over(dir: &Path, memory: u64) -> Result<Mount, String> {
-        let daemons = (memory / 5 * 4).to_string();
-        program(Command::new(PROGRAM).args(["mount", "--memory", &daemons]).arg(dir))?;
-        Ok(Mount(dir.to_owned()))
-    }
-
-    /// Everything has been handed to the filesystem below then.
-    fn end(self) -> Result<(), String> {
-        program(Command::new(PROGRAM).arg("umount").arg(&self.0))?;
-        std::mem::forget(self);
-        Ok(())
-    }
+/// The time of all processors, but for who only measures.
+fn machine_without(disk: &Disk) -> Duration {
+    let measuring = disk.cpu_time() + process_time(std::process::id());
+    machine_time().saturating_sub(measuring)
 }
 
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // Only after a failure.
-        let _ = program(Command::new(PROGRAM).arg("umount").arg(&self.0));
+fn outcome(contender: Contender, bytes: u64, measured: Measured, extents: &[u32]) -> Outcome {
+    let Measured { report, reading, carried, synced, counters, usage, machine } = measured;
+    let write_s = |nanos| Duration::from_nanos(nanos).as_secs_f64();
+    Outcome {
+        contender,
+        round: 1,
+        bytes,
+        first_writer_s: report.fastest.as_secs_f64(),
+        last_writer_s: report.slowest.as_secs_f64(),
+        carried_s: carried.as_secs_f64(),
+        synced_s: synced.as_secs_f64(),
+        write_median_s: write_s(report.calls.value_at_quantile(0.5)),
+        write_p999_s: write_s(report.calls.value_at_quantile(0.999)),
+        write_p9999_s: write_s(report.calls.value_at_quantile(0.9999)),
+        write_longest_s: write_s(report.calls.max()),
+        write_longest_slow_s: report.slow_longest.map(|longest| longest.as_secs_f64()),
+        reading,
+        fairness: report.fairness,
+        counters,
+        extents_mean: extents.iter().sum::<u32>() as f64 / extents.len() as f64,
+        extents_most: extents.iter().copied().max().unwrap_or(0),
+        machine_cpu_s: machine.as_secs_f64(),
+        processes_cpu_s: (report.cpu + usage.cpu()).as_secs_f64(),
+        memory: usage.memory,
+        progress: report.progress,
     }
-}
-
-fn program(command: &mut Command) -> Result<(), String> {
-    let status = command.stdin(Stdio::null()).status();
-    match status.map_err(|error| format!("{PROGRAM}: {error}"))?.success() {
-        true => Ok(()),
-        false => Err(format!("{PROGRAM} failed")),
-    }
-}
-
-/// All results, against what one sequential writer got.
-pub fn table(results: &[Outcome], load: &Load, sequential: &Figures) -> Table {
-    let mut table = Table::new();
-    table.set_header([
-        "",
-        "MB/s, synced",
-        "of sequential",
-        "written, unmounted, synced",
-        "fastest, slowest writer",
-        "write(): median",
-        "99.9%",
-        "longest",
-        "seeks",
-        "seek time",
-        "disk idle",
-        "kernel's dirty pages, most",
-    ]);
-    for Outcome { contender, report, ends, figures, dirty_bytes } in results {
-        let rate = load.bytes() as f64 / figures.took.as_secs_f64();
-        let nanos = |nanos| format!("{:.2?}", Duration::from_nanos(nanos));
-        table.add_row([
-            contender.name().to_owned(),
-            format!("{:.1}", rate / 1e6),
-            format!("{:.3}", rate / sequential.rate()),
-            ends.map(|end| format!("{:.1}", end.as_secs_f64())).join(", ") + " s",
-            format!("{:.1?}, {:.1?}", report.fastest, report.slowest),
-            nanos(report.calls.value_at_quantile(0.5)),
-            nanos(report.calls.value_at_quantile(0.999)),
-            nanos(report.calls.max()),
-            figures.counters.seeks.to_string(),
-            format!("{:.2?}", figures.counters.seek_time),
-            format!("{:.2?}", figures.took.saturating_sub(figures.counters.busy())),
-            format!("{:.0} MB", *dirty_bytes as f64 / 1e6),
-        ]);
-    }
-    table
 }

@@ -6,19 +6,27 @@
 //! standard input, each answered by a line of JSON.
 
 pub mod check;
+pub mod contender;
 pub mod contest;
-pub mod dirty;
 pub mod disk;
+pub mod fairness;
 pub mod load;
 pub mod medium;
 pub mod model;
 pub mod place;
+pub mod plot;
+pub mod progress;
+pub mod reader;
+pub mod record;
 pub mod scatter;
+pub mod table;
+pub mod usage;
+pub mod watch;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -36,18 +44,26 @@ pub struct Setup {
     pub drive: Drive,
     /// What is on it.
     pub filesystem: Kind,
-    /// The most dirty pages the kernel may keep for it, as on a machine with less memory; no limit
-    /// but the machine's if there is none.
-    pub dirty_bytes: Option<u64>,
 }
 
 /// The filesystem on the disk.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// ext4.
     Ext4,
     /// XFS.
     Xfs,
+}
+
+impl Kind {
+    /// As it is called everywhere.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Ext4 => "ext4",
+            Kind::Xfs => "xfs",
+        }
+    }
 }
 
 /// How long requests take.
@@ -90,6 +106,17 @@ impl Disk {
         &self.place.as_ref().expect("it was started").mountpoint
     }
 
+    /// The most dirty pages the kernel may keep for it from now on; no limit but the machine's if
+    /// there is none.
+    pub fn limit_dirty(&self, bytes: Option<u64>) -> Result<(), String> {
+        self.place.as_ref().expect("it was started").limit_dirty(bytes)
+    }
+
+    /// What it has taken of the processors so far, not counting the kernel's part of it.
+    pub fn cpu_time(&self) -> Duration {
+        usage::process_time(self.child.id())
+    }
+
     /// What it has done since it was made.
     pub fn counters(&mut self) -> Result<Counters, String> {
         self.order("counters")
@@ -115,23 +142,6 @@ impl Disk {
         read.map_err(|error| format!("the disk's process: {error}"))?;
         serde_json::from_str(&line).map_err(|_| "the disk's process has ended".to_owned())
     }
-}
-
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// Makes SIGINT an error like others, so that everything is taken away in order. Writers die of it
-/// and so end what waits for them.
-pub fn catch_interrupt() {
-    extern "C" fn note(_: libc::c_int) {
-        INTERRUPTED.store(true, Ordering::Relaxed);
-    }
-    // SAFETY: the handler only stores to an atomic.
-    unsafe { libc::signal(libc::SIGINT, note as *const () as libc::sighandler_t) };
-}
-
-/// Whether the benchmark is to stop.
-pub fn is_interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
 }
 
 impl Drop for Disk {

@@ -77,6 +77,23 @@ impl Place {
         }
     }
 
+    /// The most dirty pages the kernel may keep for it, as on a machine with less memory; no limit
+    /// but the machine's if there is none.
+    pub fn limit_dirty(&self, bytes: Option<u64>) -> Result<(), String> {
+        let device = self.device.as_deref().unwrap_or_default().trim_start_matches("/dev/");
+        let bdi = PathBuf::from(format!("/sys/block/{device}/bdi"));
+        match bytes {
+            Some(bytes) => {
+                set(&bdi.join("strict_limit"), "1")?;
+                set(&bdi.join("max_bytes"), &bytes.to_string())
+            }
+            None => {
+                set(&bdi.join("strict_limit"), "0")?;
+                set(&bdi.join("max_ratio"), "100")
+            }
+        }
+    }
+
     fn below(&self) -> PathBuf {
         self.dir.join("below")
     }
@@ -91,13 +108,7 @@ fn tune(device: &str, setup: &Setup) -> Result<(), String> {
     // A larger one would come to the disk in two pieces.
     set(&queue.join("max_sectors_kb"), &(REQUEST_BYTES / 1024).to_string())?;
     // What the elevator has is at the drive, which knows better; merging goes on before it.
-    set(&queue.join("nr_requests"), &setup.drive.queue.to_string())?;
-    if let Some(bytes) = setup.dirty_bytes {
-        let bdi = PathBuf::from(format!("/sys/block/{name}/bdi"));
-        set(&bdi.join("strict_limit"), "1")?;
-        set(&bdi.join("max_bytes"), &bytes.to_string())?;
-    }
-    Ok(())
+    set(&queue.join("nr_requests"), &setup.drive.queue.to_string())
 }
 
 fn set(path: &Path, value: &str) -> Result<(), String> {

@@ -1,0 +1,6 @@
+//! What several benchmarks need.
+
+pub mod carriers;
+pub mod helper;
+pub mod interrupt;
+pub mod statistics;
