@@ -43,7 +43,7 @@ pub enum Lasts {
     Settled,
     /// The file is open or has bytes to be stored, so that blocks are to come.
     Moving,
-    /// The same, and a program that writes the file is to ask again before its next write: see [`gate`](super::gate).
+    /// The same, and a program that writes the file is to ask again before its next write.
     Once,
 }
 

@@ -86,6 +86,9 @@ impl Filesystem {
             Ok(attr) if attr.lasts == Lasts::Once => attr,
             found => return reply(found),
         };
+        // Makes the kernel throw the reply away: if it took it, it would ask for the capabilities that
+        // a write has to clear, too. It drops nothing, since the program has the file open.
+        self.forget_attributes(id);
         let held: Held = Box::new(move |pass| {
             attr.lasts = pass.into();
             reply(Ok(attr));
@@ -120,9 +123,14 @@ impl Filesystem {
         let me = self.arc();
         // The kernel may drop a file by that, which waits for its writes to be answered.
         self.pool.run_handed(HandedOver::default(), move || {
-            let Some(pages) = me.kernel_pages.get() else { return };
-            ids.into_iter().for_each(|id| pages.forget_attributes(id));
+            ids.into_iter().for_each(|id| me.forget_attributes(id));
         });
+    }
+
+    fn forget_attributes(&self, id: u64) {
+        if let Some(pages) = self.kernel_pages.get() {
+            pages.forget_attributes(id);
+        }
     }
 
     /// Files that a program has open, and that may be written.
@@ -140,11 +148,12 @@ impl Filesystem {
         if !may_matter {
             return;
         }
+        let now_ms = boottime_ms();
         let is_shut = self.gate.with(|gate| {
             if freed_bytes > 0 {
-                gate.note_freed(freed_bytes, held_bytes, boottime_ms());
+                gate.note_freed(freed_bytes, held_bytes, now_ms);
             }
-            gate.note_held(held_bytes)
+            gate.note_held(held_bytes, now_ms)
         });
         if self.gate.is_shut.swap(is_shut, Ordering::Relaxed) != is_shut && is_shut {
             // Not only those of which bytes arrive: the kernel may hold many of a few.

@@ -17,33 +17,58 @@ use super::pace::Pace;
 const HOLD_MS: u64 = 150;
 /// A write of a file of which nothing is known, in bytes: a page.
 const FIRST_COST_BYTES: u64 = 4 << 10;
-/// The cost of a file's writes is taken anew after so long and so many of them: the kernel sends bytes
-/// long after they were written, and those of many writes at once.
-const LEARN_MS: u64 = 250;
-const LEARN_WRITES: u64 = 16;
-/// And changes by this much at most, since some of the bytes may be of writes before.
-const LEARN_FACTOR: u64 = 4;
+/// What is known of it from the start counts as much as so many writes.
+const FIRST_WRITES: f64 = 64.0;
+/// What arrives so soon was written before anybody was asked.
+const HOARD_MS: u64 = 500;
+/// After so long, what was learned counts half: the kernel sends bytes long after they were written,
+/// and those of many writes at once.
+const HALVED_MS: f64 = 5000.0;
 
 /// What is known of a file that is written while the gate is shut.
 #[derive(Debug)]
 struct Meter {
     /// Its place in the order: the bytes it has had.
     had_bytes: u64,
-    /// Of one write.
-    cost_bytes: u64,
-    passed: u64,
-    arrived_bytes: u64,
+    /// Writes that passed and bytes that arrived, older ones for less.
+    passed: f64,
+    arrived_bytes: f64,
     since_ms: u64,
+    learned_ms: u64,
 }
 
 impl Meter {
-    fn learn(&mut self, now_ms: u64) {
-        if self.passed < LEARN_WRITES || now_ms.saturating_sub(self.since_ms) < LEARN_MS {
+    fn new(had_bytes: u64, now_ms: u64) -> Meter {
+        Meter {
+            had_bytes,
+            passed: FIRST_WRITES,
+            arrived_bytes: FIRST_WRITES * FIRST_COST_BYTES as f64,
+            since_ms: now_ms,
+            learned_ms: now_ms,
+        }
+    }
+
+    fn learn(&mut self, passed: u64, arrived_bytes: u64, now_ms: u64) {
+        if now_ms.saturating_sub(self.since_ms) < HOARD_MS {
             return;
         }
-        let (least, most) = (self.cost_bytes / LEARN_FACTOR, self.cost_bytes * LEARN_FACTOR);
-        self.cost_bytes = (self.arrived_bytes / self.passed).clamp(least, most).max(1);
-        (self.passed, self.arrived_bytes, self.since_ms) = (0, 0, now_ms);
+        let aged_ms = now_ms.saturating_sub(std::mem::replace(&mut self.learned_ms, now_ms));
+        let left = (-(aged_ms as f64) / HALVED_MS).exp2();
+        self.passed = self.passed * left + passed as f64;
+        self.arrived_bytes = self.arrived_bytes * left + arrived_bytes as f64;
+    }
+
+    /// Bytes of one write.
+    fn cost_bytes(&self) -> u64 {
+        (self.arrived_bytes / self.passed.max(1.0)).max(1.0) as u64
+    }
+
+    /// The same, but of all files where this one is hardly different: programs that do the same are
+    /// to get the same, and bytes arrive in large lumps.
+    fn cost_beside(&self, mean_bytes: u64) -> u64 {
+        let own_bytes = self.cost_bytes();
+        let is_alike = own_bytes * 2 <= mean_bytes * 3 && mean_bytes * 2 <= own_bytes * 3;
+        if is_alike { mean_bytes } else { own_bytes }
     }
 }
 
@@ -73,6 +98,8 @@ pub struct Gate<T> {
     pace: Pace,
     is_shut: bool,
     files: HashMap<FileId, Meter>,
+    /// Of all files together.
+    all: Meter,
     waiting: BTreeMap<Place, Waiting<T>>,
     by_age: BTreeSet<(u64, Place)>,
     /// Where the order is: the place of the last that passed.
@@ -88,6 +115,7 @@ impl<T> Gate<T> {
             pace: Pace::new(from_bytes, limit_bytes),
             is_shut: false,
             files: HashMap::new(),
+            all: Meter::new(0, 0),
             waiting: BTreeMap::new(),
             by_age: BTreeSet::new(),
             at_bytes: 0,
@@ -97,11 +125,14 @@ impl<T> Gate<T> {
 
     /// Shuts or opens it by what is held, opening well below where it shuts; whether it is shut.
     /// When it opens, call [`Gate::grant`].
-    pub fn note_held(&mut self, held_bytes: u64) -> bool {
+    pub fn note_held(&mut self, held_bytes: u64, now_ms: u64) -> bool {
         let above_bytes = if self.is_shut { self.from_bytes / 4 * 3 } else { self.from_bytes };
         let was_shut = std::mem::replace(&mut self.is_shut, held_bytes > above_bytes);
         if was_shut && !self.is_shut {
             self.files.clear();
+        }
+        if self.is_shut && !was_shut {
+            self.all = Meter::new(0, now_ms);
         }
         self.is_shut
     }
@@ -110,9 +141,8 @@ impl<T> Gate<T> {
     /// not know yet that they have to ask.
     pub fn note_arrived(&mut self, file: FileId, bytes: u64, now_ms: u64) -> bool {
         let known = self.files.len();
-        let meter = self.meter(file, now_ms);
-        meter.arrived_bytes += bytes;
-        meter.learn(now_ms);
+        self.all.learn(0, bytes, now_ms);
+        self.meter(file, now_ms).learn(0, bytes, now_ms);
         self.files.len() > known
     }
 
@@ -126,12 +156,13 @@ impl<T> Gate<T> {
         if !self.is_shut {
             return Some(ticket);
         }
-        let at_bytes = self.at_bytes;
+        self.all.learn(1, 0, now_ms);
+        let (at_bytes, mean_bytes) = (self.at_bytes, self.all.cost_bytes());
         let meter = self.meter(file, now_ms);
-        let (cost_bytes, place_bytes) = (meter.cost_bytes, meter.had_bytes.max(at_bytes));
+        let cost_bytes = meter.cost_beside(mean_bytes);
+        let place_bytes = meter.had_bytes.max(at_bytes);
         meter.had_bytes = place_bytes + cost_bytes;
-        meter.passed += 1;
-        meter.learn(now_ms);
+        meter.learn(1, 0, now_ms);
         if self.waiting.is_empty() && self.pace.room_bytes(held_bytes, now_ms) > 0 {
             self.pace.spend(cost_bytes);
             self.at_bytes = place_bytes;
@@ -178,14 +209,8 @@ impl<T> Gate<T> {
     }
 
     fn meter(&mut self, file: FileId, now_ms: u64) -> &mut Meter {
-        let new = Meter {
-            had_bytes: self.at_bytes,
-            cost_bytes: FIRST_COST_BYTES,
-            passed: 0,
-            arrived_bytes: 0,
-            since_ms: now_ms,
-        };
-        self.files.entry(file).or_insert(new)
+        let at_bytes = self.at_bytes;
+        self.files.entry(file).or_insert_with(|| Meter::new(at_bytes, now_ms))
     }
 
     fn release(&mut self, place: Place, out: &mut Vec<T>) {

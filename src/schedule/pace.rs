@@ -6,8 +6,9 @@
 //! as much as came back, times a factor. While a disk does nothing for a second, memory is there
 //! for that.
 
-/// Written for each byte that comes back, where pacing begins and at the limit.
-const FACTORS: (f64, f64) = (4.0, 0.25);
+/// Written for each byte that comes back, where pacing begins and at the limit. Further apart, the
+/// level swings: what is written arrives some tenths of a second later.
+const FACTORS: (f64, f64) = (2.0, 0.5);
 /// A measurement of the rate. Memory comes back at the end of a run, of which several must be in it.
 const WINDOW_MS: u64 = 300;
 /// What is not used of the rate is kept for so long: ticks come late.
@@ -30,13 +31,13 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Until it is known how fast memory comes back, it is taken to do so within about a second.
+    /// Until it is known how fast memory comes back, it is taken to do so within three seconds.
     pub fn new(from_bytes: u64, limit_bytes: u64) -> Pace {
         let from_bytes = from_bytes.min(limit_bytes);
         Pace {
             from_bytes,
             limit_bytes,
-            rate: ((limit_bytes - from_bytes) / 1000).max(1) as f64,
+            rate: ((limit_bytes - from_bytes) / 3000).max(1) as f64,
             is_measured: false,
             freed_bytes: 0,
             window_ms: 0,
