@@ -57,7 +57,7 @@ impl Limits {
         let request_bytes = max_write_bytes + 2 * segment_bytes;
         let max_background = (reserve_bytes / request_bytes).clamp(2, 64) as u16;
         let limit_bytes = held_max - u64::from(max_background) * request_bytes;
-        let gate_bytes = limit_bytes / 5 * 2;
+        let gate_bytes = limit_bytes / 5 * 3;
         let high_water_bytes = (limit_bytes / 4 * 3).max(config.chunk_bytes.min(limit_bytes / 2));
         Limits {
             max_write_bytes: max_write_bytes as u32,

@@ -17,7 +17,7 @@ use super::mountinfo::Device;
 /// a few dozen files. More would be memory that `--memory` does not count.
 const DIRTY_BYTES: u64 = 64 << 20;
 /// But never more than this part of `--memory`: what is in flight must find room there.
-const DIRTY_PART_OF_MEMORY: u64 = 4;
+const DIRTY_PART_OF_MEMORY: u64 = 8;
 /// Sequential readers get requests as large as a WRITE; the default of 128 KiB costs round trips.
 const READ_AHEAD_KIB: u64 = 1024;
 
@@ -93,10 +93,10 @@ mod tests {
     }
 
     #[test]
-    fn never_more_than_a_quarter_of_the_memory() {
+    fn never_more_than_an_eighth_of_the_memory() {
         let dir = fake_bdi(&["strict_limit", "max_bytes", "read_ahead_kb"]);
         tune_at(dir.path(), 8 << 20).unwrap();
-        assert_eq!(value(&dir, "max_bytes"), (2u64 << 20).to_string());
+        assert_eq!(value(&dir, "max_bytes"), (1u64 << 20).to_string());
     }
 
     #[test]

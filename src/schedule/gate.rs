@@ -17,6 +17,9 @@ use super::pace::Pace;
 const HOLD_MS: u64 = 150;
 /// A write of a file of which nothing is known, in bytes: a page.
 const FIRST_COST_BYTES: u64 = 4 << 10;
+/// It opens when nobody had to wait for so long: with many streams more may be held for ever than
+/// where it shuts for those that are too fast.
+const OPENS_MS: u64 = 1000;
 /// What is known of it from the start counts as much as so many writes.
 const FIRST_WRITES: f64 = 64.0;
 /// What arrives so soon was written before anybody was asked.
@@ -105,6 +108,8 @@ pub struct Gate<T> {
     /// Where the order is: the place of the last that passed.
     at_bytes: u64,
     next_number: u64,
+    /// When somebody had to wait, or it was shut.
+    waited_ms: u64,
 }
 
 impl<T> Gate<T> {
@@ -120,19 +125,23 @@ impl<T> Gate<T> {
             by_age: BTreeSet::new(),
             at_bytes: 0,
             next_number: 0,
+            waited_ms: 0,
         }
     }
 
-    /// Shuts or opens it by what is held, opening well below where it shuts; whether it is shut.
-    /// When it opens, call [`Gate::grant`].
+    /// Shuts it above `from_bytes`; opens it below, when nobody had to wait for a while, or well below
+    /// at once. Whether it is shut. When it opens, call [`Gate::grant`].
     pub fn note_held(&mut self, held_bytes: u64, now_ms: u64) -> bool {
-        let above_bytes = if self.is_shut { self.from_bytes / 4 * 3 } else { self.from_bytes };
-        let was_shut = std::mem::replace(&mut self.is_shut, held_bytes > above_bytes);
+        let is_wanted = now_ms.saturating_sub(self.waited_ms) < OPENS_MS;
+        let stays_shut = self.is_shut && is_wanted && held_bytes > self.from_bytes / 4 * 3;
+        let is_shut = held_bytes > self.from_bytes || stays_shut;
+        let was_shut = std::mem::replace(&mut self.is_shut, is_shut);
         if was_shut && !self.is_shut {
             self.files.clear();
         }
         if self.is_shut && !was_shut {
             self.all = Meter::new(0, now_ms);
+            self.waited_ms = now_ms;
         }
         self.is_shut
     }
@@ -168,6 +177,7 @@ impl<T> Gate<T> {
             self.at_bytes = place_bytes;
             return Some(ticket);
         }
+        self.waited_ms = now_ms;
         let place = (place_bytes, self.next_number);
         self.next_number += 1;
         self.by_age.insert((now_ms, place));

@@ -34,11 +34,21 @@ fn nobody_is_asked_while_there_is_room() {
 fn opens_well_below_where_it_shuts() {
     let mut gate = shut();
     assert_eq!(gate.pass(), Pass::Once);
-    assert!(gate.note_held(FROM - MIB, 0));
-    assert_eq!(gate.ask(FileId(1), LIMIT, 0, 7), None);
-    assert!(!gate.note_held(FROM / 4 * 3, 0));
-    assert_eq!(grant(&mut gate, FROM / 4 * 3, 0), [7], "who was held passes when it opens");
+    assert!(gate.note_held(FROM - MIB, 10));
+    assert_eq!(gate.ask(FileId(1), LIMIT, 10, 7), None);
+    assert!(!gate.note_held(FROM / 4 * 3, 11));
+    assert_eq!(grant(&mut gate, FROM / 4 * 3, 11), [7], "who was held passes when it opens");
     assert_eq!(gate.waiting(), 0);
+}
+
+#[test]
+fn opens_when_nobody_waits() {
+    let mut gate = shut();
+    assert_eq!(gate.ask(FileId(1), LIMIT, 500, 7), None);
+    assert_eq!(grant(&mut gate, FROM - MIB, 501), [7]);
+    assert!(gate.note_held(FROM - MIB, 1499));
+    assert!(gate.note_held(FROM + 1, 5000), "not as long as too much is held");
+    assert!(!gate.note_held(FROM, 5000));
 }
 
 #[test]
