@@ -21,6 +21,11 @@ use crate::schedule::{FileId, Load, Reason};
 /// How long bytes behind a gap wait for it to be filled: long against a request that another thread
 /// has, short against a stall.
 const GAP_WAIT_MS: u64 = 1000;
+/// The same when the gap is the rest of a page that is there from the next one on: the kernel writes
+/// from where it stopped the last time, and comes back for a page that was added to when it likes.
+/// Not while memory is above its limit, when it may be unable to send it.
+const PAGE_WAIT_MS: u64 = 8000;
+const PAGE_BYTES: u64 = 4096;
 /// A turn takes so much at most, unless a chunk is larger: others wait that long for theirs.
 const TURN_BYTES_MAX: u64 = 64 << 20;
 /// And such a part of the memory, so that the others can fill what is left.
@@ -41,7 +46,9 @@ impl Source for Filesystem {
             return Plan::Nothing;
         };
         let range = chunks.start * chunk_bytes..chunks.end.saturating_mul(chunk_bytes);
-        let plan = state.keep_order(range, reason, backing_end);
+        let is_over = self.held_bytes() > self.limits.limit_bytes;
+        let page_wait_ms = if is_over { GAP_WAIT_MS } else { PAGE_WAIT_MS };
+        let plan = state.keep_order(range, reason, backing_end, page_wait_ms);
         if let Plan::Write(range) = &plan {
             let growth = backing_end..state.buffer.filled_to(backing_end, range.end);
             drop(state);
@@ -225,15 +232,26 @@ impl FileState {
     /// off when nothing is left of it: the kernel's requests are served side by side, and the
     /// missing bytes may be in one that was sent before. Not when somebody waits, nor after a close:
     /// the kernel has handed over everything then. And not for long: the file may have a hole there.
-    fn keep_order(&mut self, range: Range<u64>, reason: Reason, backing_end: u64) -> Plan {
+    fn keep_order(
+        &mut self,
+        range: Range<u64>,
+        reason: Reason,
+        backing_end: u64,
+        page_wait_ms: u64,
+    ) -> Plan {
         let may_wait = matches!(reason, Reason::Age | Reason::WholeChunk | Reason::Pressure);
         let filled = self.buffer.filled_to(backing_end, range.end);
         if !may_wait || filled >= range.end.min(self.buffer.end()) {
             self.gap_since_ms = None;
-            return Plan::Write(range);
+            // What arrives while the turn is under way may be behind a gap.
+            let end = if may_wait { range.end.min(filled) } else { range.end };
+            return Plan::Write(range.start..end);
         }
         let now_ms = boottime_ms();
-        if now_ms > *self.gap_since_ms.get_or_insert(now_ms) + GAP_WAIT_MS {
+        let page_end = filled.next_multiple_of(PAGE_BYTES);
+        let is_in_page = filled < page_end && self.buffer.has_fresh_in(&(page_end..page_end + 1));
+        let wait_ms = if is_in_page { page_wait_ms } else { GAP_WAIT_MS };
+        if now_ms > *self.gap_since_ms.get_or_insert(now_ms) + wait_ms {
             return Plan::Write(range);
         }
         if self.buffer.has_fresh_in(&(range.start..filled)) {

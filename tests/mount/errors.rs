@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::faulty::Faulty;
+use crate::keepers::wait_until;
 use crate::support::{Mount, PROGRAM, SOON, is_mounted, is_running, records, succeed, text};
 
 /// What a writer waits for at most when nothing can be stored, with room for a slow machine.
@@ -406,6 +407,8 @@ pub fn writers_end_when_memory_is_full_of_refused_bytes() {
     setup.disk.order("work");
     before.sync_all().unwrap();
     drop(before);
+    // Until then a program may be told by close(), which fs::write does not look at.
+    wait_until("the rest to be stored", || setup.mount.status()["errors"] == json!([]));
     fs::write(setup.mount.path().join("after"), records(3, 100_000)).unwrap();
     setup.mount.umount_clean();
     assert!(setup.stored("before") == [records(1, 1000), records(2, 1000)].concat());
