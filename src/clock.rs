@@ -9,6 +9,11 @@ pub fn boottime_ms() -> u64 {
     now.as_secs() * 1000 + u64::from(now.subsec_millis())
 }
 
+/// Microseconds of the same clock.
+pub fn boottime_us() -> u64 {
+    now(libc::CLOCK_BOOTTIME).as_micros() as u64
+}
+
 /// Seconds and nanoseconds since 1970, for modification times.
 pub fn realtime() -> (i64, u32) {
     let now = now(libc::CLOCK_REALTIME);

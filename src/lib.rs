@@ -22,6 +22,7 @@
 //! | [`control`] | status and commands over a socket |
 //! | [`isolation`] | keeps what workers died of apart from everything else |
 //! | [`clock`] | what time it is |
+//! | [`priority`] | how soon a thread gets a processor |
 //! | [`killpoint`] | for tests: where a worker dies |
 //! | [`cli`] | arguments, commands, exit codes |
 //!
@@ -41,5 +42,6 @@ pub mod isolation;
 pub mod keeper;
 pub mod killpoint;
 pub mod mount;
+pub mod priority;
 pub mod schedule;
 pub mod worker;

@@ -10,6 +10,7 @@ use crate::arena::Arena;
 use crate::backing::{Storage, errno};
 use crate::clock::boottime_ms;
 use crate::isolation::Isolation;
+use crate::priority;
 use crate::schedule::{FileId, Outcome, Policy, Scheduler, Turn};
 
 /// A run has at most such a part of the memory.
@@ -136,6 +137,7 @@ pub fn spawn_lanes(
     for number in 0..count as usize {
         let lane = Lane { number, ..lane.clone() };
         std::thread::Builder::new().name(format!("lane-{number}")).spawn(move || {
+            priority::run_soon();
             loop {
                 lane.take_turn();
             }

@@ -13,7 +13,6 @@ use super::nodes::{Node, ROOT_ID};
 use super::stable::Unsynced;
 use super::{Filesystem, Reply};
 use crate::backing::{self, Attr, FsStats, SetTime, Time, errno};
-use crate::schedule::Pass;
 
 /// Longest list of names: the kernel's own bound.
 const XATTR_LIST_MAX: usize = 64 << 10;
@@ -43,17 +42,8 @@ pub enum Lasts {
     Settled,
     /// The file is open or has bytes to be stored, so that blocks are to come.
     Moving,
-    /// The same, and a program that writes the file is to ask again before its next write.
+    /// The same, and a program is to ask again before it writes the file.
     Once,
-}
-
-impl From<Pass> for Lasts {
-    fn from(pass: Pass) -> Lasts {
-        match pass {
-            Pass::Open => Lasts::Moving,
-            Pass::Once => Lasts::Once,
-        }
-    }
 }
 
 impl NodeAttr {
@@ -139,7 +129,7 @@ impl Filesystem {
             attr.blocks += blocks_to_come(&attr, backlog_bytes, state.buffer.end());
             attr.size = attr.size.max(state.end());
             if backlog_bytes > 0 || self.arena.nodes().open(node.slot) > 0 {
-                lasts = self.pass().into();
+                lasts = if self.gate.is_shut() { Lasts::Once } else { Lasts::Moving };
             }
             if let Some((secs, nanos)) = self.arena.nodes().mtime(node.slot) {
                 attr.mtime = Time { secs, nanos };

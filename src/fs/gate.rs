@@ -11,68 +11,133 @@
 //! writeback cache, do not ask; [`room`](super::room) bounds what they fill.
 
 use std::io;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::attrs::{Lasts, NodeAttr};
 use super::nodes::Node;
 use super::room::Limits;
 use super::{Filesystem, Reply};
-use crate::clock::boottime_ms;
-use crate::isolation::HandedOver;
+use crate::clock::boottime_us;
+use crate::priority;
 use crate::schedule::{FileId, Gate, Pass};
 
 /// Whoever waits is looked at so often: a disk of 100 MB/s takes 25 pages in that time.
 const TICK: Duration = Duration::from_millis(1);
 
-/// A reply that says how long the attributes last.
-type Held = Box<dyn FnOnce(Pass) + Send>;
+/// A reply that lets a program write a file.
+struct Held {
+    id: u64,
+    reply: Box<dyn FnOnce() + Send>,
+}
+
+/// Whose programs are to ask from now on.
+enum Asked {
+    File(u64),
+    /// Of all files that are open, and may be written.
+    All,
+}
+
+/// What the thread of the gate shares with those that ask.
+struct Shared {
+    gate: Mutex<Gate<Held>>,
+    changed: Condvar,
+    is_over: AtomicBool,
+    /// Each file once while the gate is shut: as many as there are.
+    asked: (Sender<Asked>, Receiver<Asked>),
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Gate<Held>> {
+        self.gate.lock().expect("no panics under this lock")
+    }
+
+    /// Waits until a pass ends, whoever waits is to be looked at again, or something has changed.
+    fn wait_for_work(&self) {
+        let gate = self.lock();
+        if self.is_over.load(Ordering::Relaxed) || !self.asked.1.is_empty() {
+            return;
+        }
+        let until_end = gate
+            .next_end_us()
+            .map(|at_us| Duration::from_micros(at_us.saturating_sub(boottime_us()).max(1)));
+        let tick = (gate.waiting() > 0).then_some(TICK);
+        match until_end.into_iter().chain(tick).min() {
+            Some(wait) => drop(self.changed.wait_timeout(gate, wait)),
+            None => drop(self.changed.wait(gate)),
+        }
+    }
+
+    /// Tells the thread what it looks at without the lock: under it, so that it is not between
+    /// looking and waiting.
+    fn wake(&self) {
+        let _gate = self.lock();
+        self.changed.notify_one();
+    }
+}
 
 /// The gate, and who wakes its thread.
 pub(super) struct WriterGate {
-    gate: Mutex<Gate<Held>>,
+    shared: Arc<Shared>,
     /// Mirrors whether it is shut, for the fast path.
     is_shut: AtomicBool,
-    held: (Sender<()>, Receiver<()>),
+}
+
+impl Drop for WriterGate {
+    fn drop(&mut self) {
+        self.shared.is_over.store(true, Ordering::Relaxed);
+        self.shared.wake();
+    }
 }
 
 impl WriterGate {
     pub(super) fn new(limits: &Limits) -> WriterGate {
-        WriterGate {
+        let shared = Shared {
             gate: Mutex::new(Gate::new(limits.gate_bytes, limits.limit_bytes)),
-            is_shut: AtomicBool::new(false),
-            held: bounded(1),
-        }
+            changed: Condvar::new(),
+            is_over: AtomicBool::new(false),
+            asked: unbounded(),
+        };
+        WriterGate { shared: Arc::new(shared), is_shut: AtomicBool::new(false) }
     }
 
-    fn with<R>(&self, act: impl FnOnce(&mut Gate<Held>) -> R) -> R {
-        act(&mut self.gate.lock().expect("no panics under this lock"))
+    pub(super) fn is_shut(&self) -> bool {
+        self.is_shut.load(Ordering::Relaxed)
     }
 
     /// Programs held.
     pub(super) fn waiting(&self) -> u64 {
-        self.with(|gate| gate.waiting()) as u64
+        self.shared.lock().waiting() as u64
     }
 
     pub(super) fn oldest_wait_ms(&self) -> Option<u64> {
-        self.with(|gate| gate.oldest_wait_ms(boottime_ms()))
+        self.shared.lock().oldest_wait_us(boottime_us()).map(|wait_us| wait_us / 1000)
+    }
+
+    /// The thread of the gate makes the kernel ask: it gets a processor before the programs, and
+    /// while they are not asked they write at the speed of memory.
+    fn have_asked(&self, asked: Asked) {
+        // The other end is here, too.
+        drop(self.shared.asked.0.send(asked));
+        self.shared.wake();
     }
 }
 
 impl Filesystem {
-    /// Starts the thread that lets programs pass as time goes by, while any wait. It lives as long
-    /// as the process.
+    /// Starts the thread that lets programs pass as time goes by, and makes them ask again. It lives
+    /// as long as the filesystem.
     pub(super) fn start_gate(&self) -> io::Result<()> {
-        let (me, held) = (self.me.clone(), self.gate.held.1.clone());
+        let (me, shared) = (self.me.clone(), self.gate.shared.clone());
         std::thread::Builder::new().name("gate".into()).spawn(move || {
-            for () in held {
-                let Some(me) = me.upgrade() else { return };
-                while me.let_pass() {
-                    std::thread::sleep(TICK);
-                }
+            priority::run_at_once();
+            while !shared.is_over.load(Ordering::Relaxed) {
+                let Some(filesystem) = me.upgrade() else { return };
+                filesystem.let_pass();
+                drop(filesystem);
+                shared.wait_for_work();
             }
         })?;
         Ok(())
@@ -81,50 +146,37 @@ impl Filesystem {
     /// GETATTR of a program that has the file open, and is likely to write: the reply waits while
     /// memory is scarce, for a fraction of a second at most.
     pub fn getattr_before_write(&self, id: u64, reply: Reply<NodeAttr>) {
-        let found = self.getattr(id);
-        let mut attr = match found {
+        let mut attr = match self.getattr(id) {
             Ok(attr) if attr.lasts == Lasts::Once => attr,
             found => return reply(found),
         };
-        // Makes the kernel throw the reply away: if it took it, it would ask for the capabilities that
-        // a write has to clear, too. It drops nothing, since the program has the file open.
-        self.forget_attributes(id);
-        let held: Held = Box::new(move |pass| {
-            attr.lasts = pass.into();
-            reply(Ok(attr));
-        });
+        // Until they are made invalid, when the pass is over.
+        attr.lasts = Lasts::Moving;
+        let held = Held { id, reply: Box::new(move || reply(Ok(attr))) };
         let held_bytes = self.held_bytes();
-        let passing = self.gate.with(|gate| gate.ask(FileId(id), held_bytes, boottime_ms(), held));
-        match passing {
-            Some(held) => held(self.pass()),
-            // Full: it is awake.
-            None => drop(self.gate.held.0.try_send(())),
+        let mut gate = self.gate.shared.lock();
+        let passing = gate.ask(FileId(id), held_bytes, boottime_us(), held);
+        // Who waits already is looked at soon.
+        let is_news = passing.is_some() || gate.waiting() == 1;
+        drop(gate);
+        if is_news {
+            self.gate.shared.changed.notify_one();
         }
-    }
-
-    /// How long attributes of a file that is written last.
-    pub(super) fn pass(&self) -> Pass {
-        if self.gate.is_shut.load(Ordering::Relaxed) { Pass::Once } else { Pass::Open }
+        if let Some((held, pass)) = passing {
+            self.let_write(held, pass);
+        }
     }
 
     /// Bytes of a file arrived: whoever writes it is to ask from now on, if memory is scarce.
     pub(super) fn gate_arrived(&self, node: &Node, bytes: usize) {
-        if !self.gate.is_shut.load(Ordering::Relaxed) {
+        if !self.gate.is_shut() {
             return;
         }
         let (id, bytes) = (node.id(), bytes as u64);
-        if self.gate.with(|gate| gate.note_arrived(FileId(id), bytes, boottime_ms())) {
-            self.have_asked(vec![id]);
+        let is_new = self.gate.shared.lock().note_arrived(FileId(id), bytes, boottime_us());
+        if is_new {
+            self.gate.have_asked(Asked::File(id));
         }
-    }
-
-    /// The programs that write these files are to ask from now on.
-    fn have_asked(&self, ids: Vec<u64>) {
-        let me = self.arc();
-        // The kernel may drop a file by that, which waits for its writes to be answered.
-        self.pool.run_handed(HandedOver::default(), move || {
-            ids.into_iter().for_each(|id| me.forget_attributes(id));
-        });
     }
 
     fn forget_attributes(&self, id: u64) {
@@ -143,33 +195,59 @@ impl Filesystem {
 
     /// What is held has changed, by `freed_bytes` that came back among others.
     pub(super) fn note_held(&self, held_bytes: u64, freed_bytes: u64) {
-        let was_shut = self.gate.is_shut.load(Ordering::Relaxed);
+        let was_shut = self.gate.is_shut();
         let may_matter = held_bytes > self.limits.gate_bytes || was_shut || freed_bytes > 0;
         if !may_matter {
             return;
         }
-        let now_ms = boottime_ms();
-        let is_shut = self.gate.with(|gate| {
-            if freed_bytes > 0 {
-                gate.note_freed(freed_bytes, held_bytes, now_ms);
-            }
-            gate.note_held(held_bytes, now_ms)
-        });
+        let now_us = boottime_us();
+        let mut gate = self.gate.shared.lock();
+        if freed_bytes > 0 {
+            gate.note_freed(freed_bytes, held_bytes, now_us);
+        }
+        let is_shut = gate.note_held(held_bytes, now_us);
+        drop(gate);
         if self.gate.is_shut.swap(is_shut, Ordering::Relaxed) != is_shut && is_shut {
             // Not only those of which bytes arrive: the kernel may hold many of a few.
-            self.have_asked(self.open_for_data());
+            self.gate.have_asked(Asked::All);
         }
     }
 
-    /// Whether any still wait.
-    fn let_pass(&self) -> bool {
+    fn let_pass(&self) {
+        // First: while they do not know, they write at the speed of memory.
+        for asked in self.gate.shared.asked.1.try_iter() {
+            let ids = match asked {
+                Asked::File(id) => vec![id],
+                Asked::All => self.open_for_data(),
+            };
+            ids.into_iter().for_each(|id| self.have_asked(id));
+        }
         let held_bytes = self.held_bytes();
-        let mut passing = Vec::new();
-        let (pass, waiting) = self.gate.with(|gate| {
-            gate.grant(held_bytes, boottime_ms(), &mut passing);
-            (gate.pass(), gate.waiting())
-        });
-        passing.into_iter().for_each(|held| held(pass));
-        waiting > 0
+        let (mut ended, mut passing) = (Vec::new(), Vec::new());
+        let mut gate = self.gate.shared.lock();
+        let now_us = boottime_us();
+        gate.end_passes(now_us, &mut ended);
+        gate.grant(held_bytes, now_us, &mut passing);
+        drop(gate);
+        ended.into_iter().for_each(|file| self.have_asked(file.0));
+        passing.into_iter().for_each(|(held, pass)| self.let_write(held, pass));
+    }
+
+    fn let_write(&self, held: Held, pass: Pass) {
+        if pass == Pass::Once {
+            // Makes the kernel throw the reply away: if it took it, it would ask for the capabilities
+            // that a write has to clear, too. It drops nothing, since the program has the file open.
+            self.forget_attributes(held.id);
+        }
+        (held.reply)();
+    }
+
+    /// Makes the kernel ask before the next write to a file. Not one that nobody has open: it might
+    /// have to be dropped then, which waits.
+    fn have_asked(&self, id: u64) {
+        let is_open = |node: &Arc<Node>| self.arena.nodes().open(node.slot) > 0;
+        if self.node(id).is_ok_and(|node| is_open(&node)) {
+            self.forget_attributes(id);
+        }
     }
 }

@@ -19,6 +19,7 @@ const CAP_SETPCAP: u32 = 8;
 const CAP_LINUX_IMMUTABLE: u32 = 9;
 const CAP_IPC_LOCK: u32 = 14;
 const CAP_SYS_ADMIN: u32 = 21;
+const CAP_SYS_NICE: u32 = 23;
 const CAP_SYS_RESOURCE: u32 = 24;
 const CAP_MKNOD: u32 = 27;
 const CAP_SETFCAP: u32 = 31;
@@ -58,6 +59,8 @@ const WORKER: Set = set(&[
     CAP_MKNOD,
     // security.capability
     CAP_SETFCAP,
+    // Threads that others wait for get a processor first.
+    CAP_SYS_NICE,
     // trusted.* and the other security.* attributes.
     CAP_SYS_ADMIN,
 ]);

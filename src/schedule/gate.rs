@@ -3,76 +3,50 @@
 //!
 //! A write acknowledged late holds back whoever the kernel chooses: what is dirty counts for all
 //! programs of a mount together, and the one that runs takes the room that others wait for. Here
-//! programs ask one by one before each write, and pass in an order that is fair by bytes (start-time
-//! fair queueing: of those that wait, the one that has had the least), at the rate of [`Pace`].
-//! Nobody is held for longer than [`HOLD_MS`]: the gate makes a queue, and the bound of memory is
-//! elsewhere. How many bytes a write will have is not asked; it is learned from what arrives.
+//! programs ask before they write, and pass in an order that is fair by bytes (start-time fair
+//! queueing: of those that wait, the one that has had the least), at the rate of [`Pace`]. A pass is
+//! for a time, since nobody counts the bytes meanwhile: as long as it takes to write a share. Where
+//! shares are so small that waking a program takes longer ([`TIMED_BYTES_MIN`]), it is for one write,
+//! which is exact, and asking costs many times what writing costs. How fast a program writes is
+//! learned from what arrives; what has arrived decides the order, so wrong guesses make up for
+//! themselves.
+//! Nobody is held for longer than [`HOLD_US`]: the gate makes a queue, and the bound of memory is
+//! elsewhere. Times are microseconds of a clock that never goes back.
+
+mod meter;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::FileId;
 use super::pace::Pace;
+use meter::Meter;
 
 /// A stall that is hardly noticed; and the next write may have to wait for more than the gate.
-const HOLD_MS: u64 = 150;
-/// A write of a file of which nothing is known, in bytes: a page.
-const FIRST_COST_BYTES: u64 = 4 << 10;
+const HOLD_US: u64 = 150_000;
+/// All that wait are to have had a pass after so long: less would be more asking, more a longer wait.
+const ROUND_US: u64 = 80_000;
+/// The longest pass. A program that was slow may have become fast.
+const PASS_US_MAX: u64 = 4_000;
+/// The shortest: programs wake late by as much.
+const PASS_US_MIN: u64 = 30;
+/// The least share for which a pass is timed: what is written in two or three times the shortest.
+const TIMED_BYTES_MIN: f64 = (512 << 10) as f64;
+/// A mean of as many.
+const LATE_PARTS: f64 = 64.0;
 /// It opens when nobody had to wait for so long: with many streams more may be held for ever than
 /// where it shuts for those that are too fast.
-const OPENS_MS: u64 = 1000;
-/// What is known of it from the start counts as much as so many writes.
-const FIRST_WRITES: f64 = 64.0;
-/// What arrives so soon was written before anybody was asked.
-const HOARD_MS: u64 = 500;
-/// After so long, what was learned counts half: the kernel sends bytes long after they were written,
-/// and those of many writes at once.
-const HALVED_MS: f64 = 5000.0;
+const OPENS_US: u64 = 1_000_000;
 
-/// What is known of a file that is written while the gate is shut.
-#[derive(Debug)]
-struct Meter {
-    /// Its place in the order: the bytes it has had.
-    had_bytes: u64,
-    /// Writes that passed and bytes that arrived, older ones for less.
-    passed: f64,
-    arrived_bytes: f64,
-    since_ms: u64,
-    learned_ms: u64,
-}
+/// How many want to write is counted anew so often.
+const PEAK_US: u64 = 500_000;
 
-impl Meter {
-    fn new(had_bytes: u64, now_ms: u64) -> Meter {
-        Meter {
-            had_bytes,
-            passed: FIRST_WRITES,
-            arrived_bytes: FIRST_WRITES * FIRST_COST_BYTES as f64,
-            since_ms: now_ms,
-            learned_ms: now_ms,
-        }
-    }
-
-    fn learn(&mut self, passed: u64, arrived_bytes: u64, now_ms: u64) {
-        if now_ms.saturating_sub(self.since_ms) < HOARD_MS {
-            return;
-        }
-        let aged_ms = now_ms.saturating_sub(std::mem::replace(&mut self.learned_ms, now_ms));
-        let left = (-(aged_ms as f64) / HALVED_MS).exp2();
-        self.passed = self.passed * left + passed as f64;
-        self.arrived_bytes = self.arrived_bytes * left + arrived_bytes as f64;
-    }
-
-    /// Bytes of one write.
-    fn cost_bytes(&self) -> u64 {
-        (self.arrived_bytes / self.passed.max(1.0)).max(1.0) as u64
-    }
-
-    /// The same, but of all files where this one is hardly different: programs that do the same are
-    /// to get the same, and bytes arrive in large lumps.
-    fn cost_beside(&self, mean_bytes: u64) -> u64 {
-        let own_bytes = self.cost_bytes();
-        let is_alike = own_bytes * 2 <= mean_bytes * 3 && mean_bytes * 2 <= own_bytes * 3;
-        if is_alike { mean_bytes } else { own_bytes }
-    }
+/// For how long programs are let write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// For one write.
+    Once,
+    /// Until [`Gate::end_passes`] names the file.
+    Timed,
 }
 
 /// Place in the order, and a number of its own.
@@ -80,36 +54,47 @@ type Place = (u64, u64);
 
 #[derive(Debug)]
 struct Waiting<T> {
-    cost_bytes: u64,
-    since_ms: u64,
+    file: FileId,
+    since_us: u64,
     ticket: T,
 }
 
-/// How long a program may write on without asking again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pass {
-    /// As long as it would without a gate.
-    Open,
-    /// For one write.
-    Once,
+/// A file whose programs may write.
+#[derive(Debug)]
+struct Passing {
+    since_us: u64,
+    until_us: u64,
+    /// What was counted for it beforehand.
+    charged_bytes: f64,
 }
 
 /// Holds programs back while memory is scarce. Every ticket comes out exactly once.
 #[derive(Debug)]
 pub struct Gate<T> {
     from_bytes: u64,
+    limit_bytes: u64,
     pace: Pace,
     is_shut: bool,
+    /// For how long programs pass now.
+    kind: Pass,
     files: HashMap<FileId, Meter>,
     /// Of all files together.
     all: Meter,
     waiting: BTreeMap<Place, Waiting<T>>,
     by_age: BTreeSet<(u64, Place)>,
+    passing: HashMap<FileId, Passing>,
+    by_end: BTreeSet<(u64, u64)>,
     /// Where the order is: the place of the last that passed.
     at_bytes: u64,
     next_number: u64,
+    /// How much longer than meant passes are, in the mean.
+    late_us: f64,
+    /// Most that waited or passed at once, in the time since `peak_us` and in the one before.
+    peak: usize,
+    last_peak: usize,
+    peak_us: u64,
     /// When somebody had to wait, or it was shut.
-    waited_ms: u64,
+    waited_us: u64,
 }
 
 impl<T> Gate<T> {
@@ -117,95 +102,141 @@ impl<T> Gate<T> {
     pub fn new(from_bytes: u64, limit_bytes: u64) -> Self {
         Self {
             from_bytes,
+            limit_bytes,
             pace: Pace::new(from_bytes, limit_bytes),
             is_shut: false,
+            kind: Pass::Once,
             files: HashMap::new(),
             all: Meter::new(0, 0),
             waiting: BTreeMap::new(),
             by_age: BTreeSet::new(),
+            passing: HashMap::new(),
+            by_end: BTreeSet::new(),
             at_bytes: 0,
             next_number: 0,
-            waited_ms: 0,
+            late_us: 0.0,
+            peak: 0,
+            last_peak: 0,
+            peak_us: 0,
+            waited_us: 0,
         }
     }
 
     /// Shuts it above `from_bytes`; opens it below, when nobody had to wait for a while, or well below
     /// at once. Whether it is shut. When it opens, call [`Gate::grant`].
-    pub fn note_held(&mut self, held_bytes: u64, now_ms: u64) -> bool {
-        let is_wanted = now_ms.saturating_sub(self.waited_ms) < OPENS_MS;
+    pub fn note_held(&mut self, held_bytes: u64, now_us: u64) -> bool {
+        let is_wanted = now_us.saturating_sub(self.waited_us) < OPENS_US;
         let stays_shut = self.is_shut && is_wanted && held_bytes > self.from_bytes / 4 * 3;
         let is_shut = held_bytes > self.from_bytes || stays_shut;
         let was_shut = std::mem::replace(&mut self.is_shut, is_shut);
         if was_shut && !self.is_shut {
             self.files.clear();
+            self.passing.clear();
+            self.by_end.clear();
         }
         if self.is_shut && !was_shut {
-            self.all = Meter::new(0, now_ms);
-            self.waited_ms = now_ms;
+            self.all = Meter::new(0, now_us);
+            self.waited_us = now_us;
         }
         self.is_shut
     }
 
     /// Bytes of a file came while the gate is shut. Whether it is the first time: its programs do
     /// not know yet that they have to ask.
-    pub fn note_arrived(&mut self, file: FileId, bytes: u64, now_ms: u64) -> bool {
+    pub fn note_arrived(&mut self, file: FileId, bytes: u64, now_us: u64) -> bool {
         let known = self.files.len();
-        self.all.learn(0, bytes, now_ms);
-        self.meter(file, now_ms).learn(0, bytes, now_ms);
+        let kind = self.kind;
+        self.all.note_arrived(kind, bytes, now_us);
+        self.meter(file, now_us).note_arrived(kind, bytes, now_us);
         self.files.len() > known
     }
 
     /// Memory came back, and `held_bytes` are held now.
-    pub fn note_freed(&mut self, bytes: u64, held_bytes: u64, now_ms: u64) {
-        self.pace.note_freed(bytes, held_bytes, now_ms);
+    pub fn note_freed(&mut self, bytes: u64, held_bytes: u64, now_us: u64) {
+        self.pace.note_freed(bytes, held_bytes, now_us / 1000);
     }
 
-    /// Asks to write to a file. `Some`: it may, now. `None`: held.
-    pub fn ask(&mut self, file: FileId, held_bytes: u64, now_ms: u64, ticket: T) -> Option<T> {
+    /// Asks to write to a file. `Some`: it may, as long as is said. `None`: held.
+    pub fn ask(
+        &mut self,
+        file: FileId,
+        held_bytes: u64,
+        now_us: u64,
+        ticket: T,
+    ) -> Option<(T, Pass)> {
         if !self.is_shut {
-            return Some(ticket);
+            return Some((ticket, Pass::Timed));
         }
-        self.all.learn(1, 0, now_ms);
-        let (at_bytes, mean_bytes) = (self.at_bytes, self.all.cost_bytes());
-        let meter = self.meter(file, now_ms);
-        let cost_bytes = meter.cost_beside(mean_bytes);
-        let place_bytes = meter.had_bytes.max(at_bytes);
-        meter.had_bytes = place_bytes + cost_bytes;
-        meter.learn(1, 0, now_ms);
-        if self.waiting.is_empty() && self.pace.room_bytes(held_bytes, now_ms) > 0 {
-            self.pace.spend(cost_bytes);
-            self.at_bytes = place_bytes;
-            return Some(ticket);
+        self.count_programs(now_us);
+        // Its part of the memory.
+        let claim_bytes = self.limit_bytes / self.programs();
+        let (first_bytes, last_bytes) =
+            (self.at_bytes.saturating_sub(claim_bytes), self.at_bytes + claim_bytes);
+        let place_bytes = self.meter(file, now_us).place_bytes(first_bytes, last_bytes, now_us);
+        if self.waiting.is_empty() && self.pace.room_bytes(held_bytes, now_us / 1000) > 0 {
+            self.at_bytes = self.at_bytes.max(place_bytes);
+            let (pass, _) = self.begin_pass(file, now_us);
+            return Some((ticket, pass));
         }
-        self.waited_ms = now_ms;
+        self.waited_us = now_us;
         let place = (place_bytes, self.next_number);
         self.next_number += 1;
-        self.by_age.insert((now_ms, place));
-        self.waiting.insert(place, Waiting { cost_bytes, since_ms: now_ms, ticket });
+        self.by_age.insert((now_us, place));
+        self.waiting.insert(place, Waiting { file, since_us: now_us, ticket });
         None
     }
 
     /// Appends those that may pass: at the rate of the pace, whoever waited too long, and all when
     /// the gate is open. To be called every few milliseconds while any wait.
-    pub fn grant(&mut self, held_bytes: u64, now_ms: u64, out: &mut Vec<T>) {
-        while let Some(&(since_ms, place)) = self.by_age.first()
-            && (!self.is_shut || now_ms.saturating_sub(since_ms) >= HOLD_MS)
+    pub fn grant(&mut self, held_bytes: u64, now_us: u64, out: &mut Vec<(T, Pass)>) {
+        while let Some(&(since_us, place)) = self.by_age.first()
+            && (!self.is_shut || now_us.saturating_sub(since_us) >= HOLD_US)
         {
-            self.release(place, out);
+            let (file, ticket) = self.take_waiting(place);
+            // Not in its turn: as little as possible.
+            let pass = if self.is_shut { self.let_once(file, now_us).0 } else { Pass::Timed };
+            out.push((ticket, pass));
         }
-        let mut room_bytes = self.pace.room_bytes(held_bytes, now_ms);
+        let mut room_bytes = self.pace.room_bytes(held_bytes, now_us / 1000);
         while room_bytes > 0
-            && let Some((&place, waiting)) = self.waiting.first_key_value()
+            && let Some((&place, _)) = self.waiting.first_key_value()
         {
-            room_bytes = room_bytes.saturating_sub(waiting.cost_bytes);
-            self.at_bytes = place.0;
-            self.release(place, out);
+            self.at_bytes = self.at_bytes.max(place.0);
+            let (file, ticket) = self.take_waiting(place);
+            let (pass, charged_bytes) = self.begin_pass(file, now_us);
+            room_bytes = room_bytes.saturating_sub(charged_bytes);
+            out.push((ticket, pass));
         }
     }
 
-    /// How long a program that passes need not ask again.
-    pub fn pass(&self) -> Pass {
-        if self.is_shut { Pass::Once } else { Pass::Open }
+    /// Appends the files whose pass is over: their programs are to ask again.
+    pub fn end_passes(&mut self, now_us: u64, out: &mut Vec<FileId>) {
+        while let Some(&(until_us, file)) = self.by_end.first()
+            && until_us <= now_us
+        {
+            self.by_end.remove(&(until_us, file));
+            let file = FileId(file);
+            let pass = self.passing.remove(&file).expect("both have it");
+            let passed_us = now_us - pass.since_us;
+            self.late_us += ((now_us - until_us) as f64 - self.late_us) / LATE_PARTS;
+            let more_bytes =
+                self.cost_bytes(file, Pass::Timed, passed_us as f64) - pass.charged_bytes;
+            // What was not written is not known: a thread that was late may have kept others waiting.
+            self.charge(file, more_bytes.clamp(0.0, pass.charged_bytes), now_us);
+            self.all.note_passed(Pass::Timed, passed_us as f64, now_us);
+            self.meter(file, now_us).note_passed(Pass::Timed, passed_us as f64, now_us);
+            out.push(file);
+        }
+    }
+
+    /// When the next pass ends.
+    pub fn next_end_us(&self) -> Option<u64> {
+        self.by_end.first().map(|(until_us, _)| *until_us)
+    }
+
+    /// Whether it is shut.
+    pub fn is_shut(&self) -> bool {
+        self.is_shut
     }
 
     /// Programs held.
@@ -214,19 +245,89 @@ impl<T> Gate<T> {
     }
 
     /// How long the one held longest has been.
-    pub fn oldest_wait_ms(&self, now_ms: u64) -> Option<u64> {
-        self.by_age.first().map(|(since_ms, _)| now_ms.saturating_sub(*since_ms))
+    pub fn oldest_wait_us(&self, now_us: u64) -> Option<u64> {
+        self.by_age.first().map(|(since_us, _)| now_us.saturating_sub(*since_us))
     }
 
-    fn meter(&mut self, file: FileId, now_ms: u64) -> &mut Meter {
+    fn meter(&mut self, file: FileId, now_us: u64) -> &mut Meter {
         let at_bytes = self.at_bytes;
-        self.files.entry(file).or_insert_with(|| Meter::new(at_bytes, now_ms))
+        self.files.entry(file).or_insert_with(|| Meter::new(at_bytes, now_us))
     }
 
-    fn release(&mut self, place: Place, out: &mut Vec<T>) {
+    /// Bytes that a file is written in a microsecond, or in one write. Where it is hardly different
+    /// from all others, as much as those: programs that do the same are to get the same, and bytes
+    /// arrive in large lumps.
+    fn speed(&self, file: FileId, pass: Pass) -> f64 {
+        let mean = self.all.speed(pass);
+        let own = self.files.get(&file).map_or(mean, |meter| meter.speed(pass));
+        let is_alike = own * 2.0 <= mean * 3.0 && mean * 2.0 <= own * 3.0;
+        if is_alike { mean } else { own }
+    }
+
+    fn cost_bytes(&self, file: FileId, pass: Pass, units: f64) -> f64 {
+        self.speed(file, pass) * units
+    }
+
+    fn charge(&mut self, file: FileId, bytes: f64, now_us: u64) {
+        self.pace.spend(bytes as u64);
+        self.meter(file, now_us).note_written(bytes, now_us);
+    }
+
+    /// Lets the programs of a file write, in their turn. Returns the bytes that are taken to be
+    /// written, too.
+    fn begin_pass(&mut self, file: FileId, now_us: u64) -> (Pass, u64) {
+        let share_bytes = self.pace.bytes_in(ROUND_US) / self.programs() as f64;
+        let timed_from =
+            if self.kind == Pass::Timed { TIMED_BYTES_MIN / 2.0 } else { TIMED_BYTES_MIN };
+        let kind = if share_bytes < timed_from { Pass::Once } else { Pass::Timed };
+        if std::mem::replace(&mut self.kind, kind) != kind {
+            self.files.values_mut().chain([&mut self.all]).for_each(|meter| meter.begin(now_us));
+        }
+        if self.kind == Pass::Once {
+            return self.let_once(file, now_us);
+        }
+        let pass_us = (share_bytes / self.speed(file, Pass::Timed) - self.late_us) as u64;
+        (Pass::Timed, self.begin_timed(file, pass_us.clamp(PASS_US_MIN, PASS_US_MAX), now_us))
+    }
+
+    /// How many want to write: the most that waited or passed together, of late.
+    fn programs(&self) -> u64 {
+        self.peak.max(self.last_peak).max(1) as u64
+    }
+
+    fn count_programs(&mut self, now_us: u64) {
+        if now_us.saturating_sub(self.peak_us) >= PEAK_US {
+            self.last_peak = std::mem::take(&mut self.peak);
+            self.peak_us = now_us;
+        }
+        self.peak = self.peak.max(self.waiting.len() + self.passing.len());
+    }
+
+    fn let_once(&mut self, file: FileId, now_us: u64) -> (Pass, u64) {
+        let charged_bytes = self.cost_bytes(file, Pass::Once, 1.0);
+        self.charge(file, charged_bytes, now_us);
+        if self.kind == Pass::Once {
+            self.all.note_passed(Pass::Once, 1.0, now_us);
+            self.meter(file, now_us).note_passed(Pass::Once, 1.0, now_us);
+        }
+        (Pass::Once, charged_bytes as u64)
+    }
+
+    fn begin_timed(&mut self, file: FileId, pass_us: u64, now_us: u64) -> u64 {
+        let charged_bytes = self.cost_bytes(file, Pass::Timed, pass_us as f64);
+        self.charge(file, charged_bytes, now_us);
+        let fresh = Passing { since_us: now_us, until_us: now_us, charged_bytes: 0.0 };
+        let pass = self.passing.entry(file).or_insert(fresh);
+        self.by_end.remove(&(pass.until_us, file.0));
+        pass.until_us = now_us + pass_us;
+        pass.charged_bytes += charged_bytes;
+        self.by_end.insert((pass.until_us, file.0));
+        charged_bytes as u64
+    }
+
+    fn take_waiting(&mut self, place: Place) -> (FileId, T) {
         let waiting = self.waiting.remove(&place).expect("found there");
-        self.by_age.remove(&(waiting.since_ms, place));
-        self.pace.spend(waiting.cost_bytes);
-        out.push(waiting.ticket);
+        self.by_age.remove(&(waiting.since_us, place));
+        (waiting.file, waiting.ticket)
     }
 }

@@ -1,5 +1,5 @@
-//! Pure: whose turn it is on one backing device ([`Scheduler`]), and when a WRITE may be
-//! acknowledged ([`Admission`]).
+//! Pure: whose turn it is on one backing device ([`Scheduler`]), when a WRITE may be acknowledged
+//! ([`Admission`]), and which program may write on before that ([`Gate`]).
 //!
 //! A ring of files: a turn writes one chunk of one file and passes on, and that file falls to
 //! the bottom while the others go on filling. With equal rates the fill levels form a ramp: the
@@ -10,7 +10,7 @@
 //! chunk when its last one has left* (each writer would stall for a whole round).
 //!
 //! Not here: I/O, clocks, threads, which bytes a turn writes. Callers hold one lock around both;
-//! nothing blocks. Times are milliseconds of a clock that never goes back. A decision costs
+//! nothing blocks. Times are milliseconds of a clock that never goes back, the gate's microseconds. A decision costs
 //! O(log files).
 
 mod admission;

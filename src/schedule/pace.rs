@@ -87,8 +87,14 @@ impl Pace {
     /// So many are written.
     pub fn spend(&mut self, bytes: u64) {
         if self.is_pacing {
-            self.credit_bytes -= bytes as f64;
+            let owed_bytes = KEPT_MS * self.rate;
+            self.credit_bytes = (self.credit_bytes - bytes as f64).max(-owed_bytes);
         }
+    }
+
+    /// Bytes that come back in so long.
+    pub fn bytes_in(&self, time_us: u64) -> f64 {
+        self.rate * time_us as f64 / 1000.0
     }
 
     fn factor(&self, free_bytes: u64) -> f64 {
