@@ -6,8 +6,8 @@
 //! programs ask before they write, and pass in an order that is fair by bytes (start-time fair
 //! queueing: of those that wait, the one that has had the least), at the rate of [`Pace`]. A pass is
 //! for a time, since nobody counts the bytes meanwhile: as long as it takes to write a share. Where
-//! shares are so small that waking a program takes longer ([`TIMED_BYTES_MIN`]), it is for one write,
-//! which is exact, and asking costs many times what writing costs. How fast a program writes is
+//! shares are so small that waking a thread may take as long ([`TIMED_BYTES_MIN`]), it is for one
+//! write, which is exact, and asking costs many times what writing costs. How fast a program writes is
 //! learned from what arrives; what has arrived decides the order, so wrong guesses make up for
 //! themselves.
 //! Nobody is held for longer than [`HOLD_US`]: the gate makes a queue, and the bound of memory is
@@ -29,14 +29,14 @@ const ROUND_US: u64 = 80_000;
 const PASS_US_MAX: u64 = 4_000;
 /// The shortest: programs wake late by as much.
 const PASS_US_MIN: u64 = 30;
-/// The least share for which a pass is timed: what is written in two or three times the shortest.
-const TIMED_BYTES_MIN: f64 = (512 << 10) as f64;
-/// A mean of as many.
+/// The least share for which a pass is timed. With smaller ones, whose time is some hundred
+/// microseconds, threads that wake late make programs unequal by as much.
+const TIMED_BYTES_MIN: f64 = (1 << 20) as f64;
+/// How late passes end is a mean of as many.
 const LATE_PARTS: f64 = 64.0;
 /// It opens when nobody had to wait for so long: with many streams more may be held for ever than
 /// where it shuts for those that are too fast.
 const OPENS_US: u64 = 1_000_000;
-
 /// How many want to write is counted anew so often.
 const PEAK_US: u64 = 500_000;
 

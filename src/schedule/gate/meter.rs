@@ -56,7 +56,10 @@ pub(super) struct Meter {
     /// Taken to be written, and not arrived.
     on_their_way_bytes: f64,
     doubted_us: u64,
-    since_us: u64,
+    /// What arrives before was not passed for.
+    asked_us: u64,
+    /// The same, of passes of the kind that there is now.
+    kind_us: u64,
     timed: Rate,
     single: Rate,
 }
@@ -67,7 +70,8 @@ impl Meter {
             had_bytes: had_bytes as f64,
             on_their_way_bytes: 0.0,
             doubted_us: now_us,
-            since_us: now_us,
+            asked_us: now_us + HOARD_US,
+            kind_us: now_us + HOARD_US,
             timed: Rate::new(FIRST_US, FIRST_SPEED, now_us),
             single: Rate::new(FIRST_WRITES, FIRST_WRITE_BYTES, now_us),
         }
@@ -75,15 +79,11 @@ impl Meter {
 
     /// From now on passes are of another kind: what was written before is still to come.
     pub(super) fn begin(&mut self, now_us: u64) {
-        self.since_us = now_us;
-    }
-
-    fn is_hoard(&self, now_us: u64) -> bool {
-        now_us.saturating_sub(self.since_us) < HOARD_US
+        self.kind_us = now_us + HOARD_US;
     }
 
     fn learn(&mut self, pass: Pass, units: f64, bytes: f64, now_us: u64) {
-        if !self.is_hoard(now_us) {
+        if now_us >= self.kind_us {
             let rate = match pass {
                 Pass::Once => &mut self.single,
                 Pass::Timed => &mut self.timed,
@@ -107,7 +107,7 @@ impl Meter {
     pub(super) fn note_arrived(&mut self, pass: Pass, bytes: u64, now_us: u64) {
         self.learn(pass, 0.0, bytes as f64, now_us);
         self.doubt(now_us);
-        if !self.is_hoard(now_us) {
+        if now_us >= self.asked_us {
             self.had_bytes += bytes as f64;
         }
         self.on_their_way_bytes = (self.on_their_way_bytes - bytes as f64).max(0.0);
