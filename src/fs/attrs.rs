@@ -11,6 +11,7 @@ use super::caller::Caller;
 use super::data::FileState;
 use super::nodes::{Node, ROOT_ID};
 use super::stable::Unsynced;
+use super::treatment::passes_through;
 use super::{Filesystem, Reply};
 use crate::backing::{self, Attr, FsStats, SetTime, Time, errno};
 use crate::schedule::Pass;
@@ -139,7 +140,7 @@ impl Filesystem {
             attr.blocks += blocks_to_come(&attr, backlog_bytes, state.buffer.end());
             attr.size = attr.size.max(state.end());
             if backlog_bytes > 0 || self.arena.nodes().open(node.slot) > 0 {
-                lasts = self.pass().into();
+                lasts = if passes_through(node) { Lasts::Moving } else { self.pass().into() };
             }
             if let Some((secs, nanos)) = self.arena.nodes().mtime(node.slot) {
                 attr.mtime = Time { secs, nanos };
