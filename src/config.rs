@@ -2,6 +2,8 @@
 //!
 //! Made by `cli` from the raw arguments, read by every other module. No logic beyond geometry.
 
+pub mod rules;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +33,12 @@ pub struct MountConfig {
     /// Bytes of the backing filesystem that are to stay free. Builds before it left none.
     #[serde(default)]
     pub min_free_bytes: u64,
+    /// What holds for some files only; the first that matches decides. Builds before it had none.
+    #[serde(default)]
+    pub rules: Vec<rules::Rule>,
+    /// Globs of the files that are coalesced where no rule says whether; none is all.
+    #[serde(default)]
+    pub only: Vec<String>,
     /// Whether users other than the mount's owner may use the mount.
     pub allow_other: bool,
 }
@@ -77,6 +85,8 @@ impl MountConfig {
             drain_rate: None,
             fsync: FsyncPolicy::Strict,
             min_free_bytes: 0,
+            rules: Vec::new(),
+            only: Vec::new(),
             allow_other: false,
         }
     }

@@ -9,6 +9,8 @@
 mod bench;
 #[path = "cli/doctor.rs"]
 mod doctor;
+#[path = "cli/redirect.rs"]
+mod redirect;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -269,6 +271,22 @@ fn main() {
             "run_passes_signals_on_and_waits_for_what_is_left_behind",
             run_passes_signals_on_and_waits_for_what_is_left_behind,
         )),
+        shared("redirect::mistakes_are_named", redirect::mistakes_are_named),
+        mounting(shared("redirect::rules_survive_the_worker", redirect::rules_survive_the_worker)),
+        mounting(alone(
+            "redirect::the_script_with_forty_programs",
+            redirect::the_script_with_forty_programs,
+        )),
+        mounting(alone(
+            "redirect::what_is_not_named_passes_through",
+            redirect::what_is_not_named_passes_through,
+        )),
+        mounting(alone(
+            "redirect::directories_that_come_later_and_links",
+            redirect::directories_that_come_later_and_links,
+        )),
+        mounting(alone("redirect::nested_use_is_refused", redirect::nested_use_is_refused)),
+        mounting(alone("redirect::as_an_ordinary_user", redirect::as_an_ordinary_user)),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
@@ -498,7 +516,7 @@ fn run_passes_signals_on_and_waits_for_what_is_left_behind() {
     let script = format!("cd {b}; sleep 1 >/dev/null 2>&1 & exit 0");
     let begun = Instant::now();
     let output = coalescefs(&["run", "--over", b, "--", "sh", "-c", &script]);
-    assert_refused(&output, 0, "in use by sleep");
+    assert_refused(&output, 0, "still used by sleep");
     assert!(begun.elapsed() > Duration::from_millis(900));
     scene.wait_until_gone();
 }

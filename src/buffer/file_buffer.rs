@@ -32,18 +32,27 @@ impl FileBuffer {
     /// # Panics
     /// When the segment is no power of two or the chunk no multiple of it.
     pub fn new(geometry: Geometry) -> Self {
-        let Geometry { segment_bytes, chunk_bytes } = geometry;
-        assert!(segment_bytes.is_power_of_two(), "a segment is a power of two");
-        assert!(
-            chunk_bytes > 0 && chunk_bytes.is_multiple_of(u64::from(segment_bytes)),
-            "a chunk is a multiple of the segment"
-        );
+        geometry.check();
+        let Geometry { chunk_bytes, .. } = geometry;
         FileBuffer {
             geometry,
             fresh: Entries::default(),
             in_flight: Entries::default(),
             fill: Fill::new(chunk_bytes),
             last_seq: 0,
+        }
+    }
+
+    /// Divides the file anew; what is held stays as it is. Looks at every entry.
+    ///
+    /// # Panics
+    /// When the chunk is no multiple of the segment.
+    pub fn set_chunk_bytes(&mut self, chunk_bytes: u64) {
+        self.geometry.chunk_bytes = chunk_bytes;
+        self.geometry.check();
+        self.fill = Fill::new(chunk_bytes);
+        for (state, entries) in [(State::Fresh, &self.fresh), (State::InFlight, &self.in_flight)] {
+            entries.inside(&(0..u64::MAX)).for_each(|entry| self.fill.add(state, entry));
         }
     }
 

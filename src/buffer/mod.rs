@@ -40,6 +40,15 @@ pub struct Geometry {
 }
 
 impl Geometry {
+    /// Panics when it cannot be.
+    fn check(&self) {
+        assert!(self.segment_bytes.is_power_of_two(), "a segment is a power of two");
+        assert!(
+            self.chunk_bytes > 0 && self.chunk_bytes.is_multiple_of(u64::from(self.segment_bytes)),
+            "a chunk is a multiple of the segment"
+        );
+    }
+
     /// Number of the segment that holds `offset`.
     fn index(&self, offset: u64) -> u64 {
         offset / u64::from(self.segment_bytes)

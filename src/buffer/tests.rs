@@ -274,3 +274,24 @@ fn empty_ranges_are_nothing() {
     assert_eq!(world.buffer.slots_needed(FILE_BYTES as u64, 0), 0);
     assert!(world.write(7, 0, b'b').is_empty());
 }
+
+/// Goal: chunks of another size are counted as if they had been of that size from the start, with
+/// what is in flight. Method: after each change the counts are those of a buffer that was made so.
+#[test]
+fn a_file_may_be_divided_anew() {
+    let mut world = World::new();
+    let chunk = GEOMETRY.chunk_bytes;
+    world.write(0, 2 * chunk as u32, b'1');
+    world.take_run(0, S, u64::MAX);
+    assert_eq!(world.buffer.whole_chunk(), Some(1));
+    for (chunk_bytes, whole) in [(2 * chunk, None), (S, Some(1)), (chunk, Some(1))] {
+        world.buffer.set_chunk_bytes(chunk_bytes);
+        assert_eq!(world.buffer.whole_chunk(), whole, "{chunk_bytes}");
+        assert_eq!(world.buffer.first_chunk(), Some(S / chunk_bytes));
+        assert_eq!((world.buffer.dirty_bytes(), world.buffer.in_flight_bytes()), (7 * S, S));
+    }
+    world.complete(0);
+    world.write(0, SEGMENT, b'2');
+    assert_eq!(world.buffer.whole_chunk(), Some(0));
+    world.check();
+}

@@ -9,8 +9,9 @@ use log::LevelFilter;
 
 use super::commands::bench::BenchArgs;
 use super::commands::demo::DemoArgs;
-use super::{resolve, units};
+use super::{resolve, rules, units};
 use crate::config::FsyncPolicy;
+use crate::config::rules::Rule;
 use crate::keeper::Beginning;
 use crate::mount::machine;
 
@@ -98,8 +99,12 @@ pub struct MountArgs {
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Directory to mount over, for the command only; may be given several times
-    #[arg(long, required = true, value_name = "DIR")]
+    #[arg(long, required_unless_present = "redirect", value_name = "DIR")]
     pub over: Vec<PathBuf>,
+    /// Files to coalesce, as '/data/*/OUTPUT*': mounts over their directories, and passes other
+    /// files through; may be given several times
+    #[arg(long, value_name = "GLOB")]
+    pub redirect: Vec<String>,
     /// At the end, give up data that cannot be stored; it is listed. Exit code 75 all the same
     #[arg(long)]
     pub discard: bool,
@@ -215,6 +220,13 @@ pub struct MountOptions {
     /// Leave this much of the backing filesystem free: writes that would take it fail with ENOSPC
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size, default_value = "0")]
     pub min_free: u64,
+    /// What holds for files that match GLOB only: chunk=SIZE, max-age=DURATION,
+    /// priority=normal|high, coalesce=on|off. The first rule that matches decides
+    #[arg(long, value_name = "GLOB:NAME=VALUE,...", value_parser = rules::parse)]
+    pub rule: Vec<Rule>,
+    /// Take options from this TOML file, too: the same names; the command line wins
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Let every write() come to the daemon at once: much slower for tiny writes
     #[arg(long)]
     pub no_writeback_cache: bool,

@@ -124,7 +124,7 @@ pub fn of_parser(error: &clap::Error) -> ExitCode {
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         complain("what shall be done? Try 'coalescefs --help'");
     } else {
-        complain(&in_one_line(&error.to_string()));
+        complain(&format!("{} (try 'coalescefs --help')", one_line(&error.to_string())));
     }
     ExitCode::from(USAGE)
 }
@@ -137,7 +137,7 @@ pub fn complain(message: &str) {
 }
 
 /// What clap says in several paragraphs: the error and its tips, without the usage.
-fn in_one_line(message: &str) -> String {
+pub fn one_line(message: &str) -> String {
     let mut words = String::new();
     for line in message.lines().map(str::trim) {
         if line.starts_with("Usage:") || line.starts_with("For more information") {
@@ -153,7 +153,7 @@ fn in_one_line(message: &str) -> String {
         }
         words.push_str(line);
     }
-    format!("{words} (try 'coalescefs --help')")
+    words
 }
 
 #[cfg(test)]
@@ -185,15 +185,13 @@ mod tests {
                        exists: '--memory'\n\nUsage: coalescefs mount <BACKING>\n\nFor more \
                        information, try '--help'.\n";
         assert_eq!(
-            in_one_line(message),
-            "unexpected argument '--memry' found; a similar argument exists: '--memory' (try \
-             'coalescefs --help')"
+            one_line(message),
+            "unexpected argument '--memry' found; a similar argument exists: '--memory'"
         );
         let message = "error: the following required arguments were not provided:\n  <BACKING>\n";
         assert_eq!(
-            in_one_line(message),
-            "the following required arguments were not provided: <BACKING> (try 'coalescefs \
-             --help')"
+            one_line(message),
+            "the following required arguments were not provided: <BACKING>"
         );
     }
 }

@@ -4,8 +4,11 @@
 //! |---|---|
 //! | `args` | what clap parses; no side effects but looking at the machine for `--help` |
 //! | `units` | sizes and durations, in and out |
+//! | `rules` | rules by path, in |
+//! | `config_file` | options from a file |
 //! | `resolve` | from arguments to a checked [`crate::config::MountConfig`] |
 //! | `places` | BACKING and MOUNTPOINT: what is wrong with them |
+//! | `redirect` | from globs of files to directories to mount over |
 //! | `walk` | from a path to what is there, without touching a mount |
 //! | `exit` | errors and exit codes, all of them |
 //! | `children` | waiting for children and passing signals on |
@@ -17,11 +20,14 @@
 mod args;
 mod children;
 pub mod commands;
+mod config_file;
 mod drained;
 pub mod exit;
 mod holders;
 mod places;
+mod redirect;
 mod resolve;
+mod rules;
 mod trial;
 mod units;
 mod walk;
@@ -29,27 +35,40 @@ mod walk;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
 use args::{Arguments, Command};
 use exit::{CliError, Exit};
 
 /// Runs the command line and gives the exit code.
 pub fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
-        Ok(arguments) => arguments,
+    let (arguments, given) = match parse() {
+        Ok(parsed) => parsed,
         Err(error) => return exit::of_parser(&error),
     };
     let level = resolve::log_level(arguments.log.log_level);
     start_log(&level);
-    exit::of_result(run(arguments, level))
+    exit::of_result(run(arguments, &given, level))
 }
 
-fn run(arguments: Arguments, log_level: String) -> Result<Exit, CliError> {
+/// The arguments, and what clap made them from.
+fn parse() -> Result<(Arguments, ArgMatches), clap::Error> {
+    let given = Arguments::command().try_get_matches()?;
+    Ok((Arguments::from_arg_matches(&given)?, given))
+}
+
+fn run(arguments: Arguments, given: &ArgMatches, log_level: String) -> Result<Exit, CliError> {
+    let given = given.subcommand().map_or(given, |(_, given)| given);
     let log = resolve::Log::new(log_level, arguments.log.log_file)?;
     match arguments.command {
-        Command::Mount(args) => commands::mount::run(&args, log),
-        Command::Run(args) => commands::run::run(&args, log),
+        Command::Mount(mut args) => {
+            args.options = config_file::completed(args.options, given)?;
+            commands::mount::run(&args, log)
+        }
+        Command::Run(mut args) => {
+            args.options = config_file::completed(args.options, given)?;
+            commands::run::run(&args, log)
+        }
         Command::Umount(args) => commands::umount::run(&args).map(|()| Exit::Ok),
         Command::Discard(args) => commands::discard::run(&args).map(|()| Exit::Ok),
         Command::Status(args) => commands::status::run(&args).map(|()| Exit::Ok),

@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::exit::{CliError, complain};
+use super::walk::{self, Found};
 use crate::mount::dead::{self, is_dead};
 use crate::mount::mountinfo::{Mount, MountTable};
 use crate::mount::{c_path, check, resolve_name};
@@ -87,6 +88,39 @@ fn refuse_ours(table: &MountTable, path: &Path) -> Result<(), CliError> {
         // What does not resolve is complained about where it is looked at.
         _ => Ok(()),
     }
+}
+
+/// A mount in another one, or over one, would buffer everything twice; checked before the directory
+/// is touched.
+pub fn refuse_nested(name: &str, directory: &Path) -> Result<(), CliError> {
+    let failed = |error| CliError::Failed(format!("{name} {}: {error}", directory.display()));
+    let table = MountTable::read().map_err(failed)?;
+    let (outer, inner) = match walk::find(directory, &table) {
+        Ok(Found::Mount(mount) | Found::InMount(mount)) if !is_dead(&mount.mount_point) => {
+            (Some(mount), None)
+        }
+        Ok(Found::Elsewhere(path)) => {
+            let is_below = |mount: &&Mount| mount.mount_point.starts_with(&path);
+            (None, table.ours().find(is_below).cloned())
+        }
+        // What is wrong with it is said where it is resolved.
+        Ok(_) | Err(_) => return Ok(()),
+    };
+    let directory = directory.display();
+    let why = match (outer, inner) {
+        (Some(mount), _) => format!(
+            "lies in the coalescefs mount at {}, which coalesces it already: run the command \
+             without another mount, or end that one",
+            mount.mount_point.display()
+        ),
+        (None, Some(mount)) => format!(
+            "has the coalescefs mount at {} in it, whose files would be buffered twice: end that \
+             one, or choose other directories",
+            mount.mount_point.display()
+        ),
+        (None, None) => return Ok(()),
+    };
+    Err(CliError::Failed(format!("{name} {directory} {why}")))
 }
 
 /// Two mounts of one directory would each think it has it alone. The keeper makes sure of that even

@@ -64,6 +64,18 @@ pub fn mount_config(
     mountpoint: PathBuf,
     around: Surroundings,
 ) -> Result<MountConfig, CliError> {
+    checked_config(options, backing, mountpoint, around).map_err(|error| match &options.config {
+        Some(file) => CliError::Usage(format!("{error} (options are also in {})", file.display())),
+        None => error,
+    })
+}
+
+fn checked_config(
+    options: &MountOptions,
+    backing: PathBuf,
+    mountpoint: PathBuf,
+    around: Surroundings,
+) -> Result<MountConfig, CliError> {
     let memory_bytes = memory_bytes(options, around)?;
     let mut config = MountConfig {
         backing,
@@ -76,10 +88,30 @@ pub fn mount_config(
         drain_rate: options.drain_rate,
         fsync: options.fsync,
         min_free_bytes: options.min_free,
+        rules: options.rule.clone(),
+        only: Vec::new(),
         allow_other: options.allow_other || (around.is_root && !options.no_allow_other),
     };
-    config.chunk_bytes = checked_chunk_bytes(&config)?;
+    config.chunk_bytes = checked_chunk_bytes(&config, "--chunk", config.chunk_bytes)?;
+    for at in 0..config.rules.len() {
+        let name = format!("--rule '{}': chunk", config.rules[at].glob);
+        if let Some(chunk_bytes) = config.rules[at].chunk_bytes {
+            let checked = checked_chunk_bytes(&config, &name, chunk_bytes)?;
+            config.rules[at].chunk_bytes = Some(checked);
+        }
+    }
     Ok(config)
+}
+
+/// The options of each of several mounts that together hold what one would.
+pub fn shared_out(options: &MountOptions, mounts: usize, around: Surroundings) -> MountOptions {
+    let share = |memory_bytes: u64| memory_bytes / mounts.max(1) as u64;
+    let default = || share(default_memory_bytes(around.ram_bytes)).max(MIN_MEMORY_BYTES);
+    let memory = match mounts {
+        0 | 1 => options.memory,
+        _ => Some(options.memory.map_or_else(default, share)),
+    };
+    MountOptions { memory, ..options.clone() }
 }
 
 fn memory_bytes(options: &MountOptions, around: Surroundings) -> Result<u64, CliError> {
@@ -100,11 +132,10 @@ fn memory_bytes(options: &MountOptions, around: Surroundings) -> Result<u64, Cli
     Ok(memory / PAGE_BYTES * PAGE_BYTES)
 }
 
-fn checked_chunk_bytes(config: &MountConfig) -> Result<u64, CliError> {
-    let chunk = config.chunk_bytes;
+fn checked_chunk_bytes(config: &MountConfig, name: &str, chunk: u64) -> Result<u64, CliError> {
     if chunk == 0 || !chunk.is_multiple_of(PAGE_BYTES) {
         return Err(CliError::Usage(format!(
-            "--chunk {chunk} is not a multiple of {PAGE_BYTES}: try {}",
+            "{name} {chunk} is not a multiple of {PAGE_BYTES}: try {}",
             chunk.saturating_add(1).checked_next_multiple_of(PAGE_BYTES).unwrap_or(PAGE_BYTES)
         )));
     }
@@ -112,8 +143,7 @@ fn checked_chunk_bytes(config: &MountConfig) -> Result<u64, CliError> {
     match rounded {
         Some(rounded) if rounded <= config.memory_bytes / CHUNKS_MIN => Ok(rounded),
         _ => Err(CliError::Usage(format!(
-            "--memory {} is less than {CHUNKS_MIN} chunks of {}: at least --memory {}, or --chunk \
-             {}",
+            "--memory {} is less than {CHUNKS_MIN} chunks of {}: at least --memory {}, or {name} {}",
             units::size(config.memory_bytes),
             units::size(chunk),
             units::size(rounded.unwrap_or(chunk).saturating_mul(CHUNKS_MIN)),
@@ -162,6 +192,7 @@ pub fn log_level(given: Option<LevelFilter>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::rules::Rule;
     use std::time::Duration;
 
     const AROUND: Surroundings = Surroundings { ram_bytes: 8 << 30, is_root: true };
@@ -262,6 +293,31 @@ mod tests {
             assert!(matches!(error, CliError::Usage(_)));
             assert!(error.to_string().contains(words), "{error} does not say '{words}'");
             assert!(!error.to_string().contains('\n'));
+        }
+    }
+
+    /// Goal: several mounts together have the memory of one, and each at least the least.
+    #[test]
+    fn memory_is_shared_out() {
+        let share = |memory, mounts| {
+            shared_out(&MountOptions { memory, ..options() }, mounts, AROUND).memory
+        };
+        assert_eq!(share(Some(1 << 30), 4), Some(256 << 20));
+        assert_eq!((share(None, 1), share(None, 4)), (None, Some(256 << 20)));
+        assert_eq!(share(None, 1000), Some(MIN_MEMORY_BYTES));
+    }
+
+    #[test]
+    fn chunks_of_rules_are_checked_like_others() {
+        let with = |chunk| {
+            let rule = Rule { glob: "x*".to_owned(), chunk_bytes: Some(chunk), ..Rule::default() };
+            resolve(&MountOptions { memory: Some(64 << 20), rule: vec![rule], ..options() })
+        };
+        // Segments are of 16 KiB here.
+        assert_eq!(with(20 << 10).unwrap().rules[0].chunk_bytes, Some(32 << 10));
+        for chunk in [0, 1000, 32 << 20] {
+            let error = with(chunk).unwrap_err().to_string();
+            assert!(error.contains("--rule 'x*': chunk"), "{error}");
         }
     }
 }

@@ -108,7 +108,7 @@ pub struct Status {
     pub open_files: u64,
     /// Age of the oldest byte not yet written, if any.
     pub oldest_age_ms: Option<u64>,
-    /// Received from programs.
+    /// Received from programs, to be coalesced.
     pub bytes_in: u64,
     /// WRITE requests received from the kernel.
     pub write_requests: u64,

@@ -23,6 +23,8 @@ fn status() -> Status {
         drain_rate: None,
         fsync: Default::default(),
         min_free_bytes: 0,
+        rules: Vec::new(),
+        only: Vec::new(),
         allow_other: false,
     };
     Status {

@@ -193,7 +193,7 @@ impl Source for OneRun {
             has_whole_chunk: left > 0,
             oldest_ms,
             open: true,
-            place: None,
+            ..Load::default()
         });
     }
 
@@ -223,7 +223,7 @@ fn a_lane_writes_fails_and_tries_again() {
         has_whole_chunk: true,
         oldest_ms: Some(boottime_ms()),
         open: true,
-        place: None,
+        ..Load::default()
     };
     queue.with(|scheduler| scheduler.update(FileId(1), load, boottime_ms()));
     let hear = || heard.recv_timeout(Duration::from_secs(30)).unwrap();

@@ -11,6 +11,7 @@ use super::caller::Caller;
 use super::data::FileState;
 use super::nodes::{Node, ROOT_ID};
 use super::stable::Unsynced;
+use super::treatment::passes_through;
 use super::{Filesystem, Reply};
 use crate::backing::{self, Attr, FsStats, SetTime, Time, errno};
 
@@ -129,7 +130,8 @@ impl Filesystem {
             attr.blocks += blocks_to_come(&attr, backlog_bytes, state.buffer.end());
             attr.size = attr.size.max(state.end());
             if backlog_bytes > 0 || self.arena.nodes().open(node.slot) > 0 {
-                lasts = if self.gate.is_shut() { Lasts::Once } else { Lasts::Moving };
+                let is_asked = self.gate.is_shut() && !passes_through(node);
+                lasts = if is_asked { Lasts::Once } else { Lasts::Moving };
             }
             if let Some((secs, nanos)) = self.arena.nodes().mtime(node.slot) {
                 attr.mtime = Time { secs, nanos };

@@ -11,11 +11,13 @@ use super::quiet::Waiter;
 use super::reserve::{Job, Reserved};
 use super::space::{BLOCK_BYTES, Space, whole_blocks};
 use super::stable::Stability;
+use super::treatment::passes_through;
 use super::{Device, Filesystem, Reply, errno};
 use crate::arena::Counters;
 use crate::backing;
 use crate::buffer::{FileBuffer, Geometry, Piece, Published, Slot, Step};
 use crate::clock::{boottime_ms, realtime};
+use crate::config::rules::Treatment;
 use crate::drain::{DataFile, LaneQueue};
 use crate::isolation::HandedOver;
 use crate::killpoint::{self, Point};
@@ -24,6 +26,8 @@ use crate::schedule::{FileId, Load};
 /// What a file's lock guards.
 pub(super) struct FileState {
     pub(super) buffer: FileBuffer,
+    /// What the rules said of its path.
+    pub(super) treatment: Treatment,
     /// One past the last byte that was stored and not cut off since: the backing file is at least
     /// that long.
     pub(super) stored_end: u64,
@@ -74,13 +78,17 @@ pub(super) struct FileData {
     state: Mutex<FileState>,
     /// The file is known to have no capabilities (the extended attribute).
     pub(super) without_capabilities: AtomicBool,
+    /// Mirrors [`Treatment::coalesce`], for the fast path.
+    pub(super) passes_through: AtomicBool,
     pub(super) queue: Arc<LaneQueue>,
     pub(super) space: Arc<Space>,
 }
 
 impl FileData {
-    pub(super) fn new(geometry: Geometry, device: Device) -> FileData {
+    pub(super) fn new(segment_bytes: u32, treatment: Treatment, device: Device) -> FileData {
+        let geometry = Geometry { segment_bytes, chunk_bytes: treatment.chunk_bytes };
         let state = FileState {
+            treatment,
             buffer: FileBuffer::new(geometry),
             stored_end: 0,
             age_cursor: 0,
@@ -98,6 +106,7 @@ impl FileData {
         FileData {
             state: Mutex::new(state),
             without_capabilities: AtomicBool::new(false),
+            passes_through: AtomicBool::new(!treatment.coalesce),
             queue: device.queue,
             space: device.space,
         }
@@ -141,13 +150,13 @@ pub(super) struct Write {
 
 impl Filesystem {
     /// WRITE: takes all of `bytes` or none. The reply comes at once while there is room, later
-    /// when not; on `Ok` the bytes outlive the death of the worker. Errors: `ESTALE`, `EINVAL`,
+    /// when not; on `Ok` the bytes outlive the death of the worker. Of a file that is not coalesced
+    /// they are in the backing file then, and the result is that of pwrite(2). Errors: `ESTALE`, `EINVAL`,
     /// `EFBIG` for what the backing filesystem could never take, and the file's own error of writing
     /// while memory is full and that lasts.
     pub fn write(&self, id: u64, offset: u64, bytes: &[u8], mtime: Mtime, reply: Reply<u32>) {
         let counters = self.counters();
         Counters::add(&counters.write_requests, 1);
-        Counters::add(&counters.bytes_in, bytes.len() as u64);
         let node = match self.node(id).and_then(|node| self.data(&node).map(|_| node.clone())) {
             Ok(node) => node,
             Err(error) => return reply(Err(error)),
@@ -155,6 +164,11 @@ impl Filesystem {
         if let Err(error) = self.check_end(&node, offset.saturating_add(bytes.len() as u64)) {
             return reply(Err(error));
         }
+        if passes_through(&node) {
+            self.kill_capabilities(&node);
+            return self.write_through(&node, offset, bytes.to_vec(), reply);
+        }
+        Counters::add(&counters.bytes_in, bytes.len() as u64);
         if let Some(code) = self.refusal(&node) {
             return reply(Err(errno(code)));
         }
@@ -284,7 +298,7 @@ impl Filesystem {
 
     /// Charges the blocks that a slot's bytes may take on the disk.
     pub(super) fn charge(&self, data: &FileData, state: &FileState, published: &Published) {
-        let from = published.index * u64::from(self.geometry.segment_bytes);
+        let from = published.index * u64::from(self.segment_bytes);
         let range = from + u64::from(published.start)..from + u64::from(published.end);
         let blocks = whole_blocks(&range);
         let is_reserved = state.reserved.covers(&range);
@@ -300,6 +314,8 @@ impl Filesystem {
             oldest_ms: state.buffer.oldest_ms(),
             open: self.arena.nodes().open(node.slot) > 0,
             place: state.place,
+            priority: state.priority(),
+            max_age_ms: Some(state.treatment.max_age_ms),
         }
     }
 

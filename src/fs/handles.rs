@@ -112,6 +112,7 @@ impl Filesystem {
 
     pub(super) fn add_handle(&self, caller: Caller, node: &Arc<Node>) -> io::Result<u64> {
         let data = self.data(node)?;
+        self.treat_anew(node);
         let handle = match self.given_before(caller) {
             Some((_, handle)) if handle != NO_HANDLE => handle,
             _ => {

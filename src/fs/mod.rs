@@ -17,6 +17,8 @@
 //! | `room` | memory: admission of writes, those that wait, pressure |
 //! | `quiet` | operations that need the file clean or idle first: truncate, fallocate |
 //! | `stable` | fsync: what is not known to be on stable storage, and who waits |
+//! | `treatment` | what the rules say of a file's path |
+//! | `through` | writes to files that are not coalesced |
 //! | `source` | what lanes take from here and report back |
 //! | `rebuild` | a new worker takes over what the former one left |
 //! | `repeated` | requests that come again after a worker died |
@@ -48,6 +50,8 @@ mod room;
 mod source;
 mod space;
 mod stable;
+mod through;
+mod treatment;
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
@@ -56,8 +60,8 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 
 use crate::arena::{Arena, SlotPool};
 use crate::backing::{DescriptorCache, Storage};
-use crate::buffer::Geometry;
 use crate::config::MountConfig;
+use crate::config::rules::Rules;
 use crate::drain::{DataFile, LaneQueue, Throttle};
 use crate::isolation::Isolation;
 use crate::schedule::Policy;
@@ -111,8 +115,9 @@ pub struct Filesystem {
     me: Weak<Filesystem>,
     config: Arc<MountConfig>,
     arena: Arena,
-    geometry: Geometry,
+    segment_bytes: u32,
     policy: Policy,
+    rules: Rules,
     limits: Limits,
     root: RawFd,
     nodes: Nodes,
@@ -142,6 +147,7 @@ impl Filesystem {
     /// is taken over. Starts the pool, and lanes as backing devices are met.
     pub fn attach(parts: Parts) -> io::Result<Arc<Filesystem>> {
         let Parts { config, arena, backing_fd, storage, descriptors } = parts;
+        let rules = Rules::new(&config).map_err(io::Error::other)?;
         let isolation = Arc::new(Isolation::new(arena));
         let (slots, held) = SlotPool::rebuild(&arena);
         let limits = Limits::new(&config, &arena);
@@ -152,11 +158,9 @@ impl Filesystem {
         let policy = Policy { max_age_ms: config.max_age_ms, closed_delay_ms: CLOSED_DELAY_MS };
         let filesystem = Arc::new_cyclic(|me| Filesystem {
             me: me.clone(),
-            geometry: Geometry {
-                segment_bytes: arena.segment_bytes(),
-                chunk_bytes: config.chunk_bytes,
-            },
+            segment_bytes: arena.segment_bytes(),
             policy,
+            rules,
             root: backing_fd,
             nodes,
             paths: DescriptorCache::new(paths),

@@ -314,6 +314,7 @@ impl Filesystem {
             for (node, parent, name) in moves.into_iter().flatten() {
                 self.move_node(node, parent, name);
                 self.note_changed(node, Unsynced::Attributes);
+                self.treat_moved(node);
             }
         }
         killpoint::pass(Point::RenameMoved);

@@ -478,7 +478,8 @@ impl Filesystem {
             return Err(errno(libc::EINVAL));
         }
         let device = self.device(node.identity.dev)?;
-        Ok(node.data.get_or_init(|| Box::new(FileData::new(self.geometry, device))))
+        let make = || Box::new(FileData::new(self.segment_bytes, self.treatment(node), device));
+        Ok(node.data.get_or_init(make))
     }
 }
 

@@ -254,7 +254,7 @@ impl Filesystem {
     }
 
     /// Runs `act` on the pool when the file is clean, with nothing stored meanwhile.
-    fn on_clean_file<T: Send + 'static>(
+    pub(super) fn on_clean_file<T: Send + 'static>(
         &self,
         id: u64,
         reply: Reply<T>,
@@ -304,7 +304,7 @@ impl Filesystem {
 
     /// As [`Filesystem::restore_times`], before a change that sets the time itself: it must not be
     /// set back afterwards.
-    fn settle_times(&self, node: &Arc<Node>) {
+    pub(super) fn settle_times(&self, node: &Arc<Node>) {
         if let Some(data) = node.data_if_any() {
             self.restore_times(node, &mut data.lock());
         }

@@ -40,8 +40,8 @@ impl Source for Filesystem {
         // Asked before the lock is taken: it may wait for the disk.
         let backing_end = self.backing_attr(&node).map_or(0, |attr| attr.size);
         let mut state = data.lock();
-        let chunk_bytes = self.geometry.chunk_bytes;
-        let (turn_bytes, end) = (self.turn_bytes_max(), backing_end);
+        let chunk_bytes = state.treatment.chunk_bytes;
+        let (turn_bytes, end) = (self.turn_bytes_max(chunk_bytes), backing_end);
         let Some(chunks) = state.plan_chunks(reason, chunk_bytes, turn_bytes, end) else {
             return Plan::Nothing;
         };
@@ -145,16 +145,16 @@ impl Source for Filesystem {
         if bytes > 0 {
             Counters::add(&counters.drain_turns, 1);
         }
-        if reason == Reason::WholeChunk {
-            let chunk_bytes = self.geometry.chunk_bytes;
-            Counters::add(&counters.whole_chunk_bytes, bytes / chunk_bytes * chunk_bytes);
-        }
         let mut is_known = false;
         let mut settled = None;
         // Asked before the lock is taken: it may wait for the disk.
         let place = self.place_after(file, bytes);
         self.with_state(file, |node, state| {
             state.place = place.or(state.place);
+            if reason == Reason::WholeChunk {
+                let chunk_bytes = state.treatment.chunk_bytes;
+                Counters::add(&counters.whole_chunk_bytes, bytes / chunk_bytes * chunk_bytes);
+            }
             if self.arena.nodes().open(node.slot) == 0 {
                 self.trim(node, state);
             }
@@ -265,19 +265,22 @@ impl Filesystem {
     /// Where the file ends on the device, after a turn of so many bytes: a small one tells little of
     /// where the next will be.
     fn place_after(&self, file: FileId, bytes: u64) -> Option<u64> {
-        if bytes < self.geometry.chunk_bytes {
+        let node = self.node(file.0).ok()?;
+        let (chunk_bytes, end) = {
+            let state = node.data_if_any()?.lock();
+            (state.treatment.chunk_bytes, state.stored_end)
+        };
+        if bytes < chunk_bytes {
             return None;
         }
-        let node = self.node(file.0).ok()?;
-        let end = node.data_if_any()?.lock().stored_end;
         let data_file = self.writable_file(&node).ok()?;
         backing::place_on_device((*data_file).as_fd(), end.checked_sub(1)?)
     }
 
     /// The most bytes of whole chunks that one turn takes: when writers are faster than the disk,
     /// the turns are as long as memory lets them be, with as few seeks between them.
-    fn turn_bytes_max(&self) -> u64 {
-        (self.limits.limit_bytes / TURN_PART).min(TURN_BYTES_MAX).max(self.geometry.chunk_bytes)
+    fn turn_bytes_max(&self, chunk_bytes: u64) -> u64 {
+        (self.limits.limit_bytes / TURN_PART).min(TURN_BYTES_MAX).max(chunk_bytes)
     }
 
     fn with_state(&self, file: FileId, act: impl FnOnce(&Arc<Node>, &mut FileState)) {

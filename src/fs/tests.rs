@@ -4,6 +4,7 @@
 mod failing;
 mod power;
 mod reserved;
+mod rules;
 mod stable;
 
 use std::ffi::OsStr;

@@ -211,12 +211,7 @@ impl fuser::Filesystem for Adapter {
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let opened = self.counted().open(caller(request), ino.0, flags.0);
-        let cache = if self.fs.is_write_only(ino.0) {
-            FopenFlags::FOPEN_DIRECT_IO
-        } else {
-            FopenFlags::FOPEN_KEEP_CACHE
-        };
-        reply_opened(reply, opened, cache);
+        reply_opened(reply, opened, self.cache_of(ino.0));
     }
 
     fn create(
@@ -236,7 +231,7 @@ impl fuser::Filesystem for Adapter {
                 &file_attr(&attr),
                 Generation(u64::from(generation)),
                 FileHandle(handle),
-                FopenFlags::FOPEN_KEEP_CACHE,
+                self.cache_of(attr.id),
             ),
             Err(error) => reply.error(code(&error)),
         }
@@ -530,6 +525,14 @@ impl fuser::Filesystem for Adapter {
 }
 
 impl Adapter {
+    /// Whether the kernel is to keep pages of an open file.
+    fn cache_of(&self, id: u64) -> FopenFlags {
+        match self.fs.is_uncached(id) {
+            true => FopenFlags::FOPEN_DIRECT_IO,
+            false => FopenFlags::FOPEN_KEEP_CACHE,
+        }
+    }
+
     /// Adds an entry with its attributes; `false` when the reply is full. The dot entries are not
     /// looked up: the kernel does not count them.
     fn add_plus(

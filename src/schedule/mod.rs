@@ -23,7 +23,7 @@ mod tests;
 
 pub use admission::{Admission, Granted};
 pub use gate::{Gate, Pass};
-pub use scheduler::{Load, Outcome, Policy, Reason, Scheduler, Turn, Urgency};
+pub use scheduler::{Load, Outcome, Policy, Priority, Reason, Scheduler, Turn, Urgency};
 
 /// A file, by a number that the caller chooses and does not reuse while the file is known here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

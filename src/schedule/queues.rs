@@ -33,8 +33,10 @@ pub(super) struct Places {
     pub(super) demanded: Option<Stamp>,
     /// When it is over-age: every file that may get a turn.
     pub(super) age: (u64, Stamp),
-    /// It has a whole chunk.
+    /// It has a whole chunk, and normal priority.
     pub(super) whole: Option<Stamp>,
+    /// It has a whole chunk, and high priority.
+    pub(super) high: Option<Stamp>,
     /// It is closed, and when its delay ends.
     pub(super) closed: Option<(u64, Stamp)>,
     /// Bytes its turn would write: every file that may get a turn.
@@ -151,6 +153,7 @@ pub(super) struct Queues {
     pub(super) demanded: Queue<Stamp>,
     pub(super) age: Queue<(u64, Stamp)>,
     pub(super) whole: Queue<Stamp>,
+    pub(super) high: Queue<Stamp>,
     pub(super) closed: Queue<(u64, Stamp)>,
     pub(super) fullest: Queue<(Reverse<u64>, Stamp)>,
     pub(super) ring: Queue<Stamp>,
@@ -165,6 +168,7 @@ impl Queues {
         self.demanded.shift(file, was.and_then(|p| p.demanded), is.and_then(|p| p.demanded));
         self.age.shift(file, was.map(|p| p.age), is.map(|p| p.age));
         self.whole.shift(file, was.and_then(|p| p.whole), is.and_then(|p| p.whole));
+        self.high.shift(file, was.and_then(|p| p.high), is.and_then(|p| p.high));
         self.closed.shift(file, was.and_then(|p| p.closed), is.and_then(|p| p.closed));
         self.fullest.shift(file, was.map(|p| p.fullest), is.map(|p| p.fullest));
         self.ring.shift(file, was.map(|p| p.ring), is.map(|p| p.ring));

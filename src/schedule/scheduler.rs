@@ -5,7 +5,8 @@
 //!
 //! Order: Demanded, Age, WholeChunk, Closed, Pressure, Everything. Within each, a file that had
 //! its turn goes behind all that wait, so that no file keeps another of the same rank waiting.
-//! Between the ranks, two limits keep a lower one from starving:
+//! Whole chunks of files of high priority go before those of others. Three limits keep those who
+//! come later from starving:
 //! 1. After [`AGE_RUN`] over-age turns in a row one whole chunk goes, when there is one.
 //! 2. After [`DEMANDED_RUN`] demanded turns in a row one over-age file or whole chunk goes: a
 //!    file that is written all the time may never become clean, and so be demanded for ever.
@@ -31,6 +32,10 @@ const AGE_RUN: u32 = 4;
 /// chunks loses at most a sixteenth of its speed.
 const DEMANDED_RUN: u32 = 16;
 
+/// Whole chunks of high priority in a row while one of another file waits: the others keep a fifth
+/// of the disk, however much the first want.
+const HIGH_RUN: u32 = 4;
+
 /// Among so many whole chunks the order of turns is chosen by place.
 pub(super) const NEAR_FILES: usize = 8;
 
@@ -42,6 +47,16 @@ pub struct Policy {
     pub max_age_ms: u64,
     /// A closed file is written this long after, so that a temporary file may vanish first.
     pub closed_delay_ms: u64,
+}
+
+/// Whose whole chunk goes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Priority {
+    /// One of many.
+    #[default]
+    Normal,
+    /// Before files of normal priority, as far as that lets them have a share.
+    High,
 }
 
 /// What a file has to write.
@@ -58,6 +73,10 @@ pub struct Load {
     pub open: bool,
     /// Where on the device its last turn ended, if that is known.
     pub place: Option<u64>,
+    /// Whose whole chunk goes first.
+    pub priority: Priority,
+    /// The file's own; `None`: [`Policy::max_age_ms`].
+    pub max_age_ms: Option<u64>,
 }
 
 /// What beyond the files' own reasons makes them be written.
@@ -181,12 +200,15 @@ impl Entry {
             return Standing::Delayed(at_ms);
         }
         let oldest_ms = self.load.oldest_ms.expect("set_load gives each dirty file an age");
-        let over_age_ms = oldest_ms.saturating_add(policy.max_age_ms / 2);
+        let max_age_ms = self.load.max_age_ms.unwrap_or(policy.max_age_ms);
+        let over_age_ms = oldest_ms.saturating_add(max_age_ms / 2);
         let reach_bytes = self.load.dirty_bytes.saturating_sub(self.scattered_bytes);
+        let is_high = self.load.priority == Priority::High;
         Standing::Queued(Places {
             demanded: self.demanded,
             age: (over_age_ms.max(self.age_floor_ms), self.ring),
-            whole: self.whole,
+            whole: self.whole.filter(|_| !is_high),
+            high: self.whole.filter(|_| is_high),
             closed: self.closed_due_ms.map(|due_ms| (due_ms, self.ring)),
             fullest: (Reverse(reach_bytes), self.ring),
             ring: self.ring,
@@ -230,6 +252,8 @@ pub struct Scheduler {
     age_run: u32,
     /// Demanded turns in a row that went before an over-age file or a whole chunk.
     demanded_run: u32,
+    /// Whole chunks of high priority in a row that went before another file's.
+    high_run: u32,
 }
 
 impl Scheduler {
@@ -246,6 +270,7 @@ impl Scheduler {
             round_end: Stamp::default(),
             age_run: 0,
             demanded_run: 0,
+            high_run: 0,
         }
     }
 
@@ -361,7 +386,8 @@ impl Scheduler {
     pub fn wake_at_ms(&self) -> Option<u64> {
         let queues = &self.queues;
         let urgent = self.urgency != Urgency::Normal && queues.ring.first().is_some();
-        if urgent || queues.demanded.first().is_some() || queues.whole.first().is_some() {
+        let has_whole = queues.whole.first().is_some() || queues.high.first().is_some();
+        if urgent || queues.demanded.first().is_some() || has_whole {
             return Some(0);
         }
         let delayed_ms = queues.delayed.first().map(|(at_ms, _)| at_ms);
@@ -388,7 +414,7 @@ impl Scheduler {
 
     /// Chooses by precedence and counts the runs that limit it.
     fn pick(&mut self, now_ms: u64) -> Option<Turn> {
-        let whole = self.near_whole();
+        let whole = self.next_whole();
         let queues = &self.queues;
         let old = queues.age.first_file_due(now_ms);
         let due = match (old, whole) {
@@ -406,6 +432,9 @@ impl Scheduler {
         if let Some((file, reason)) = due {
             let before_whole = reason == Reason::Age && whole.is_some();
             self.age_run = if before_whole { self.age_run + 1 } else { 0 };
+            if reason == Reason::WholeChunk {
+                self.count_high(file);
+            }
             return Some(Turn { file, reason });
         }
         self.age_run = 0;
@@ -423,7 +452,21 @@ impl Scheduler {
         }
     }
 
-    /// The whole chunk that goes next; see the module's head.
+    /// The whole chunk that goes next.
+    fn next_whole(&mut self) -> Option<FileId> {
+        let high = self.queues.high.first_file();
+        let other = self.near_whole();
+        high.filter(|_| other.is_none() || self.high_run < HIGH_RUN).or(other)
+    }
+
+    /// Of a whole chunk that goes now.
+    fn count_high(&mut self, file: FileId) {
+        let is_high = self.queues.high.first_file() == Some(file);
+        let before_other = is_high && self.queues.whole.first().is_some();
+        self.high_run = if before_other { self.high_run + 1 } else { 0 };
+    }
+
+    /// Of those of normal priority; see the module's head.
     fn near_whole(&mut self) -> Option<FileId> {
         let whole = &self.queues.whole;
         let (first, _) = whole.first()?;

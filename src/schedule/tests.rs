@@ -16,13 +16,7 @@ use random::Random;
 
 /// An open file without a whole chunk.
 fn some(dirty_bytes: u64, oldest_ms: u64) -> Load {
-    Load {
-        dirty_bytes,
-        has_whole_chunk: false,
-        oldest_ms: Some(oldest_ms),
-        open: true,
-        place: None,
-    }
+    Load { dirty_bytes, oldest_ms: Some(oldest_ms), open: true, ..Load::default() }
 }
 
 /// An open file with a whole chunk.

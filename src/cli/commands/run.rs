@@ -11,11 +11,12 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use super::mount::check_answers;
-use super::umount::busy;
+use super::umount::users;
 use crate::cli::args::RunArgs;
 use crate::cli::children::{Family, Watch, Who};
 use crate::cli::drained::{self, End};
 use crate::cli::exit::{CliError, Exit, complain};
+use crate::cli::redirect::{self, Target};
 use crate::cli::{places, resolve};
 use crate::config::MountConfig;
 use crate::control::client::Client;
@@ -65,26 +66,63 @@ pub fn run(args: &RunArgs, log: resolve::Log) -> Result<Exit, CliError> {
     status.map(Exit::Command)
 }
 
+/// More directories than this are more daemons than anybody wants.
+const MOUNTS_MAX: usize = 64;
+
+/// A mount to be made, as the arguments have it.
+struct Wanted {
+    option: &'static str,
+    dir: PathBuf,
+    only: Vec<String>,
+}
+
+fn wanted(args: &RunArgs) -> Result<Vec<Wanted>, CliError> {
+    let over = |dir: &PathBuf| Wanted { option: "--over", dir: dir.clone(), only: Vec::new() };
+    let redirect =
+        |target: Target| Wanted { option: "--redirect", dir: target.dir, only: target.only };
+    let targets = redirect::resolve(&args.redirect)?;
+    let all: Vec<Wanted> =
+        args.over.iter().map(over).chain(targets.into_iter().map(redirect)).collect();
+    if all.len() > MOUNTS_MAX {
+        return Err(CliError::Usage(format!(
+            "{} directories are to be mounted over, {MOUNTS_MAX} at most is sensible: name one \
+             above them with --over",
+            all.len()
+        )));
+    }
+    Ok(all)
+}
+
 fn resolve_all(args: &RunArgs) -> Result<Vec<MountConfig>, CliError> {
     let around = resolve::Surroundings::here();
-    let mut configs: Vec<MountConfig> = Vec::new();
-    for dir in &args.over {
-        let places = places::resolve_over("--over", dir)?;
-        let overlapping = configs.iter().find(|other| {
+    let wanted = wanted(args)?;
+    let options = resolve::shared_out(&args.options, wanted.len(), around);
+    let mut configs: Vec<(&'static str, MountConfig)> = Vec::new();
+    for Wanted { option, dir, only } in &wanted {
+        places::refuse_nested(option, dir)?;
+        let places = places::resolve_over(option, dir)?;
+        let overlapping = configs.iter().find(|(_, other)| {
             places.backing.starts_with(&other.backing) || other.backing.starts_with(&places.backing)
         });
-        if let Some(other) = overlapping {
+        if let Some((other_option, other)) = overlapping {
             let (one, two) = (places.backing.display(), other.backing.display());
-            return Err(CliError::Usage(format!("--over {one} and --over {two} overlap")));
+            return Err(CliError::Usage(format!(
+                "{option} {one} and {other_option} {two} overlap: leave one of them out"
+            )));
         }
-        configs.push(resolve::mount_config(
-            &args.options,
-            places.backing,
-            places.mountpoint,
-            around,
-        )?);
+        let config = resolve::mount_config(&options, places.backing, places.mountpoint, around);
+        let config = config.map_err(|error| shared_out(error, wanted.len()))?;
+        configs.push((option, MountConfig { only: only.clone(), ..config }));
     }
-    Ok(configs)
+    Ok(configs.into_iter().map(|(_, config)| config).collect())
+}
+
+/// The memory that an error is about may not be the one that was given.
+fn shared_out(error: CliError, mounts: usize) -> CliError {
+    match mounts {
+        0 | 1 => error,
+        _ => CliError::Usage(format!("{error} (--memory is shared out among {mounts} mounts)")),
+    }
 }
 
 fn start(
@@ -194,6 +232,18 @@ fn not_stored(mountpoint: &Path) -> CliError {
     CliError::NotStored(format!("{}: not everything could be stored", mountpoint.display()))
 }
 
+/// Says whom the end waits for.
+fn waiting(client: &Client) -> String {
+    let mountpoint = client.mount().mount_point.display();
+    match users(client) {
+        Some(users) => format!("{mountpoint} is still used by {users}: waiting for them to end"),
+        None => format!(
+            "{mountpoint} is still in use: waiting; 'fuser -vm {mountpoint}' as root \
+                         says for whom"
+        ),
+    }
+}
+
 /// Drains and unmounts; waits for processes the command left behind, as they may still write.
 fn drain(mountpoint: &Path, discard: bool) -> Result<End, CliError> {
     let failed = |error: crate::control::client::ClientError| CliError::Failed(error.to_string());
@@ -206,7 +256,7 @@ fn drain(mountpoint: &Path, discard: bool) -> Result<End, CliError> {
         }
         if !told {
             told = true;
-            complain(&format!("{}; waiting for that", busy(&client)));
+            complain(&waiting(&client));
         }
         std::thread::sleep(BUSY_PAUSE);
     }

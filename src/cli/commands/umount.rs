@@ -44,11 +44,16 @@ fn clear(mountpoint: &Path) -> CliError {
 }
 
 /// One line that names who uses the mount.
-pub(super) fn busy(client: &Client) -> String {
+fn busy(client: &Client) -> String {
     let mountpoint = client.mount().mount_point.display();
-    let daemon = [client.status().keeper_pid, client.status().worker_pid];
-    match holders::describe(client.mount(), &daemon) {
+    match users(client) {
         Some(holders) => format!("{mountpoint} is in use by {holders}: end them and try again"),
         None => format!("{mountpoint} is in use: 'fuser -vm {mountpoint}' as root says by whom"),
     }
+}
+
+/// Names some of the processes that use the mount, when any can be seen.
+pub(super) fn users(client: &Client) -> Option<String> {
+    let daemon = [client.status().keeper_pid, client.status().worker_pid];
+    holders::describe(client.mount(), &daemon)
 }

@@ -5,7 +5,7 @@
 //! call: the turn, the totals, and that `wake_at_ms` is the time at which a turn appears.
 
 use super::Random;
-use crate::schedule::{FileId, Load, Outcome, Policy, Reason, Scheduler, Turn, Urgency};
+use crate::schedule::{FileId, Load, Outcome, Policy, Priority, Reason, Scheduler, Turn, Urgency};
 
 const FILES: u64 = 10;
 const POLICY: Policy = Policy { max_age_ms: 200, closed_delay_ms: 30 };
@@ -57,7 +57,8 @@ impl File {
     }
 
     fn over_age_ms(&self) -> u64 {
-        (self.load.oldest_ms.unwrap() + POLICY.max_age_ms / 2).max(self.age_served_ms)
+        let max_age_ms = self.load.max_age_ms.unwrap_or(POLICY.max_age_ms);
+        (self.load.oldest_ms.unwrap() + max_age_ms / 2).max(self.age_served_ms)
     }
 
     fn may(&self, now_ms: u64) -> bool {
@@ -74,6 +75,7 @@ struct Model {
     events: u64,
     old_in_a_row: u32,
     demanded_in_a_row: u32,
+    high_in_a_row: u32,
 }
 
 impl Model {
@@ -94,7 +96,10 @@ impl Model {
         let demanded = self.least(now_ms, |f| f.demanded);
         let old =
             self.least(now_ms, |f| Some((f.over_age_ms(), f.served)).filter(|key| key.0 <= now_ms));
-        let whole = self.least(now_ms, |f| f.whole);
+        let whole_of =
+            |priority| self.least(now_ms, |f| f.whole.filter(|_| f.load.priority == priority));
+        let (high, normal) = (whole_of(Priority::High), whole_of(Priority::Normal));
+        let whole = high.filter(|_| normal.is_none() || self.high_in_a_row < 4).or(normal);
         let others_wait = old.is_some() || whole.is_some();
         if let Some(i) = demanded.filter(|_| !others_wait || self.demanded_in_a_row < 16) {
             self.demanded_in_a_row = if others_wait { self.demanded_in_a_row + 1 } else { 0 };
@@ -107,6 +112,8 @@ impl Model {
         }
         self.old_in_a_row = 0;
         if let Some(i) = whole {
+            let before_normal = whole == high && normal.is_some();
+            self.high_in_a_row = if before_normal { self.high_in_a_row + 1 } else { 0 };
             return Some((i, Reason::WholeChunk));
         }
         let closed = self.least(now_ms, |f| {
@@ -197,6 +204,7 @@ impl Pair {
             events: 0,
             old_in_a_row: 0,
             demanded_in_a_row: 0,
+            high_in_a_row: 0,
         };
         let scheduler = Scheduler::new(POLICY);
         Self { model, scheduler, random: Random(seed), now_ms: 1_000, turns: 0 }
@@ -213,6 +221,8 @@ impl Pair {
             oldest_ms: (!random.one_in(8)).then(|| self.now_ms - random.below(150)),
             open: !random.one_in(3),
             place: None,
+            priority: if random.one_in(3) { Priority::High } else { Priority::Normal },
+            max_age_ms: random.one_in(4).then(|| random.below(400)),
         }
     }
 

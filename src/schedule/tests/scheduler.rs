@@ -2,12 +2,19 @@
 
 use super::{Random, closed, some, whole};
 use crate::schedule::scheduler::NEAR_FILES;
-use crate::schedule::{FileId, Load, Outcome, Policy, Reason, Scheduler, Turn, Urgency};
+use crate::schedule::{FileId, Load, Outcome, Policy, Priority, Reason, Scheduler, Turn, Urgency};
 
 /// Over-age after 5 000 ms, closed files due after 100 ms.
 const POLICY: Policy = Policy { max_age_ms: 10_000, closed_delay_ms: 100 };
-const CLEAN: Load =
-    Load { dirty_bytes: 0, has_whole_chunk: false, oldest_ms: None, open: true, place: None };
+const CLEAN: Load = Load {
+    dirty_bytes: 0,
+    has_whole_chunk: false,
+    oldest_ms: None,
+    open: true,
+    place: None,
+    priority: Priority::Normal,
+    max_age_ms: None,
+};
 
 fn scheduler(loads: &[(u64, Load)]) -> Scheduler {
     let mut scheduler = Scheduler::new(POLICY);
@@ -455,4 +462,39 @@ fn near_files_take_turns() {
     }
     let left = |file: FileId| whole_at(file.0 * 1_000_000);
     assert_eq!(take(&mut s, 9, 0, left), [0, 1, 2, 0, 1, 2, 0, 1, 2]);
+}
+
+/// Goal: whole chunks of high priority go first, in turn among themselves, and the others get every
+/// fifth turn all the same. Method: two files of each kind that always have the next chunk.
+#[test]
+fn high_priority_goes_first_and_starves_nobody() {
+    let load = |file: u64| {
+        let priority = if file < 3 { Priority::High } else { Priority::Normal };
+        Load { priority, ..whole(10, 0) }
+    };
+    let mut s = scheduler(&[(3, load(3)), (4, load(4)), (1, load(1)), (2, load(2))]);
+    let mut order = Vec::new();
+    for _ in 0..10 {
+        let turn = s.next_turn(0).unwrap();
+        assert_eq!(turn.reason, Reason::WholeChunk);
+        order.push(turn.file.0);
+        s.end_turn(turn.file, load(turn.file.0), Outcome::Written, 0);
+    }
+    assert_eq!(order, [1, 2, 1, 2, 3, 1, 2, 1, 2, 4]);
+}
+
+/// Goal: a file's own age counts instead of the mount's, shorter or longer.
+#[test]
+fn a_file_may_have_its_own_age() {
+    let short = Load { max_age_ms: Some(100), ..some(10, 0) };
+    let long = Load { max_age_ms: Some(100_000), ..some(10, 0) };
+    let mut s = scheduler(&[(1, long), (2, some(10, 0)), (3, short)]);
+    assert_eq!(s.wake_at_ms(), Some(50));
+    assert_eq!(s.next_turn(49), None);
+    for (now_ms, file) in [(50, 3), (5_000, 2), (50_000, 1)] {
+        assert_eq!(s.next_turn(now_ms - 1), None);
+        let turn = s.next_turn(now_ms).unwrap();
+        assert_eq!(turn, Turn { file: FileId(file), reason: Reason::Age });
+        s.end_turn(turn.file, CLEAN, Outcome::Written, now_ms);
+    }
 }

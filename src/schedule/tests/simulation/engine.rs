@@ -308,7 +308,7 @@ impl<M: Meter> Simulation<M> {
             has_whole_chunk: stream.head >= self.chunk_end(stream),
             oldest_ms: stream.buffer.oldest_ms(),
             open: true,
-            place: None,
+            ..Load::default()
         }
     }
 
