@@ -33,6 +33,9 @@ pub struct MountConfig {
     pub min_free_bytes: u64,
     /// Whether users other than the mount's owner may use the mount.
     pub allow_other: bool,
+    /// `MS_*` flags of mount(2) beside those of the backing filesystem. Builds before it had none.
+    #[serde(default)]
+    pub mount_flags: libc::c_ulong,
 }
 
 /// What fsync(2) and its like wait for.
@@ -78,6 +81,7 @@ impl MountConfig {
             fsync: FsyncPolicy::Strict,
             min_free_bytes: 0,
             allow_other: false,
+            mount_flags: 0,
         }
     }
 }

@@ -77,6 +77,7 @@ pub fn mount_config(
         fsync: options.fsync,
         min_free_bytes: options.min_free,
         allow_other: options.allow_other || (around.is_root && !options.no_allow_other),
+        mount_flags: options.mount_options.iter().fold(0, |flags, change| change.applied_to(flags)),
     };
     config.chunk_bytes = checked_chunk_bytes(&config)?;
     Ok(config)

@@ -24,6 +24,7 @@ fn status() -> Status {
         fsync: Default::default(),
         min_free_bytes: 0,
         allow_other: false,
+        mount_flags: 0,
     };
     Status {
         config,
