@@ -164,9 +164,9 @@ pub fn the_manager_is_told_how_it_goes() {
     let file = File::create(service.out().join("f")).unwrap();
     file.write_all_at(&vec![1; 6 << 20], 0).unwrap();
     drop(file);
-    service.expect_soon("STATUS 6.0 MiB to be written");
     service.expect_soon("WATCHDOG 1");
     service.terminate();
+    service.expect_soon("STATUS ending: ");
     service.expect_soon("EXTEND_TIMEOUT_USEC 30000000");
     service.expect_soon("ended 0 0");
     assert_eq!(fs::metadata(service.out().join("f")).unwrap().len(), 6 << 20);

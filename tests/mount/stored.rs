@@ -75,13 +75,13 @@ impl Service {
         assert_eq!(self.said.recv_timeout(SOON).as_deref(), Ok(line));
     }
 
-    /// The line comes, after whatever others.
+    /// A line that begins so comes, after whatever others.
     #[track_caller]
-    pub fn expect_soon(&self, line: &str) {
-        let mut others = Vec::new();
-        while others.last().is_none_or(|other| other != line) {
+    pub fn expect_soon(&self, beginning: &str) {
+        let mut others: Vec<String> = Vec::new();
+        while !others.last().is_some_and(|other| other.starts_with(beginning)) {
             let Ok(next) = self.said.recv_timeout(SOON) else {
-                panic!("no '{line}' after {others:?}")
+                panic!("no '{beginning}' after {others:?}")
             };
             others.push(next);
         }
