@@ -41,6 +41,9 @@ pub struct MountConfig {
     pub only: Vec<String>,
     /// Whether users other than the mount's owner may use the mount.
     pub allow_other: bool,
+    /// `MS_*` flags of mount(2) beside those of the backing filesystem. Builds before it had none.
+    #[serde(default)]
+    pub mount_flags: libc::c_ulong,
 }
 
 /// What fsync(2) and its like wait for.
@@ -88,6 +91,7 @@ impl MountConfig {
             rules: Vec::new(),
             only: Vec::new(),
             allow_other: false,
+            mount_flags: 0,
         }
     }
 }

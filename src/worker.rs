@@ -309,6 +309,7 @@ impl Ending<'_> {
                     Err(_) => Some(Ok(())),
                 },
                 recv(ticks) -> _ => {
+                    self.beat();
                     self.retry_end();
                     None
                 }
@@ -324,6 +325,12 @@ impl Ending<'_> {
 
     /// Returns how the session ended, if it did.
     fn drain_and_unmount(&mut self) -> Option<io::Result<()>> {
+        log::info!(
+            "{}: to be unmounted, asked by {}; {} bytes to be written",
+            self.context.config.mountpoint.display(),
+            if self.by_signal { "a signal" } else { "a command" },
+            self.filesystem.backlog_bytes()
+        );
         match self.drain() {
             Drained::Clean => self.request_unmount(UnmountMode::Plain),
             Drained::SessionEnded(result) => return Some(result),
@@ -396,8 +403,15 @@ impl Ending<'_> {
         server::wait_for_clients();
     }
 
+    /// Shows the keeper that this worker is alive.
+    fn beat(&self) -> u64 {
+        let backlog_bytes = self.filesystem.pulse();
+        self.context.arena.control().beat(backlog_bytes);
+        backlog_bytes
+    }
+
     fn tell_progress(&self) -> u64 {
-        let backlog_bytes = self.filesystem.backlog_bytes();
+        let backlog_bytes = self.beat();
         self.tell(&Answer::Progress { backlog_bytes });
         backlog_bytes
     }
@@ -455,6 +469,7 @@ impl Ending<'_> {
         if !self.filesystem.failing_files().is_empty() {
             return self.not_stored();
         }
+        log::info!("{}: ended, all is stored", self.context.config.mountpoint.display());
         self.tell(&Answer::Status(Box::new(self.filesystem.status())));
         self.tell(&Answer::Done);
         self.dismiss();

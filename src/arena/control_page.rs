@@ -45,6 +45,8 @@ pub struct ControlPage {
     mounted_at_ms: AtomicU64,
     bdi_tuned: AtomicU32,
     ballast_fd_plus_one: AtomicI32,
+    beats: AtomicU64,
+    backlog_bytes: AtomicU64,
 }
 
 impl ControlPage {
@@ -160,6 +162,17 @@ impl ControlPage {
     /// The descriptor noted by [`ControlPage::set_ballast_fd`].
     pub fn ballast_fd(&self) -> Option<i32> {
         Some(self.ballast_fd_plus_one.load(Ordering::Acquire) - 1).filter(|fd| *fd >= 0)
+    }
+
+    /// Worker: a sign of life, with the acknowledged bytes that are not stored.
+    pub fn beat(&self, backlog_bytes: u64) {
+        self.backlog_bytes.store(backlog_bytes, Ordering::Relaxed);
+        self.beats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Keeper: the number of signs of life so far, and the backlog that came with the last one.
+    pub fn beats(&self) -> (u64, u64) {
+        (self.beats.load(Ordering::Relaxed), self.backlog_bytes.load(Ordering::Relaxed))
     }
 
     /// Keeper: notes whether the kernel's dirty limits of the mount were tuned: 0, or the errno.

@@ -13,7 +13,10 @@ use super::{resolve, rules, units};
 use crate::config::FsyncPolicy;
 use crate::config::rules::Rule;
 use crate::keeper::Beginning;
-use crate::mount::machine;
+use crate::mount::{generic, machine};
+
+/// What comes before a default of this machine, which has no place in a manual.
+pub const HERE: &str = "; here ";
 
 /// Turns many trickles of tiny writes into one large sequential write after another.
 #[derive(Debug, Parser)]
@@ -23,9 +26,11 @@ use crate::mount::machine;
     max_term_width = 100,
     subcommand_required = true,
     arg_required_else_help = true,
+    disable_help_subcommand = true,
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 75 data is not on disk; 'run' has \
                   the command's own.\nSizes: K, M, G, T are powers of 1024: 20M = 20MiB. \
-                  Durations: 500ms, 30s, 2min."
+                  Durations: 500ms, 30s, 2min.\nMore: 'coalescefs help TOPIC', TOPIC being a \
+                  command, sizes, exit-codes, signals, files, rules or fstab."
 )]
 pub struct Arguments {
     /// What to do.
@@ -42,7 +47,7 @@ pub struct LogArgs {
     /// What to log: off, error, warn, info, debug or trace [default: RUST_LOG, else warn]
     #[arg(long, global = true, value_name = "LEVEL", help_heading = "Log")]
     pub log_level: Option<LevelFilter>,
-    /// Append the log of the mount to this file [default: none in the background, else stderr]
+    /// Append the mount's log here [default: none in the background, else stderr]
     #[arg(
         long,
         global = true,
@@ -75,6 +80,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Measure a directory's disk, and say what to give to 'mount' over it
     Bench(BenchArgs),
+    /// Explain a command or a topic
+    Help(HelpArgs),
     /// The process that holds a mount; started by the others
     #[command(hide = true)]
     Keeper(KeeperArgs),
@@ -87,7 +94,7 @@ pub struct MountArgs {
     pub backing: PathBuf,
     /// Where to mount [default: over BACKING itself]
     pub mountpoint: Option<PathBuf>,
-    /// Stay in the foreground until the mount ends; SIGINT or SIGTERM ends it in order
+    /// Stay until the mount ends; SIGINT or SIGTERM ends it in order
     #[arg(long)]
     pub foreground: bool,
     /// How to buffer.
@@ -170,6 +177,13 @@ pub struct DoctorArgs {
     pub json: bool,
 }
 
+/// `help`.
+#[derive(Debug, Args)]
+pub struct HelpArgs {
+    /// A command, or one of sizes, exit-codes, signals, files, rules, fstab [default: all commands]
+    pub topic: Option<String>,
+}
+
 /// `keeper`.
 #[derive(Debug, Args)]
 pub struct KeeperArgs {
@@ -214,10 +228,10 @@ pub struct MountOptions {
     /// Most bytes per second written to the disk, to leave some for others [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = units::parse_rate)]
     pub drain_rate: Option<u64>,
-    /// What fsync(2) waits for; 'lazy' gives up what it promises about power loss
-    #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
+    /// What fsync(2) waits for: 'strict', the disk; 'lazy', memory: may lose data with the power
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t, hide_possible_values = true)]
     pub fsync: FsyncPolicy,
-    /// Leave this much of the backing filesystem free: writes that would take it fail with ENOSPC
+    /// Leave this much of the disk free: writes that would take it fail with ENOSPC
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size, default_value = "0")]
     pub min_free: u64,
     /// What holds for files that match GLOB only: chunk=SIZE, max-age=DURATION,
@@ -236,22 +250,22 @@ pub struct MountOptions {
     /// Keep other users, root included, out of the mount
     #[arg(long, overrides_with = "allow_other")]
     pub no_allow_other: bool,
+    /// Generic options of mount(8), as ro,nosuid; those of BACKING hold in any case
+    #[arg(short = 'o', long = "mount-options", value_name = "LIST",
+          value_parser = generic::parse)]
+    pub mount_options: Vec<generic::Change>,
 }
 
 fn memory_help() -> String {
     let here = units::size(resolve::default_memory_bytes(machine::ram_bytes()));
-    format!(
-        "Most bytes held in memory, at least 4M [default: an eighth of RAM, at least 64M, at most \
-         16G; here {here}]"
-    )
+    format!("Most bytes held in memory [default: an eighth of RAM, 64M to 16G{HERE}{here}]")
 }
 
 fn chunk_help() -> String {
     let memory_bytes = resolve::default_memory_bytes(machine::ram_bytes());
     let here = units::size(resolve::default_chunk_bytes(memory_bytes));
     format!(
-        "Bytes of one file written in one turn: a multiple of 4K, rounded up to a multiple of the \
-         segment size (4K to 64K, by --memory) [default: a power of two, about a 64th of --memory, \
-         256K to 16M; here {here}]"
+        "Least bytes of one file written in one turn, a multiple of 4K [default: about a 64th of \
+         --memory, 256K to 16M{HERE}{here}]"
     )
 }

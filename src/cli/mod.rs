@@ -15,7 +15,9 @@
 //! | `drained` | unmounting with progress |
 //! | `holders` | who keeps a mount busy |
 //! | `trial` | what `demo` and `bench` share: a scratch directory, a mount over it, children |
-//! | `commands` | mount, run, umount, discard, status, upgrade, doctor, demo, bench |
+//! | `topics` | what `help TOPIC` and the manual say beside the options |
+//! | `manual` | the command line as manual pages and completions are made from it |
+//! | `commands` | mount, run, umount, discard, status, upgrade, doctor, demo, bench, help |
 
 mod args;
 mod children;
@@ -24,10 +26,12 @@ mod config_file;
 mod drained;
 pub mod exit;
 mod holders;
+pub mod manual;
 mod places;
 mod redirect;
 mod resolve;
 mod rules;
+pub mod topics;
 mod trial;
 mod units;
 mod walk;
@@ -76,12 +80,16 @@ fn run(arguments: Arguments, given: &ArgMatches, log_level: String) -> Result<Ex
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Demo(args) => Ok(commands::demo::run(&args).map(|()| Exit::Ok)?),
         Command::Bench(args) => commands::bench::run(&args).map(|()| Exit::Ok),
+        Command::Help(args) => commands::help::run(&args).map(|()| Exit::Ok),
         Command::Keeper(args) => Ok(Exit::Keeper(crate::keeper::run(args.beginning()))),
     }
 }
 
+/// The FUSE library warns of each request that it takes for unsupported: what is answered ENOSYS is
+/// for a program to say. `RUST_LOG=warn,fuser=warn` shows it.
 fn start_log(level: &str) {
-    env_logger::Builder::new().parse_filters(level).init();
+    let mut log = env_logger::Builder::new();
+    log.filter_module("fuser", log::LevelFilter::Error).parse_filters(level).init();
 }
 
 /// Writes to standard output. A reader that went away, as `head` does, is no error.

@@ -91,6 +91,7 @@ fn checked_config(
         rules: options.rule.clone(),
         only: Vec::new(),
         allow_other: options.allow_other || (around.is_root && !options.no_allow_other),
+        mount_flags: options.mount_options.iter().fold(0, |flags, change| change.applied_to(flags)),
     };
     config.chunk_bytes = checked_chunk_bytes(&config, "--chunk", config.chunk_bytes)?;
     for at in 0..config.rules.len() {

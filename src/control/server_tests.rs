@@ -26,6 +26,7 @@ fn status() -> Status {
         rules: Vec::new(),
         only: Vec::new(),
         allow_other: false,
+        mount_flags: 0,
     };
     Status {
         config,

@@ -25,6 +25,9 @@ use crate::killpoint::{self, Point};
 /// Of an argument, in the log.
 const ARGUMENT_BYTES_MAX: usize = 80;
 
+/// The type of arguments that users' bytes come in.
+const CONTENTS: &str = "&[u8]";
+
 /// The adapter behind the guard.
 pub(super) struct Guard {
     adapter: Adapter,
@@ -43,17 +46,8 @@ impl Guard {
         Some(in_hand)
     }
 
-    fn complain(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        name: &str,
-        arguments: &[(&str, &dyn Debug)],
-    ) {
-        let arguments: String = arguments
-            .iter()
-            .map(|(name, value)| format!(" {name}={}", shortened(*value)))
-            .collect();
+    fn complain(&self, request: &Request, ino: INodeNo, name: &str, arguments: &[Argument<'_>]) {
+        let arguments: String = arguments.iter().map(Argument::in_words).collect();
         log::error!(
             "workers died of a request again and again; it is answered EIO: {name} of node {ino} \
              ({}){arguments}; of process {}, user {}",
@@ -64,7 +58,23 @@ impl Guard {
     }
 }
 
-/// The start of what an argument looks like: it may be a megabyte of data.
+/// What came with a request.
+struct Argument<'a> {
+    name: &'a str,
+    type_name: &'a str,
+    value: &'a dyn Debug,
+}
+
+impl Argument<'_> {
+    /// For the log, in which nothing of what users write has a place.
+    fn in_words(&self) -> String {
+        let value =
+            if self.type_name == CONTENTS { "...".to_owned() } else { shortened(self.value) };
+        format!(" {}={value}", self.name)
+    }
+}
+
+/// The start of what an argument looks like: names may be long.
 fn shortened(argument: &dyn Debug) -> String {
     struct Shortened(String);
     impl Write for Shortened {
@@ -84,8 +94,11 @@ macro_rules! guarded {
     ($($name:ident(ino $(, $arg:ident: $type:ty)*) -> $reply:ty;)*) => {$(
         fn $name(&self, request: &Request, ino: INodeNo $(, $arg: $type)*, reply: $reply) {
             let Some(_in_hand) = self.begin(caller(request).unique) else {
-                let arguments: &[(&str, &dyn Debug)] = &[$((stringify!($arg), &$arg)),*];
-                self.complain(request, ino, stringify!($name), arguments);
+                self.complain(request, ino, stringify!($name), &[$(Argument {
+                    name: stringify!($arg),
+                    type_name: stringify!($type),
+                    value: &$arg,
+                }),*]);
                 return reply.error(Errno::EIO);
             };
             self.adapter.$name(request, ino $(, $arg)*, reply);
@@ -144,5 +157,26 @@ impl fuser::Filesystem for Guard {
         lseek(ino, fh: FileHandle, offset: i64, whence: i32) -> ReplyLseek;
         copy_file_range(ino, fh: FileHandle, offset: u64, ino_out: INodeNo, fh_out: FileHandle,
             offset_out: u64, len: u64, flags: CopyFileRangeFlags) -> ReplyWrite;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    macro_rules! name_of {
+        ($type:ty) => {
+            stringify!($type)
+        };
+    }
+
+    /// Goal: the log names what a request was about, and holds no byte of a user's file.
+    #[test]
+    fn what_users_write_is_not_logged() {
+        let bytes: &[u8] = b"secret";
+        let data = Argument { name: "data", type_name: name_of!(&[u8]), value: &bytes };
+        assert_eq!(data.in_words(), " data=...");
+        let name = Argument { name: "name", type_name: name_of!(&OsStr), value: &OsStr::new("f") };
+        assert_eq!(name.in_words(), " name=\"f\"");
     }
 }

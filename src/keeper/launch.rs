@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::notify::SOCKET_VARIABLE;
 use super::store::{Kept, LISTEN_VARIABLES};
 use super::sys;
+use super::vitals::WATCHDOG_VARIABLE;
 use crate::config::MountConfig;
 use crate::mount::check;
 use crate::mount::mountinfo::Device;
@@ -137,7 +138,7 @@ fn equip(command: &mut Command, launch: &Launch<'_>) {
     }
     if launch.lifetime != Lifetime::OfService {
         // Of a service that this is only a part of.
-        command.env_remove(SOCKET_VARIABLE);
+        command.env_remove(SOCKET_VARIABLE).env_remove(WATCHDOG_VARIABLE);
     }
     let (lifetime, namespace) = (launch.lifetime, launch.namespace);
     let starter = std::process::id();

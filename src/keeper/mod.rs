@@ -15,6 +15,7 @@
 //! | `process` | making the worker process |
 //! | `succession` | the worker becomes the keeper when this one dies |
 //! | `notify` | messages to the service manager |
+//! | `vitals` | what it is told meanwhile: backlog, signs of life, more time to end |
 //! | `store` | what the service manager keeps when both processes die |
 //! | `strays` | descriptors that a dead worker left |
 //! | `backoff` | how long to wait before the next worker |
@@ -30,6 +31,7 @@ mod strays;
 mod succession;
 mod supervise;
 pub mod sys;
+mod vitals;
 
 use std::fs::File;
 use std::io::{self, Read, Write};

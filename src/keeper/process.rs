@@ -52,6 +52,12 @@ pub fn spawn(life: impl FnOnce() -> i32) -> io::Result<libc::pid_t> {
     unsafe { libc::_exit(code) }
 }
 
+/// Kills a child that has not been waited for.
+pub fn kill(child: libc::pid_t) {
+    // SAFETY: no pointers. It cannot fail for a child of ours, whose number nobody else gets.
+    unsafe { libc::kill(child, libc::SIGKILL) };
+}
+
 /// Starts a plain copy of this process, with its own descriptor table, that ends with the errno
 /// `task` returns. Must be called by the only thread.
 pub fn spawn_task(task: impl FnOnce() -> i32) -> io::Result<libc::pid_t> {

@@ -16,9 +16,11 @@ use std::io::{self, Read, Seek};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Instant;
 
 use super::notify::Notifier;
 use super::succession::{Descriptors, Estate};
+use super::vitals::{Signs, Vitals};
 use crate::config::MountConfig;
 use crate::mount::mountinfo::Device;
 
@@ -50,13 +52,15 @@ const FUSE_DEVICE: (u32, u32) = (10, 229);
 #[derive(Debug)]
 pub(super) struct Service {
     notifier: Notifier,
+    vitals: Vitals,
     is_ready: bool,
 }
 
 impl Service {
     /// `None` when this is no service.
     pub(super) fn from_environment() -> Option<Service> {
-        Notifier::from_environment().map(|notifier| Service { notifier, is_ready: false })
+        let vitals = Vitals::from_environment(Instant::now());
+        Notifier::from_environment().map(|notifier| Service { notifier, vitals, is_ready: false })
     }
 
     /// To be left open.
@@ -94,6 +98,20 @@ impl Service {
             self.is_ready = true;
             self.notifier.tell("READY=1", None);
         }
+    }
+
+    /// When there is something to say again.
+    pub(super) fn next_look(&self) -> Instant {
+        self.vitals.next()
+    }
+
+    /// Tells how it goes, when it is time. `true` when the worker hangs.
+    pub(super) fn look(&mut self, signs: Signs) -> bool {
+        let advice = self.vitals.look(Instant::now(), signs);
+        if !advice.lines.is_empty() {
+            self.notifier.tell(&advice.lines, None);
+        }
+        advice.replace_worker
     }
 
     /// Takes back what is kept: the mount has ended. The description first, without which the

@@ -14,6 +14,7 @@ use super::launch::Report;
 use super::store::Service;
 use super::succession::{Descriptors, Estate};
 use super::sys;
+use super::vitals::Signs;
 use super::{Held, Place, process, send_report, strays};
 use crate::arena::{Phase, UnmountMode};
 use crate::mount::mountinfo::MountTable;
@@ -67,6 +68,7 @@ impl Supervisor {
             self.wait();
             self.look_at_phase();
             self.look_for_unmount_request();
+            self.tell_service();
             if let Some(code) = self.take_signals() {
                 break code;
             }
@@ -88,7 +90,9 @@ impl Supervisor {
     }
 
     fn wait(&mut self) {
-        let timeout = self.next_start.map(|at| at.saturating_duration_since(Instant::now()));
+        let next_look = self.service.as_ref().map(Service::next_look);
+        let next = self.next_start.into_iter().chain(next_look).min();
+        let timeout = next.map(|at| at.saturating_duration_since(Instant::now()));
         let [_, woken, starter_gone, asked] = sys::poll(
             [
                 Some(self.held.signals.as_fd()),
@@ -130,10 +134,41 @@ impl Supervisor {
         }
     }
 
+    /// Tells the service manager how it goes, and replaces a worker that hangs where it wants that.
+    fn tell_service(&mut self) {
+        let Some(service) = &mut self.service else { return };
+        let control = self.held.arena.control();
+        let (beats, backlog_bytes) = control.beats();
+        let phase = control.phase();
+        let hangs = service.look(Signs {
+            beats,
+            backlog_bytes,
+            is_serving: self.worker.is_some() && phase == Phase::Serving,
+            is_ending: phase == Phase::Ending || control.finish_ordered(),
+        });
+        if let Some(worker) = self.worker.filter(|_| hangs) {
+            log::error!(
+                "{}: the worker shows no sign of life for as long as the watchdog allows; another \
+                 takes its place",
+                self.held.place.mountpoint.display()
+            );
+            process::kill(worker);
+        }
+    }
+
     /// The first time requests are answered: the start has succeeded.
     fn note_success(&mut self) {
         self.served = true;
         let device = self.held.place.device;
+        let config = &self.held.config;
+        log::info!(
+            "{}: mounted over {}; memory {} bytes, chunk {} bytes, version {}",
+            config.mountpoint.display(),
+            config.backing.display(),
+            config.memory_bytes,
+            config.chunk_bytes,
+            env!("CARGO_PKG_VERSION")
+        );
         let errno = bdi::tune(device, self.held.config.memory_bytes);
         self.held.arena.control().set_bdi_errno(errno as u32);
         if errno != 0 {

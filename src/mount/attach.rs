@@ -13,6 +13,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::generic::{self, Flags};
 use super::{FS_TYPE, MountError, c_path, check, fusermount, open_directory, privilege};
 use crate::config::MountConfig;
 
@@ -52,10 +53,10 @@ pub fn check_device() -> Result<(), MountError> {
 }
 
 /// Mounts over `config.mountpoint`; `backing` is the backing directory, whose mount flags the new
-/// mount takes over. May wait for the helper, never for the mount itself.
+/// mount takes over, beside those of `config`. May wait for the helper, never for the mount itself.
 pub fn attach(config: &MountConfig, backing: BorrowedFd<'_>) -> Result<Attached, MountError> {
     let method = plan_method()?;
-    let flags = mount_flags(backing);
+    let flags = generic::of_backing(backing) | config.mount_flags;
     if method == Method::Syscall {
         match attach_by_syscall(config, backing, flags) {
             Err(MountError::Refused { error, .. })
@@ -79,7 +80,7 @@ fn open_device() -> Result<File, MountError> {
 fn attach_by_syscall(
     config: &MountConfig,
     backing: BorrowedFd<'_>,
-    flags: libc::c_ulong,
+    flags: Flags,
 ) -> Result<Attached, MountError> {
     let device = open_device()?;
     let mounted = mount_device(config, &device, backing, flags);
@@ -92,7 +93,7 @@ fn mount_device(
     config: &MountConfig,
     device: &File,
     backing: BorrowedFd<'_>,
-    flags: libc::c_ulong,
+    flags: Flags,
 ) -> io::Result<()> {
     // SAFETY: no arguments, cannot fail.
     let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
@@ -125,33 +126,8 @@ fn mount_device(
     Ok(())
 }
 
-/// The backing filesystem's own flags, so that what is forbidden there is forbidden here; for
-/// ordinary users also what every user mount has.
-fn mount_flags(backing: BorrowedFd<'_>) -> libc::c_ulong {
-    const TAKEN_OVER: [(libc::c_ulong, libc::c_ulong); 5] = [
-        (libc::ST_RDONLY, libc::MS_RDONLY),
-        (libc::ST_NOSUID, libc::MS_NOSUID),
-        (libc::ST_NODEV, libc::MS_NODEV),
-        (libc::ST_NOEXEC, libc::MS_NOEXEC),
-        (libc::ST_NOATIME, libc::MS_NOATIME),
-    ];
-    // SAFETY: an all-zero statvfs is a valid value to be written over.
-    let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
-    // SAFETY: valid descriptor and structure. Should it fail, no flag is taken over.
-    unsafe { libc::fstatvfs(backing.as_raw_fd(), &mut stat) };
-    let mut flags = TAKEN_OVER
-        .iter()
-        .filter(|(on_backing, _)| stat.f_flag & on_backing != 0)
-        .fold(0, |flags, (_, here)| flags | here);
-    // SAFETY: no arguments, cannot fail.
-    if unsafe { libc::geteuid() } != 0 {
-        flags |= libc::MS_NOSUID | libc::MS_NODEV;
-    }
-    flags
-}
-
 /// The helper adds descriptor, owner, nosuid and nodev itself.
-fn fusermount_options(config: &MountConfig, flags: libc::c_ulong) -> Vec<String> {
+fn fusermount_options(config: &MountConfig, flags: Flags) -> Vec<String> {
     let mut options = vec![
         "default_permissions".to_owned(),
         format!("subtype={}", super::SUBTYPE),
@@ -160,12 +136,6 @@ fn fusermount_options(config: &MountConfig, flags: libc::c_ulong) -> Vec<String>
     if config.allow_other {
         options.push("allow_other".to_owned());
     }
-    for (flag, name) in
-        [(libc::MS_RDONLY, "ro"), (libc::MS_NOEXEC, "noexec"), (libc::MS_NOATIME, "noatime")]
-    {
-        if flags & flag != 0 {
-            options.push(name.to_owned());
-        }
-    }
+    options.extend(generic::for_helper(flags));
     options
 }

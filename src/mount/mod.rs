@@ -10,6 +10,7 @@ pub mod bdi;
 pub mod dead;
 mod error;
 pub mod fusermount;
+pub mod generic;
 pub mod machine;
 pub mod mountinfo;
 pub mod namespace;

@@ -9,6 +9,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod boot;
 mod data;
 mod deaths;
 mod disk;
@@ -106,6 +107,9 @@ fn main() {
         keepers::upgrade_replaces_both_processes,
         keepers::a_keeper_that_cannot_start_is_tried_again,
         keepers::upgrade_to_another_layout_is_refused,
+        boot::the_umount_helper_leaves_a_mount_in_use,
+        boot::the_manager_is_told_how_it_goes,
+        boot::a_worker_that_hangs_is_replaced,
         stored::both_processes_are_killed_and_the_mount_goes_on,
         stored::what_is_passed_is_checked,
         stored::what_is_left_of_a_mount_that_is_gone_is_given_back,
@@ -140,6 +144,15 @@ fn main() {
         errors::close_tells_of_a_quota_while_memory_is_full,
         errors::writers_end_when_the_disk_is_full,
     ]);
+    trials.extend(trials![
+        &root_skip,
+        boot::generic_options_hold,
+        boot::starts_run_without_systemd,
+    ]);
+    let scripts_skip = boot::cannot_check_scripts();
+    trials.extend(trials![&scripts_skip, boot::scripts_are_clean]);
+    let units_skip = boot::cannot_check_units();
+    trials.extend(trials![&units_skip, boot::units_are_in_order]);
     let root_unshare_skip = root_skip.clone().or_else(support::cannot_unshare);
     trials.extend(trials![
         &root_unshare_skip,
@@ -163,9 +176,18 @@ fn main() {
         power::attributes_are_kept_over_deaths,
     ]);
     trials.extend(space::trials(&skip));
-    for reason in [&skip, &points_skip, &namespace_skip, &root_skip, &helper_skip, &disk_skip]
-        .into_iter()
-        .flatten()
+    for reason in [
+        &skip,
+        &points_skip,
+        &namespace_skip,
+        &root_skip,
+        &helper_skip,
+        &disk_skip,
+        &scripts_skip,
+        &units_skip,
+    ]
+    .into_iter()
+    .flatten()
     {
         eprintln!("some mount tests are ignored: {reason}");
     }

@@ -1,5 +1,6 @@
 """Stands in for a service manager: keeps descriptors (sd_notify(3)) and starts the service again,
-with them, when it fails. Prints a line for each thing that happens."""
+with them, when it fails. Prints a line for each thing that happens; also for the messages that
+MANAGER_TELLS names, separated by commas."""
 
 import ctypes, os, signal, socket, sys
 
@@ -8,6 +9,7 @@ notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 notify.bind("\0" + address[1:] if address[0] == "@" else address)
 notify.settimeout(0.02)
 store = []
+tells = os.environ.get("MANAGER_TELLS", "").split(",")
 
 
 def start():
@@ -41,6 +43,9 @@ def receive():
         for _, fd in [kept for kept in store if kept[0] == name]:
             os.close(fd)
         store[:] = [kept for kept in store if kept[0] != name]
+    for name in tells:
+        if name in lines:
+            print(name, lines[name], flush=True)
     if "READY" in lines:
         print("ready", len(store), flush=True)
     return True

@@ -28,7 +28,7 @@ const NAMES: [&str; 7] = [
 ];
 
 /// A mount that is a service. Dropped, it leaves nothing behind.
-struct Service {
+pub struct Service {
     dir: tempfile::TempDir,
     manager: Child,
     said: Receiver<String>,
@@ -37,14 +37,25 @@ struct Service {
 impl Service {
     /// `name` makes the manager's address from the test's directory.
     fn start(name: impl Fn(&Path) -> String) -> Service {
+        Service::start_with(name, &[], &["--max-age", "1h"])
+    }
+
+    /// As [`Service::start`], with variables for the manager, and options of `mount`.
+    pub fn start_with(
+        name: impl Fn(&Path) -> String,
+        variables: &[(&str, &str)],
+        options: &[&str],
+    ) -> Service {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out");
         fs::create_dir(&out).unwrap();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mount/manager.py");
         let mut manager = Command::new("python3")
             .arg(script)
-            .args([&name(dir.path()), PROGRAM, "mount", "--foreground", "--max-age", "1h"])
+            .args([&name(dir.path()), PROGRAM, "mount", "--foreground"])
+            .args(options)
             .arg(&out)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -55,7 +66,7 @@ impl Service {
         Service { dir, manager, said }
     }
 
-    fn out(&self) -> PathBuf {
+    pub fn out(&self) -> PathBuf {
         self.dir.path().join("out")
     }
 
@@ -64,7 +75,25 @@ impl Service {
         assert_eq!(self.said.recv_timeout(SOON).as_deref(), Ok(line));
     }
 
-    fn pids(&self) -> [i32; 2] {
+    /// A line that begins so comes, after whatever others.
+    #[track_caller]
+    pub fn expect_soon(&self, beginning: &str) {
+        let mut others: Vec<String> = Vec::new();
+        while !others.last().is_some_and(|other| other.starts_with(beginning)) {
+            let Ok(next) = self.said.recv_timeout(SOON) else {
+                panic!("no '{beginning}' after {others:?}")
+            };
+            others.push(next);
+        }
+    }
+
+    /// Tells the manager to stop the service.
+    pub fn terminate(&self) {
+        // SAFETY: the manager is ours and not reaped yet; it passes the signal on.
+        unsafe { libc::kill(self.manager.id() as i32, libc::SIGTERM) };
+    }
+
+    pub fn pids(&self) -> [i32; 2] {
         let status = status_of(&self.out());
         [number(&status, "keeper_pid"), number(&status, "worker_pid")]
     }
@@ -121,8 +150,7 @@ fn goes_on(address: &dyn Fn(&Path) -> String) {
     drop(unnamed);
     let written = writer.stop();
     assert!(fs::read(out.join("stream")).unwrap() == written);
-    // SAFETY: the manager is ours and not reaped yet; it passes the signal on.
-    unsafe { libc::kill(service.manager.id() as i32, libc::SIGTERM) };
+    service.terminate();
     service.expect("ended 0 0");
     assert!(!is_mounted(&out) && processes_of(&out).is_empty());
     assert!(fs::read(out.join("stream")).unwrap() == written);

@@ -6,10 +6,12 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `boot` | module, helpers and unit for mounts at boot |
 //! | `machine` | kernel, /dev/fuse, helper, limits, memory |
 //! | `mounts` | a mount: alive, dead, failing |
 //! | `place` | a directory that is to be mounted over |
 
+mod boot;
 mod machine;
 mod mounts;
 mod place;
@@ -94,6 +96,7 @@ pub fn run(args: &DoctorArgs) -> Result<Exit, CliError> {
 
 fn everything(table: &MountTable) -> Vec<Check> {
     let mut checks = machine::look();
+    checks.extend(boot::look(Path::new("/")));
     let mounts: Vec<_> = table.ours().cloned().collect();
     if mounts.is_empty() {
         checks.push(Check::ok("mounts", "no coalescefs mounts"));

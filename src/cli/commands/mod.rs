@@ -4,6 +4,7 @@ pub mod bench;
 pub mod demo;
 pub mod discard;
 pub mod doctor;
+pub mod help;
 pub mod mount;
 pub mod run;
 pub mod status;

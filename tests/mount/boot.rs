@@ -1,0 +1,196 @@
+//! What stands in `mount-scripts`: helpers of mount(8) and umount(8), units, and the ways to start
+//! without systemd, all run as whoever installs them would have them run.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::mpsc::channel;
+
+use super::keepers::{number, status_of, wait_until};
+use super::stored::Service;
+use crate::support::{PROGRAM, SOON, is_mounted, processes_of, records, sh, succeed, text};
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("mount-scripts").join(name)
+}
+
+fn run(name: &str, arguments: &[&Path], variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(script(name));
+    command.args(arguments).env("COALESCEFS", PROGRAM).envs(variables.iter().copied());
+    command.output().unwrap()
+}
+
+/// Goal: ro, nosuid, nodev and noexec given to the helper hold for the mount, whatever the backing
+/// filesystem allows, and what is for fstab and systemd is passed over; umount's helper leaves all
+/// bytes below.
+pub fn generic_options_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    sh(&out, "cp /bin/true program; echo x >f; mknod null c 1 3");
+    let mount = |options: &str| {
+        let list = Path::new(options);
+        let said = run("mount.coalescefs", &[&out, &out, Path::new("-o"), list], &[]);
+        assert!(said.status.success(), "{}", text(&said));
+    };
+    let umount = || {
+        let said = run("umount.coalescefs", &[&out], &[]);
+        assert!(said.status.success(), "{}", text(&said));
+        assert!(!is_mounted(&out) && processes_of(&out).is_empty());
+    };
+    mount("memory=64M,ro,nofail,_netdev,x-systemd.mount-timeout=30min");
+    let refused = Command::new("touch").arg(out.join("new")).output().unwrap();
+    assert!(text(&refused).contains("Read-only file system"), "{}", text(&refused));
+    assert_eq!(fs::read(out.join("f")).unwrap(), b"x\n");
+    umount();
+    mount("rw,exec,noexec,nosuid,nodev,noatime,memory=64M,max_age=1h");
+    let refused = Command::new(out.join("program")).output();
+    assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EACCES));
+    assert_eq!(fs::read(out.join("null")).unwrap_err().raw_os_error(), Some(libc::EACCES));
+    let table = sh(dir.path(), "grep out.*fuse.coalescefs /proc/self/mountinfo");
+    for flag in ["noexec", "nosuid", "nodev", "noatime"] {
+        assert!(table.contains(flag), "{table}");
+    }
+    fs::write(out.join("new"), records(1, 5000)).unwrap();
+    umount();
+    assert!(fs::read(out.join("new")).unwrap() == records(1, 5000));
+    mount("memory=64M");
+    succeed(&mut Command::new(out.join("program")));
+    umount();
+}
+
+/// Goal: the umount helper does not end a mount in use, and says so by umount(8)'s code.
+pub fn the_umount_helper_leaves_a_mount_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    assert!(run("mount.coalescefs", &[&out, &out], &[]).status.success());
+    let file = File::create(out.join("f")).unwrap();
+    let busy = run("umount.coalescefs", &[&out], &[]);
+    assert_eq!(busy.status.code(), Some(32), "{}", text(&busy));
+    assert!(is_mounted(&out));
+    drop(file);
+    assert!(run("umount.coalescefs", &[&out, Path::new("-v")], &[]).status.success());
+    assert!(!is_mounted(&out));
+}
+
+/// Goal: the ways without systemd leave all bytes below and have the command's exit code.
+pub fn starts_run_without_systemd() {
+    let dir = tempfile::tempdir().unwrap();
+    let job = dir.path().join("nobody/42");
+    fs::create_dir_all(&job).unwrap();
+    let at = job.to_str().unwrap();
+    let write = |name: &str| {
+        format!(
+            "seq 1 1000 >{at}/{name}; grep -q \" {at} .*coalescefs\" /proc/self/mountinfo || exit 9; exit 3"
+        )
+    };
+    let variables = [("OUT", at), ("OPTIONS", "--max-age 1h --memory 64M"), ("MEMORY", "64M")];
+    let line = write("container");
+    let words = ["sh", "-c", &line].map(Path::new);
+    let said = run("container-entrypoint", &words, &variables);
+    assert_eq!(said.status.code(), Some(3), "{}", text(&said));
+    let line = write("batch");
+    let words = [at, "sh", "-c", &line].map(Path::new);
+    assert_eq!(run("batch-run", &words, &variables).status.code(), Some(3));
+    let slurm = [
+        ("OUTPUT_ROOT", dir.path().to_str().unwrap()),
+        ("SLURM_JOB_USER", "nobody"),
+        ("SLURM_JOB_ID", "42"),
+        ("MEMORY", "64M"),
+    ];
+    let prolog = run("slurm-prolog", &[], &slurm);
+    assert!(prolog.status.success() && is_mounted(&job), "{}", text(&prolog));
+    fs::write(job.join("slurm"), records(3, 5000)).unwrap();
+    for _ in 0..2 {
+        let epilog = run("slurm-epilog", &[], &slurm);
+        assert!(epilog.status.success() && !is_mounted(&job), "{}", text(&epilog));
+    }
+    assert!(fs::read(job.join("slurm")).unwrap() == records(3, 5000));
+    for name in ["container", "batch"] {
+        assert_eq!(fs::read_to_string(job.join(name)).unwrap().lines().count(), 1000, "{name}");
+    }
+}
+
+/// Goal: shellcheck finds nothing in any script.
+pub fn scripts_are_clean() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let scripts = sh(root, "grep -rlE '^#!.*(sh|bash)$' mount-scripts tests .ci");
+    assert!(scripts.lines().count() > 8, "{scripts}");
+    let said = Command::new("shellcheck").args(scripts.lines()).current_dir(root).output().unwrap();
+    assert!(said.status.success(), "{}", text(&said));
+}
+
+/// Goal: systemd takes the units as they are.
+pub fn units_are_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let unit = fs::read_to_string(script("coalescefs@.service")).unwrap();
+    let here = format!("ExecStart={PROGRAM} ");
+    assert!(unit.contains("ExecStart=coalescefs "), "{unit}");
+    let unit = unit.replace("ExecStart=coalescefs ", &here);
+    fs::write(dir.path().join("coalescefs@.service"), unit).unwrap();
+    fs::copy(script("srv-out.mount"), dir.path().join("srv-out.mount")).unwrap();
+    let mut verify = Command::new("systemd-analyze");
+    verify.args(["verify", "--man=no", "coalescefs@srv-out.service", "srv-out.mount"]);
+    let said = verify.current_dir(dir.path()).output().unwrap();
+    assert!(said.status.success() && said.stderr.is_empty(), "{}", text(&said));
+}
+
+/// Why the scripts cannot be checked here, if they cannot.
+pub fn cannot_check_scripts() -> Option<String> {
+    cannot_run("shellcheck")
+}
+
+/// Why the units cannot be checked here, if they cannot.
+pub fn cannot_check_units() -> Option<String> {
+    cannot_run("systemd-analyze")
+}
+
+fn cannot_run(program: &str) -> Option<String> {
+    let tried = Command::new(program).arg("--version").output();
+    (!tried.is_ok_and(|tried| tried.status.success())).then(|| format!("no {program}"))
+}
+
+/// Goal: the manager is told the backlog and signs of life, and while the end takes long, that it
+/// needs time.
+pub fn the_manager_is_told_how_it_goes() {
+    let told =
+        [("MANAGER_TELLS", "WATCHDOG,STATUS,EXTEND_TIMEOUT_USEC"), ("WATCHDOG_USEC", "1000000")];
+    let options = ["--drain-rate", "2M", "--memory", "64M"];
+    let service =
+        Service::start_with(|dir| dir.join("n").to_str().unwrap().into(), &told, &options);
+    service.expect_soon("ready 7");
+    let file = File::create(service.out().join("f")).unwrap();
+    file.write_all_at(&vec![1; 6 << 20], 0).unwrap();
+    drop(file);
+    service.expect_soon("WATCHDOG 1");
+    service.terminate();
+    service.expect_soon("STATUS ending: ");
+    service.expect_soon("EXTEND_TIMEOUT_USEC 30000000");
+    service.expect_soon("ended 0 0");
+    assert_eq!(fs::metadata(service.out().join("f")).unwrap().len(), 6 << 20);
+}
+
+/// Goal: where the unit has a watchdog, a worker that hangs is replaced, and programs go on; the
+/// service is not started anew.
+pub fn a_worker_that_hangs_is_replaced() {
+    let watchdog = [("WATCHDOG_USEC", "2000000")];
+    let service = Service::start_with(|dir| dir.join("n").to_str().unwrap().into(), &watchdog, &[]);
+    service.expect_soon("ready 7");
+    let out = service.out();
+    fs::write(out.join("f"), records(1, 1000)).unwrap();
+    let [keeper, worker] = service.pids();
+    // SAFETY: the worker of this test's own mount.
+    unsafe { libc::kill(worker, libc::SIGSTOP) };
+    let (done, read) = channel();
+    let path = out.join("not-there");
+    std::thread::spawn(move || done.send(fs::metadata(path).unwrap_err().raw_os_error()));
+    assert_eq!(read.recv_timeout(SOON).unwrap(), Some(libc::ENOENT), "nobody took its place");
+    wait_until("another worker", || service.pids()[1] != worker);
+    assert_eq!(service.pids()[0], keeper);
+    assert_eq!(number(&status_of(&out), "worker_restarts"), 1);
+    assert!(fs::read(out.join("f")).unwrap() == records(1, 1000));
+    service.terminate();
+    service.expect_soon("ended 0 0");
+}
