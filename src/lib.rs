@@ -20,6 +20,7 @@
 //! | [`keeper`] | the process that outlives the worker: mounts, supervises, unmounts |
 //! | [`mount`] | mount(2), fusermount3, private namespaces, bdi tuning |
 //! | [`control`] | status and commands over a socket |
+//! | [`stats`] | what is measured, as metrics and in words |
 //! | [`isolation`] | keeps what workers died of apart from everything else |
 //! | [`clock`] | what time it is |
 //! | [`killpoint`] | for tests: where a worker dies |
@@ -42,4 +43,5 @@ pub mod keeper;
 pub mod killpoint;
 pub mod mount;
 pub mod schedule;
+pub mod stats;
 pub mod worker;

@@ -12,7 +12,7 @@
 //! | `drained` | unmounting with progress |
 //! | `holders` | who keeps a mount busy |
 //! | `trial` | what `demo` and `bench` share: a scratch directory, a mount over it, children |
-//! | `commands` | mount, run, umount, discard, status, upgrade, doctor, demo, bench |
+//! | `commands` | mount, run, umount, discard, drain, status, top, upgrade, doctor, demo, bench |
 
 mod args;
 mod children;
@@ -52,6 +52,8 @@ fn run(arguments: Arguments, log_level: String) -> Result<Exit, CliError> {
         Command::Run(args) => commands::run::run(&args, log),
         Command::Umount(args) => commands::umount::run(&args).map(|()| Exit::Ok),
         Command::Discard(args) => commands::discard::run(&args).map(|()| Exit::Ok),
+        Command::Drain(args) => commands::drain::run(&args).map(|()| Exit::Ok),
+        Command::Top(args) => commands::top::run(&args).map(|()| Exit::Ok),
         Command::Status(args) => commands::status::run(&args).map(|()| Exit::Ok),
         Command::Upgrade(args) => commands::upgrade::run(&args).map(|()| Exit::Ok),
         Command::Doctor(args) => commands::doctor::run(&args),

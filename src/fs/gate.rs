@@ -13,7 +13,7 @@
 use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -89,7 +89,9 @@ impl Filesystem {
         // Makes the kernel throw the reply away: if it took it, it would ask for the capabilities that
         // a write has to clear, too. It drops nothing, since the program has the file open.
         self.forget_attributes(id);
+        let (me, since) = (self.arc(), Instant::now());
         let held: Held = Box::new(move |pass| {
+            me.stats.note_stall(since.elapsed());
             attr.lasts = pass.into();
             reply(Ok(attr));
         });

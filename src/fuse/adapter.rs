@@ -17,7 +17,7 @@ use super::convert::{
     as_told_by_close, caller, code, file_attr, kind_of_entry, reply_attr, reply_empty, reply_entry,
     reply_ioctl, reply_opened, reply_written, reply_xattr, set_time, sync_kind, ttl,
 };
-use crate::fs::{Caller, Change, Entry, Filesystem, Mode, Mtime};
+use crate::fs::{Caller, Change, Entry, Filesystem, Mode, Mtime, is_virtual};
 use crate::killpoint::{self, Point};
 
 /// Asked for where the kernel has them. Without KILLPRIV_V2 the kernel looks an attribute up on
@@ -211,7 +211,7 @@ impl fuser::Filesystem for Adapter {
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let opened = self.counted().open(caller(request), ino.0, flags.0);
-        let cache = if self.fs.is_write_only(ino.0) {
+        let cache = if is_virtual(ino.0) || self.fs.is_write_only(ino.0) {
             FopenFlags::FOPEN_DIRECT_IO
         } else {
             FopenFlags::FOPEN_KEEP_CACHE
@@ -246,7 +246,7 @@ impl fuser::Filesystem for Adapter {
         &self,
         _request: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         offset: u64,
         size: u32,
         _flags: OpenFlags,
@@ -257,6 +257,9 @@ impl fuser::Filesystem for Adapter {
             Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(code(&error)),
         };
+        if is_virtual(ino.0) {
+            return answer(self.counted().virtual_read(ino.0, fh.0, offset, size));
+        }
         self.counted().read(ino.0, offset, size, Box::new(answer));
     }
 
