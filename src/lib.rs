@@ -20,6 +20,7 @@
 //! | [`keeper`] | the process that outlives the worker: mounts, supervises, unmounts |
 //! | [`mount`] | mount(2), fusermount3, private namespaces, bdi tuning |
 //! | [`control`] | status and commands over a socket |
+//! | [`stats`] | what is measured, as metrics and in words |
 //! | [`isolation`] | keeps what workers died of apart from everything else |
 //! | [`clock`] | what time it is |
 //! | [`priority`] | how soon a thread gets a processor |
@@ -44,4 +45,5 @@ pub mod killpoint;
 pub mod mount;
 pub mod priority;
 pub mod schedule;
+pub mod stats;
 pub mod worker;

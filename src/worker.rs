@@ -242,6 +242,35 @@ impl Source for Control {
         }
     }
 
+    fn drain(&self, id: Option<u64>, progress: &mut dyn FnMut(Answer) -> bool) {
+        let failed = |error: io::Error| Answer::Failed { message: error.to_string() };
+        let mut draining = match self.filesystem.begin_draining(id) {
+            Ok(draining) => draining,
+            Err(error) => {
+                progress(failed(error));
+                return;
+            }
+        };
+        loop {
+            self.filesystem.go_on_draining(&mut draining);
+            if draining.is_over() {
+                break;
+            }
+            let backlog_bytes = self.filesystem.backlog_bytes();
+            if !progress(Answer::Progress { backlog_bytes }) {
+                return;
+            }
+            std::thread::sleep(PROGRESS_EVERY);
+        }
+        let mut files = self.filesystem.failing_files();
+        files.retain(|file| draining.failed().contains(&file.id));
+        progress(match self.filesystem.end_draining(&draining) {
+            _ if !files.is_empty() => Answer::NotStored { files, lost: false },
+            Ok(()) => Answer::Done,
+            Err(error) => failed(error),
+        });
+    }
+
     fn umount(&self, discard: bool, progress: &mut dyn FnMut(Answer) -> bool) {
         let (answers, told) = unbounded();
         let asked = Asked::Umount { answers, discard };

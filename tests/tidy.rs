@@ -95,8 +95,10 @@ fn data_flows_one_way() {
         "isolation",
         "killpoint",
         "schedule",
+        "stats",
     ];
     assert_imports_only("fs", &below_fs);
+    assert_imports_only("stats", &["arena", "control"]);
     assert_imports_only("fuse", &["arena", "backing", "fs", "isolation", "killpoint"]);
 }
 

@@ -70,8 +70,12 @@ pub enum Command {
     Umount(UmountArgs),
     /// Give up what of files cannot be stored, so that they are what the disk has
     Discard(DiscardArgs),
+    /// Wait until what was written so far is on disk; the mount goes on
+    Drain(DrainArgs),
     /// Show how much waits to be written, and how fast it goes
     Status(StatusArgs),
+    /// Watch files, lanes and stalls live
+    Top(TopArgs),
     /// Let this program take over a mount from the one that serves it; nothing notices
     Upgrade(UpgradeArgs),
     /// Say what is wrong with this machine, a directory or a mount, and how to mend it
@@ -145,6 +149,30 @@ pub struct DiscardArgs {
     /// Also files with which nothing is wrong
     #[arg(long)]
     pub force: bool,
+}
+
+/// `drain`.
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// A file, or a directory for all of its mount [default: all coalescefs mounts]
+    pub path: Option<PathBuf>,
+}
+
+/// `top`.
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// Where it is mounted [default: the only coalescefs mount]
+    pub mountpoint: Option<PathBuf>,
+    /// Between two looks
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration,
+          default_value = "1s")]
+    pub interval: Duration,
+    /// Print lines instead of a screen, as when standard output is no terminal
+    #[arg(long)]
+    pub plain: bool,
+    /// With lines: end after so many looks [default: when the mount ends]
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
 }
 
 /// `upgrade`.

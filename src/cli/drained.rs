@@ -80,13 +80,17 @@ fn wait_until_gone(client: &Client) -> Result<(), CliError> {
 
 /// Where data is that could not be written.
 #[derive(Clone, Copy, Debug)]
-enum Fate {
+pub enum Fate {
+    /// In memory; a mount that was to end.
     Kept,
+    /// In memory; the mount goes on.
+    Waiting,
+    /// Nowhere.
     Lost,
 }
 
 /// The error for data that could not be written: a line each for the first files.
-fn not_stored(mountpoint: &Path, files: &[FileStatus], fate: Fate) -> CliError {
+pub fn not_stored(mountpoint: &Path, files: &[FileStatus], fate: Fate) -> CliError {
     let mut text = format!(
         "{}: {} could not be written; {}",
         mountpoint.display(),
@@ -95,6 +99,10 @@ fn not_stored(mountpoint: &Path, files: &[FileStatus], fate: Fate) -> CliError {
             Fate::Kept => {
                 "the data is still in memory: make room or mend the disk and try again, or give it \
                  up with --discard"
+            }
+            Fate::Waiting => {
+                "the data is still in memory: make room or mend the disk and try again, or give it \
+                 up with 'coalescefs discard'"
             }
             Fate::Lost => "this is lost:",
         }
@@ -179,6 +187,7 @@ mod tests {
     #[test]
     fn the_list_of_lost_files_is_bounded() {
         let file = FileStatus {
+            id: 9,
             path: "a".into(),
             backlog_bytes: 1 << 20,
             oldest_age_ms: None,

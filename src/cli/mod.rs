@@ -17,7 +17,8 @@
 //! | `trial` | what `demo` and `bench` share: a scratch directory, a mount over it, children |
 //! | `topics` | what `help TOPIC` and the manual say beside the options |
 //! | `manual` | the command line as manual pages and completions are made from it |
-//! | `commands` | mount, run, umount, discard, status, upgrade, doctor, demo, bench, help |
+//! | `commands` | mount, run, umount, discard, drain, status, top,
+//! | | upgrade, doctor, demo, bench, help |
 
 mod args;
 mod children;
@@ -75,6 +76,8 @@ fn run(arguments: Arguments, given: &ArgMatches, log_level: String) -> Result<Ex
         }
         Command::Umount(args) => commands::umount::run(&args).map(|()| Exit::Ok),
         Command::Discard(args) => commands::discard::run(&args).map(|()| Exit::Ok),
+        Command::Drain(args) => commands::drain::run(&args).map(|()| Exit::Ok),
+        Command::Top(args) => commands::top::run(&args).map(|()| Exit::Ok),
         Command::Status(args) => commands::status::run(&args).map(|()| Exit::Ok),
         Command::Upgrade(args) => commands::upgrade::run(&args).map(|()| Exit::Ok),
         Command::Doctor(args) => commands::doctor::run(&args),

@@ -267,6 +267,35 @@ impl Client {
         }
     }
 
+    /// Has one file, by its inode number, or everything stored and synced that was acknowledged until
+    /// now; waits for it, for as long as the disk hangs. Returns the files that could not be.
+    pub fn drain(&mut self, id: Option<u64>) -> Result<Vec<FileStatus>, ClientError> {
+        loop {
+            match self.try_drain(id) {
+                Err(ClientError::Broken { error, path }) => {
+                    self.reconnect(ClientError::Broken { error, path })?;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn try_drain(&mut self, id: Option<u64>) -> Result<Vec<FileStatus>, ClientError> {
+        let path = self.mount.mount_point.clone();
+        let broken = |error| ClientError::Broken { path: path.clone(), error };
+        self.stream.get_ref().set_read_timeout(Some(PROGRESS_TIMEOUT)).map_err(broken)?;
+        let mut answer = ask(&mut self.stream, &Request::Drain { id });
+        loop {
+            match answer {
+                Ok(Answer::Progress { .. }) => {}
+                Ok(Answer::Done) => return Ok(Vec::new()),
+                Ok(Answer::NotStored { files, .. }) => return Ok(files),
+                other => return Err(unexpected(other, &path)),
+            }
+            answer = read_answer(&mut self.stream);
+        }
+    }
+
     fn try_umount(
         &mut self,
         discard: bool,

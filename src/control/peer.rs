@@ -46,6 +46,12 @@ pub fn own_uid() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// The effective user and group of this process.
+pub fn own_ids() -> (u32, u32) {
+    // SAFETY: no arguments, cannot fail.
+    (own_uid(), unsafe { libc::getegid() })
+}
+
 /// Connects to an abstract address. `Err(ResourceBusy)` when the other end has let its queue fill:
 /// whoever squats an address could else make everybody wait for ever. `Err(ConnectionRefused)` when
 /// nobody listens.

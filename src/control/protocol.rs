@@ -30,6 +30,12 @@ pub enum Request {
         /// Also when nothing is wrong with it.
         force: bool,
     },
+    /// Store what was acknowledged until now, and sync it; answers with progress until
+    /// [`Answer::Done`], [`Answer::NotStored`] or [`Answer::Failed`]. The mount goes on.
+    Drain {
+        /// Only of the file with this inode number.
+        id: Option<u64>,
+    },
     /// Have another build of this program take the place of keeper and worker; answers
     /// [`Answer::Upgrading`] before it does.
     Upgrade {
@@ -54,7 +60,8 @@ pub enum Answer {
         /// Bytes still in memory.
         backlog_bytes: u64,
     },
-    /// Everything is in the backing files and synced; nothing is mounted any more.
+    /// Everything is in the backing files and synced. To [`Request::Umount`]: and nothing is mounted
+    /// any more.
     Done,
     /// The mount stays because it is in use.
     Busy,
@@ -139,11 +146,32 @@ pub struct Status {
     /// What the threads that write are doing now.
     #[serde(default)]
     pub lanes: Vec<LaneStatus>,
+    /// What they did in the last seconds.
+    #[serde(default)]
+    pub recent: RecentDrain,
+}
+
+/// What lanes wrote in the last ten seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecentDrain {
+    /// Length of that time; less at the beginning.
+    pub window_ms: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// Time that the backing filesystem took for them, of all lanes together.
+    pub busy_ms: u64,
+    /// Contiguous writes.
+    pub writes: u64,
+    /// Turns that ended.
+    pub turns: u64,
 }
 
 /// State of one file.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct FileStatus {
+    /// Its inode number, as stat(2) shows it on the mount; 0 from a daemon that does not say.
+    #[serde(default)]
+    pub id: u64,
     /// Path below the mountpoint, where it is known. Bytes that are not UTF-8 travel as U+FFFD.
     #[serde(serialize_with = "lossy_path")]
     pub path: PathBuf,
@@ -217,6 +245,47 @@ pub struct LaneStatus {
     pub range: ByteRange,
     /// Since this part began: long when the disk hangs.
     pub for_ms: u64,
+    /// Bytes per second of the part that it wrote before.
+    #[serde(default)]
+    pub bytes_per_s: u64,
+}
+
+#[cfg(test)]
+impl Status {
+    /// Of a mount to which nothing has happened.
+    pub(crate) fn of(config: MountConfig) -> Status {
+        Status {
+            config,
+            version: String::new(),
+            mounted_at_ms: 0,
+            keeper_pid: 1,
+            worker_pid: 2,
+            worker_restarts: 0,
+            uptime_ms: 0,
+            backlog_bytes: 0,
+            held_bytes: 0,
+            memory_bytes: 0,
+            streams: 0,
+            open_files: 0,
+            oldest_age_ms: None,
+            bytes_in: 0,
+            write_requests: 0,
+            bytes_out: 0,
+            drain_turns: 0,
+            drain_writes: 0,
+            syncs: 0,
+            mean_turn_bytes: 0,
+            whole_chunk_bytes: 0,
+            direct_bytes: 0,
+            requests: 0,
+            waiting_writes: 0,
+            longest_wait_ms: 0,
+            bdi: String::new(),
+            errors: Vec::new(),
+            lanes: Vec::new(),
+            recent: RecentDrain::default(),
+        }
+    }
 }
 
 impl FileStatus {

@@ -44,6 +44,10 @@ pub trait Source: Send + Sync {
     /// Gives up what of a file is not stored; waits for what is on its way to the disk.
     fn discard(&self, id: u64, force: bool) -> Answer;
 
+    /// Stores and syncs one file, by its inode number, or all; the mount goes on. Calls `progress` as
+    /// [`Source::umount`] does, and stops when that returns `false`.
+    fn drain(&self, id: Option<u64>, progress: &mut dyn FnMut(Answer) -> bool);
+
     /// Drains and unmounts; with `discard` also when something cannot be stored. Calls `progress` with [`Answer::Progress`] several times a second and
     /// last with the final answer. `progress` returns `false` when nobody listens any more; the
     /// source then decides whether to go on.
@@ -158,6 +162,10 @@ fn answer(request: Request, stream: &UnixStream, source: &dyn Source) -> io::Res
             Ok(())
         }
         Request::Discard { id, force } => send(stream, &source.discard(id, force)),
+        Request::Drain { id } => {
+            source.drain(id, &mut |answer| send(stream, &answer).is_ok());
+            Ok(())
+        }
         Request::Umount { discard } => {
             source.umount(discard, &mut |answer| send(stream, &answer).is_ok());
             Ok(())

@@ -12,52 +12,8 @@ use crate::config::MountConfig;
 struct Fake;
 
 fn status() -> Status {
-    let config = MountConfig {
-        backing: "/b".into(),
-        mountpoint: "/m".into(),
-        memory_bytes: 1 << 26,
-        chunk_bytes: 1 << 20,
-        max_age_ms: 1,
-        lanes: 1,
-        writeback_cache: true,
-        drain_rate: None,
-        fsync: Default::default(),
-        min_free_bytes: 0,
-        rules: Vec::new(),
-        only: Vec::new(),
-        allow_other: false,
-        mount_flags: 0,
-    };
-    Status {
-        config,
-        version: String::new(),
-        mounted_at_ms: 0,
-        keeper_pid: 1,
-        worker_pid: 2,
-        worker_restarts: 0,
-        uptime_ms: 0,
-        backlog_bytes: 7,
-        held_bytes: 0,
-        memory_bytes: 0,
-        streams: 0,
-        open_files: 0,
-        oldest_age_ms: None,
-        bytes_in: 0,
-        write_requests: 0,
-        bytes_out: 0,
-        drain_turns: 0,
-        drain_writes: 0,
-        syncs: 0,
-        mean_turn_bytes: 0,
-        whole_chunk_bytes: 0,
-        direct_bytes: 0,
-        requests: 0,
-        waiting_writes: 0,
-        longest_wait_ms: 0,
-        bdi: String::new(),
-        errors: Vec::new(),
-        lanes: Vec::new(),
-    }
+    let config = MountConfig::for_tests(Path::new("/b"), 1 << 26);
+    Status { backlog_bytes: 7, ..Status::of(config) }
 }
 
 impl Source for Fake {
@@ -68,6 +24,7 @@ impl Source for Fake {
     fn files(&self) -> Vec<FileStatus> {
         use std::os::unix::ffi::OsStringExt;
         vec![FileStatus {
+            id: 9,
             path: PathBuf::from(std::ffi::OsString::from_vec(b"odd\xff".to_vec())),
             backlog_bytes: 1,
             oldest_age_ms: None,
@@ -84,6 +41,11 @@ impl Source for Fake {
 
     fn discard(&self, id: u64, force: bool) -> Answer {
         Answer::Failed { message: format!("{id} {force}") }
+    }
+
+    fn drain(&self, id: Option<u64>, progress: &mut dyn FnMut(Answer) -> bool) {
+        progress(Answer::Progress { backlog_bytes: id.unwrap_or(0) });
+        progress(Answer::Done);
     }
 
     fn umount(&self, _: bool, progress: &mut dyn FnMut(Answer) -> bool) {

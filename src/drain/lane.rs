@@ -25,6 +25,8 @@ pub struct Work {
     pub range: Range<u64>,
     /// Since when, in milliseconds of CLOCK_BOOTTIME.
     pub since_ms: u64,
+    /// Bytes per second of the run that the lane wrote before; 0 for none.
+    pub bytes_per_s: u64,
 }
 
 /// The scheduler of one backing device and the lanes that wait for it.
@@ -48,9 +50,7 @@ impl LaneQueue {
         self.at_work.lock().expect("no panics under this lock").clone()
     }
 
-    fn note_work(&self, lane: usize, work: Option<(FileId, Range<u64>)>) {
-        let since_ms = boottime_ms();
-        let work = work.map(|(file, range)| Work { file, range, since_ms });
+    fn note_work(&self, lane: usize, work: Option<Work>) {
         let mut at_work = self.at_work.lock().expect("no panics under this lock");
         if at_work.len() <= lane {
             at_work.resize(lane + 1, None);
@@ -111,6 +111,8 @@ struct Lane {
     arena: Arena,
     isolation: Arc<Isolation>,
     run_size: Cell<RunSize>,
+    /// Of the last run.
+    bytes_per_s: Cell<u64>,
 }
 
 /// Starts `count` lanes on a queue. They run as long as the process.
@@ -133,6 +135,7 @@ pub fn spawn_lanes(
         arena,
         isolation: isolation.clone(),
         run_size: Cell::new(RunSize::new(throttle.run_bytes_max(memory_bytes / RUN_PART))),
+        bytes_per_s: Cell::new(0),
     };
     for number in 0..count as usize {
         let lane = Lane { number, ..lane.clone() };
@@ -157,10 +160,16 @@ impl Lane {
             let put_off = &mut |load, at_ms| end(load, Outcome::RetryAt(at_ms));
             return self.source.turn_refused(turn.file, put_off);
         };
-        self.queue.note_work(self.number, Some((turn.file, 0..0)));
+        self.note_work(turn.file, 0..0);
         let (bytes, outcome) = self.write_turn(&turn);
         self.source.turn_ended(turn.file, turn.reason, bytes, &mut |load| end(load, outcome));
         self.queue.note_work(self.number, None);
+    }
+
+    fn note_work(&self, file: FileId, range: Range<u64>) {
+        let (since_ms, bytes_per_s) = (boottime_ms(), self.bytes_per_s.get());
+        let work = Work { file, range, since_ms, bytes_per_s };
+        self.queue.note_work(self.number, Some(work));
     }
 
     /// Writes a run, into the space that is held for it where the disk has no other.
@@ -194,15 +203,16 @@ impl Lane {
             log::trace!("write file={} offset={} len={}", run.file.0, run.offset, run.len);
             // Behind the run's start nothing is taken again in this turn: it ends.
             range.start = run.offset + run.len;
-            self.queue.note_work(self.number, Some((run.file, run.offset..range.start)));
+            self.note_work(run.file, run.offset..range.start);
             let begun = Instant::now();
             match self.write(&run) {
                 Ok(written) => {
                     bytes += run.len;
-                    let mut size = self.run_size.get();
-                    size.note(run.len, begun.elapsed());
+                    let (mut size, took) = (self.run_size.get(), begun.elapsed());
+                    size.note(run.len, took);
+                    self.bytes_per_s.set((run.len as f64 / took.as_secs_f64().max(1e-6)) as u64);
                     self.run_size.set(size);
-                    self.source.stored(run, written);
+                    self.source.stored(run, written, took);
                 }
                 Err(error) => {
                     let retry_at_ms = self.source.failed(turn.file, Some(run), error);

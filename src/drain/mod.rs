@@ -18,6 +18,7 @@ mod writer;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use data_file::{Access, DataFile, Need};
 pub use lane::{LaneQueue, Work, spawn_lanes};
@@ -64,8 +65,8 @@ pub trait Source: Send + Sync {
     /// `Err` when the backing file cannot be opened.
     fn take_run(&self, file: FileId, range: Range<u64>, max_bytes: u64) -> io::Result<Option<Run>>;
 
-    /// The run is in the backing file.
-    fn stored(&self, run: Run, written: Written);
+    /// The run is in the backing file, which took that long.
+    fn stored(&self, run: Run, written: Written, took: Duration);
 
     /// The disk is full: lets go of some of the space that is held for such runs. `false` when there
     /// is none.

@@ -170,7 +170,7 @@ impl Source for OneRun {
         Ok(None)
     }
 
-    fn stored(&self, run: Run, _: Written) {
+    fn stored(&self, run: Run, _: Written, _: Duration) {
         self.events.send(format!("stored {}", run.len)).unwrap();
     }
 

@@ -10,8 +10,10 @@ use std::sync::{Arc, MutexGuard};
 use super::caller::Caller;
 use super::data::FileState;
 use super::nodes::{Node, ROOT_ID};
+use super::seen_attrs::{is_reserved, without_reserved};
 use super::stable::Unsynced;
 use super::treatment::passes_through;
+use super::virtual_files::is_virtual;
 use super::{Filesystem, Reply};
 use crate::backing::{self, Attr, FsStats, SetTime, Time, errno};
 
@@ -45,6 +47,17 @@ pub enum Lasts {
     Moving,
     /// The same, and a program is to ask again before it writes the file.
     Once,
+}
+
+/// As getxattr(2) gives a value: its length, and the value where `buf` has room. `ERANGE` when it
+/// has some and not enough.
+fn copy_value(value: &[u8], buf: &mut [u8]) -> io::Result<usize> {
+    match (buf.len(), buf.get_mut(..value.len())) {
+        (_, Some(to)) => to.copy_from_slice(value),
+        (0, None) => {}
+        (_, None) => return Err(super::errno(libc::ERANGE)),
+    }
+    Ok(value.len())
 }
 
 impl NodeAttr {
@@ -112,6 +125,9 @@ pub(super) fn set_times(fd: BorrowedFd, atime: SetTime, mtime: SetTime) -> io::R
 impl Filesystem {
     /// GETATTR.
     pub fn getattr(&self, id: u64) -> io::Result<NodeAttr> {
+        if is_virtual(id) {
+            return Ok(self.virtual_attr(id));
+        }
         let node = self.node(id)?;
         let attr = self.backing_attr(&node)?;
         Ok(self.overlaid(&node, &attr))
@@ -276,7 +292,7 @@ impl Filesystem {
     /// STATFS of the backing filesystem that the node is on; what is held for bytes to come counts
     /// as free.
     pub fn statfs(&self, id: u64) -> io::Result<FsStats> {
-        let node = self.node(id)?;
+        let node = self.node(if is_virtual(id) { ROOT_ID } else { id })?;
         let mut stats = backing::fs_stats(self.path_fd(&node)?.as_fd())?;
         let devices = self.devices.read().expect("no panics under this lock");
         if let Some((_, device)) = devices.iter().find(|(dev, _)| *dev == node.identity.dev) {
@@ -300,6 +316,12 @@ impl Filesystem {
     /// none: the kernel asks for it whenever it checks permissions, and takes any other error for
     /// their result.
     pub fn get_xattr(&self, id: u64, name: &OsStr, buf: &mut [u8]) -> io::Result<usize> {
+        if is_virtual(id) {
+            return Err(super::errno(libc::ENODATA));
+        }
+        if let Some(value) = self.seen_attribute(id, name) {
+            return copy_value(&value?, buf);
+        }
         let got = backing::get_xattr(self.path_fd(&self.node(id)?)?.as_fd(), name, buf);
         match got {
             Err(error) if errno(&error) == libc::EOPNOTSUPP && is_acl(name) => {
@@ -320,6 +342,9 @@ impl Filesystem {
         value: &[u8],
         flags: i32,
     ) -> io::Result<()> {
+        if is_reserved(name) {
+            return Err(super::errno(libc::EPERM));
+        }
         let node = self.node(id)?;
         let path = self.path_fd(&node)?;
         if flags & libc::XATTR_CREATE == 0 || !self.was_xattr_changed(caller, &path, name) {
@@ -344,12 +369,15 @@ impl Filesystem {
     /// LISTXATTR: the names, each ended by NUL. Whether those that only CAP_SYS_ADMIN may read are
     /// shown to others is the backing filesystem's choice, see xattr(7).
     pub fn list_xattr(&self, caller: Caller, id: u64) -> io::Result<Vec<u8>> {
+        if is_virtual(id) {
+            return Ok(Vec::new());
+        }
         let path = self.path_fd(&self.node(id)?)?;
         let list = || {
             let mut names = vec![0; XATTR_LIST_MAX];
             let len = backing::list_xattr(path.as_fd(), &mut names)?;
             names.truncate(len);
-            Ok(names)
+            Ok(without_reserved(names))
         };
         let names = list()?;
         let mut each = names.split(|byte| *byte == 0);
@@ -361,6 +389,9 @@ impl Filesystem {
 
     /// REMOVEXATTR.
     pub fn remove_xattr(&self, caller: Caller, id: u64, name: &OsStr) -> io::Result<()> {
+        if is_reserved(name) {
+            return Err(super::errno(libc::EPERM));
+        }
         let node = self.node(id)?;
         let path = self.path_fd(&node)?;
         if self.was_xattr_changed(caller, &path, name) {

@@ -3,7 +3,8 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockResult};
+use std::time::Instant;
 
 use super::failing::Failure;
 use super::nodes::Node;
@@ -112,6 +113,10 @@ impl FileData {
         }
     }
 
+    pub(super) fn try_lock(&self) -> TryLockResult<MutexGuard<'_, FileState>> {
+        self.state.try_lock()
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, FileState> {
         self.state.lock().expect("no panics under this lock")
     }
@@ -144,6 +149,7 @@ pub(super) struct Write {
     pub(super) offset: u64,
     pub(super) bytes: Vec<u8>,
     pub(super) mtime: Mtime,
+    pub(super) since: Instant,
     pub(super) handed: HandedOver,
     pub(super) reply: Reply<u32>,
 }
@@ -183,7 +189,8 @@ impl Filesystem {
             return self.acknowledge(&node, bytes.len(), reply);
         }
         let handed = self.isolation.hand_over();
-        let write = Write { node, offset, bytes: bytes.to_vec(), mtime, handed, reply };
+        let since = Instant::now();
+        let write = Write { node, offset, bytes: bytes.to_vec(), mtime, since, handed, reply };
         match took {
             Took::NoSpace => self.space_jobs.add(Job::Place(write)),
             _ => self.starve(write),

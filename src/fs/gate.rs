@@ -13,7 +13,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
@@ -152,7 +152,12 @@ impl Filesystem {
         };
         // Until they are made invalid, when the pass is over.
         attr.lasts = Lasts::Moving;
-        let held = Held { id, reply: Box::new(move || reply(Ok(attr))) };
+        let (me, since) = (self.arc(), Instant::now());
+        let told = move || {
+            me.stats.note_stall(since.elapsed());
+            reply(Ok(attr));
+        };
+        let held = Held { id, reply: Box::new(told) };
         let held_bytes = self.held_bytes();
         let mut gate = self.gate.shared.lock();
         let passing = gate.ask(FileId(id), held_bytes, boottime_us(), held);

@@ -13,6 +13,7 @@ use super::caller::Caller;
 use super::nodes::Node;
 use super::repeated::NO_HANDLE;
 use super::reserve::Job;
+use super::virtual_files::is_virtual;
 use super::{Filesystem, errno};
 use crate::backing::{self, DirReader};
 use crate::drain::Access;
@@ -77,6 +78,9 @@ impl Handles {
 impl Filesystem {
     /// OPEN. Returns the handle. Errors: open(2) on the backing file.
     pub fn open(&self, caller: Caller, id: u64, flags: i32) -> io::Result<u64> {
+        if is_virtual(id) {
+            return self.virtual_open(id, flags);
+        }
         let node = self.node(id)?;
         self.data(&node)?;
         let access = flags & libc::O_ACCMODE;
@@ -141,6 +145,9 @@ impl Filesystem {
     }
 
     fn report(&self, id: u64, handle: u64, closer: Option<u64>) -> io::Result<()> {
+        if is_virtual(id) {
+            return Ok(());
+        }
         let node = self.node(id)?;
         let Some(data) = node.data_if_any() else { return Ok(()) };
         let (failures, failure, loss) = {
@@ -158,6 +165,9 @@ impl Filesystem {
 
     /// RELEASE: the last descriptor of an open file is closed.
     pub fn release(&self, caller: Caller, id: u64, handle: u64) {
+        if is_virtual(id) {
+            return self.virtual_release(handle);
+        }
         self.handles.files.lock().expect("no panics under this lock").remove(&handle);
         let Ok(node) = self.node(id) else { return };
         if self.found_before(caller).is_none() {
@@ -174,6 +184,9 @@ impl Filesystem {
 
     /// OPENDIR. Returns the handle.
     pub fn open_directory(&self, id: u64) -> io::Result<u64> {
+        if is_virtual(id) {
+            return Ok(self.arena.next_handle());
+        }
         let reader = self.reader(id)?;
         let handle = self.arena.next_handle();
         let mut directories = self.handles.directories.lock().expect("no panics under this lock");
@@ -201,6 +214,9 @@ impl Filesystem {
         offset: u64,
         mut take: impl FnMut(&DirectoryEntry) -> bool,
     ) -> io::Result<()> {
+        if is_virtual(id) {
+            return self.virtual_entries(offset, take);
+        }
         let known = self.handles.directories.lock().expect("no panics under this lock");
         let found = known.get(&handle).cloned();
         drop(known);

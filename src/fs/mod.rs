@@ -23,6 +23,9 @@
 //! | `rebuild` | a new worker takes over what the former one left |
 //! | `repeated` | requests that come again after a worker died |
 //! | `report` | figures for the control socket |
+//! | `virtual_files` | the hidden directory that shows them |
+//! | `seen_attrs` | a file's own figures, as extended attributes |
+//! | `drain_now` | storing what was written so far, on demand |
 //! | `pool` | threads that may wait for the disk |
 //!
 //! No function here waits for the disk to take data, or for memory: what must wait takes a
@@ -33,6 +36,7 @@
 mod attrs;
 mod caller;
 mod data;
+mod drain_now;
 mod failing;
 mod gate;
 mod give_up;
@@ -47,11 +51,13 @@ mod repeated;
 mod report;
 mod reserve;
 mod room;
+mod seen_attrs;
 mod source;
 mod space;
 mod stable;
 mod through;
 mod treatment;
+mod virtual_files;
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
@@ -65,14 +71,17 @@ use crate::config::rules::Rules;
 use crate::drain::{DataFile, LaneQueue, Throttle};
 use crate::isolation::Isolation;
 use crate::schedule::Policy;
+use crate::stats::Stats;
 
 pub use attrs::{Change, Lasts, NodeAttr};
 pub use caller::Caller;
 pub use data::Mtime;
+pub use drain_now::Draining;
 pub use give_up::{GiveUp, KernelPages};
 pub use handles::DirectoryEntry;
 pub use names::{Entry, Mode};
 pub use room::{Limits, WRITE_BYTES_MAX};
+pub use virtual_files::is_virtual;
 
 use gate::WriterGate;
 use handles::Handles;
@@ -81,6 +90,7 @@ use pool::Pool;
 use reserve::Jobs;
 use room::Room;
 use space::{Charges, Space};
+use virtual_files::VirtualFiles;
 
 /// Where the result of an operation that may have to wait goes. Called exactly once, from any
 /// thread.
@@ -140,6 +150,8 @@ pub struct Filesystem {
     failing: Mutex<std::collections::BTreeSet<u64>>,
     backlog_bytes: AtomicU64,
     kernel_pages: OnceLock<Box<dyn KernelPages>>,
+    virtual_files: VirtualFiles,
+    stats: Stats,
 }
 
 impl Filesystem {
@@ -180,6 +192,8 @@ impl Filesystem {
             failing: Mutex::default(),
             backlog_bytes: AtomicU64::new(0),
             kernel_pages: OnceLock::new(),
+            virtual_files: VirtualFiles::new(),
+            stats: Stats::default(),
             limits,
             config,
             arena,

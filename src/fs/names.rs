@@ -51,6 +51,9 @@ fn credentials(caller: Caller, mode: Mode, dir: &OwnedFd) -> io::Result<Credenti
 impl Filesystem {
     /// LOOKUP. `ENOENT` when there is no such name.
     pub fn lookup(&self, caller: Caller, parent: u64, name: &OsStr) -> io::Result<Entry> {
+        if let Some(found) = self.virtual_lookup(parent, name) {
+            return found;
+        }
         let dir = self.directory(parent)?;
         let attr = backing::attr_at(dir.as_fd(), name)?;
         self.entry(caller, &attr, parent, name)
@@ -130,6 +133,7 @@ impl Filesystem {
         name: &OsStr,
         make: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<Entry> {
+        self.check_not_reserved(parent, name)?;
         if !self.was_made(caller, dir, name) {
             self.begin_attempt(caller, [None, None]);
             backing::as_caller(credentials, make)?;
@@ -149,6 +153,7 @@ impl Filesystem {
         mode: Mode,
         flags: i32,
     ) -> io::Result<(Entry, u64)> {
+        self.check_not_reserved(parent, name)?;
         let dir = self.directory(parent)?;
         if self.was_made(caller, &dir, name) {
             let entry = self.lookup(caller, parent, name)?;
@@ -185,6 +190,7 @@ impl Filesystem {
 
     /// LINK: another name for a node. Errors: link(2).
     pub fn link(&self, caller: Caller, id: u64, parent: u64, name: &OsStr) -> io::Result<Entry> {
+        self.check_not_reserved(parent, name)?;
         let node = self.node(id)?;
         let path = self.path_fd(&node)?;
         let dir = self.directory(parent)?;
@@ -214,6 +220,7 @@ impl Filesystem {
         name: &OsStr,
         remove: impl FnOnce(&OwnedFd) -> io::Result<()>,
     ) -> io::Result<()> {
+        self.check_not_reserved(parent, name)?;
         let dir = self.directory(parent)?;
         if let Some([victim, _]) = self.found_before(caller)
             && identity_at(&dir, name) != victim
@@ -270,6 +277,8 @@ impl Filesystem {
         (to_parent, to_name): (u64, &OsStr),
         flags: u32,
     ) -> io::Result<()> {
+        self.check_not_reserved(from_parent, from_name)?;
+        self.check_not_reserved(to_parent, to_name)?;
         let from_dir = self.directory(from_parent)?;
         let to_dir = self.directory(to_parent)?;
         let exchange = flags & libc::RENAME_EXCHANGE != 0;

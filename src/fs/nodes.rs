@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::data::FileData;
+use super::virtual_files::is_virtual;
 use super::{Filesystem, errno};
 use crate::arena::{Arena, Identity, Mark, NodeSlot};
 use crate::backing::{self, Attr};
@@ -207,9 +208,11 @@ impl Nodes {
 }
 
 impl Filesystem {
-    /// The node of an id the kernel gave us. `ESTALE` when it is not known.
+    /// The node of an id the kernel gave us. `ESTALE` when it is not known, `EPERM` for the virtual
+    /// files, with which nothing can be done that is not theirs.
     pub(super) fn node(&self, id: u64) -> io::Result<Arc<Node>> {
-        self.nodes.read().get(&id).cloned().ok_or_else(|| errno(libc::ESTALE))
+        let unknown = || errno(if is_virtual(id) { libc::EPERM } else { libc::ESTALE });
+        self.nodes.read().get(&id).cloned().ok_or_else(unknown)
     }
 
     /// The node of a backing file, if it is known.

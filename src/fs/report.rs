@@ -79,6 +79,7 @@ impl Filesystem {
             },
             errors: self.failing_files(),
             lanes: self.lanes(),
+            recent: self.stats.recent().sum(now_ms),
         }
     }
 
@@ -95,6 +96,7 @@ impl Filesystem {
                     path: self.path_of(&node),
                     range: in_bytes(&work.range),
                     for_ms: boottime_ms().saturating_sub(work.since_ms),
+                    bytes_per_s: work.bytes_per_s,
                 });
             }
         });
@@ -119,7 +121,7 @@ impl Filesystem {
     }
 
     fn file_status(&self, node: &Node) -> Option<FileStatus> {
-        let state = node.data_if_any()?.lock();
+        let state = node.data_if_any()?.lock_soon()?;
         let backlog_bytes = state.buffer.dirty_bytes() + state.buffer.in_flight_bytes();
         let failure = failure_status(&state);
         if backlog_bytes == 0 && failure.is_none() {
@@ -127,6 +129,7 @@ impl Filesystem {
         }
         let now_ms = boottime_ms();
         Some(FileStatus {
+            id: node.id(),
             path: self.path_of(node),
             backlog_bytes,
             oldest_age_ms: state.buffer.oldest_ms().map(|born_ms| now_ms.saturating_sub(born_ms)),

@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
+use std::time::Duration;
 
 use super::data::{Took, Write};
 use super::nodes::Node;
@@ -184,6 +185,7 @@ impl Filesystem {
             starved.bytes -= write.bytes.len();
             drop(starved);
             self.room.served.notify_all();
+            self.stats.note_stall(write.since.elapsed());
             match took {
                 Took::NoSpace => self.space_jobs.add(Job::Place(write)),
                 _ => self.acknowledge(&write.node, write.bytes.len(), write.reply),
@@ -224,6 +226,7 @@ impl Filesystem {
         let longest = &self.counters().longest_wait_ms;
         for grant in granted {
             longest.fetch_max(grant.waited_ms, Ordering::Relaxed);
+            self.stats.note_stall(Duration::from_millis(grant.waited_ms));
             (grant.ticket)(Ok(0));
         }
     }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::Filesystem;
 use super::data::FileState;
@@ -76,12 +77,13 @@ impl Source for Filesystem {
         Ok(Some(Run { file, offset: first.offset, len, pieces, data_file }))
     }
 
-    fn stored(&self, run: Run, written: Written) {
+    fn stored(&self, run: Run, written: Written, took: Duration) {
         killpoint::pass(Point::DrainWritten);
         let counters = self.counters();
         Counters::add(&counters.bytes_out, run.len);
         Counters::add(&counters.drain_writes, written.calls);
         Counters::add(&counters.direct_bytes, written.direct_bytes);
+        self.stats.note_run(run.len, took, boottime_ms());
         self.with_state(run.file, |node, state| {
             let mut steps = Vec::new();
             state.buffer.complete(&run.pieces, &mut steps);
@@ -144,6 +146,7 @@ impl Source for Filesystem {
         let counters = self.counters();
         if bytes > 0 {
             Counters::add(&counters.drain_turns, 1);
+            self.stats.recent().note_turn(boottime_ms());
         }
         let mut is_known = false;
         let mut settled = None;

@@ -120,7 +120,7 @@ impl Filesystem {
     }
 
     /// Syncs what is in the backing file now; joins others who want the same.
-    fn sync_clean(&self, node: &Arc<Node>, kind: SyncKind, reply: Reply<()>) {
+    pub(super) fn sync_clean(&self, node: &Arc<Node>, kind: SyncKind, reply: Reply<()>) {
         let Some(data) = node.data_if_any() else { return reply(Ok(())) };
         let mut state = data.lock();
         if state.stability.running {

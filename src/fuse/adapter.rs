@@ -17,7 +17,7 @@ use super::convert::{
     as_told_by_close, caller, code, file_attr, kind_of_entry, reply_attr, reply_empty, reply_entry,
     reply_ioctl, reply_opened, reply_written, reply_xattr, set_time, sync_kind, ttl,
 };
-use crate::fs::{Caller, Change, Entry, Filesystem, Mode, Mtime};
+use crate::fs::{Caller, Change, Entry, Filesystem, Mode, Mtime, is_virtual};
 use crate::killpoint::{self, Point};
 
 /// Asked for where the kernel has them. Without KILLPRIV_V2 the kernel looks an attribute up on
@@ -241,7 +241,7 @@ impl fuser::Filesystem for Adapter {
         &self,
         _request: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         offset: u64,
         size: u32,
         _flags: OpenFlags,
@@ -252,6 +252,9 @@ impl fuser::Filesystem for Adapter {
             Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(code(&error)),
         };
+        if is_virtual(ino.0) {
+            return answer(self.counted().virtual_read(ino.0, fh.0, offset, size));
+        }
         self.counted().read(ino.0, offset, size, Box::new(answer));
     }
 
@@ -527,7 +530,7 @@ impl fuser::Filesystem for Adapter {
 impl Adapter {
     /// Whether the kernel is to keep pages of an open file.
     fn cache_of(&self, id: u64) -> FopenFlags {
-        match self.fs.is_uncached(id) {
+        match is_virtual(id) || self.fs.is_uncached(id) {
             true => FopenFlags::FOPEN_DIRECT_IO,
             false => FopenFlags::FOPEN_KEEP_CACHE,
         }

@@ -23,6 +23,7 @@ mod owners;
 mod places;
 mod points;
 mod power;
+mod seeing;
 mod space;
 mod stored;
 
@@ -153,6 +154,18 @@ fn main() {
     trials.extend(trials![&scripts_skip, boot::scripts_are_clean]);
     let units_skip = boot::cannot_check_units();
     trials.extend(trials![&units_skip, boot::units_are_in_order]);
+    trials.extend(trials![
+        &skip,
+        seeing::the_hidden_directory_shows_the_state,
+        seeing::a_real_directory_of_that_name_is_left_alone,
+        seeing::a_file_tells_its_backlog,
+        seeing::drain_returns_when_it_is_stored,
+        seeing::top_prints_lines_into_a_pipe,
+        seeing::examples_slow_themselves_down,
+    ]);
+    trials.extend(trials![&root_skip, seeing::names_of_files_are_for_the_owner]);
+    let promtool_skip = skip.clone().or_else(seeing::cannot_check_metrics);
+    trials.extend(trials![&promtool_skip, seeing::promtool_takes_the_metrics]);
     let root_unshare_skip = root_skip.clone().or_else(support::cannot_unshare);
     trials.extend(trials![
         &root_unshare_skip,
@@ -176,7 +189,7 @@ fn main() {
         power::attributes_are_kept_over_deaths,
     ]);
     trials.extend(space::trials(&skip));
-    for reason in [
+    let skips = [
         &skip,
         &points_skip,
         &namespace_skip,
@@ -185,10 +198,9 @@ fn main() {
         &disk_skip,
         &scripts_skip,
         &units_skip,
-    ]
-    .into_iter()
-    .flatten()
-    {
+        &promtool_skip,
+    ];
+    for reason in skips.into_iter().flatten() {
         eprintln!("some mount tests are ignored: {reason}");
     }
     libtest_mimic::run(&arguments, trials).exit();

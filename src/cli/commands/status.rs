@@ -1,6 +1,7 @@
 //! `coalescefs status`: what the daemons say about their mounts.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use comfy_table::Table;
 use serde_json::{Value, json};
@@ -12,14 +13,22 @@ use crate::config::FsyncPolicy;
 use crate::control::client::{Client, ClientError, find_mount};
 use crate::control::protocol::{FileStatus, Status};
 use crate::mount::mountinfo::{Mount, MountTable};
+use crate::stats::slow;
 
-/// A lane that takes longer for one write waits for a disk that hangs.
-const STUCK_MS: u64 = 1000;
+/// Between the two states that tell how fast programs write.
+const SAMPLE: Duration = Duration::from_millis(250);
 
 /// What one daemon said, or why it said nothing.
 struct Reply {
     mount: Mount,
-    said: Result<(Status, Option<Vec<FileStatus>>), ClientError>,
+    said: Result<Said, ClientError>,
+}
+
+struct Said {
+    status: Status,
+    /// A moment earlier, where something is going on.
+    before: Option<Status>,
+    files: Option<Vec<FileStatus>>,
 }
 
 /// Prints the state of one mount or of all. `Err` when one of them does not answer; the others are
@@ -29,7 +38,8 @@ pub fn run(args: &StatusArgs) -> Result<(), CliError> {
         Some(path) => vec![find_mount(path).map_err(|e| CliError::Failed(e.to_string()))?],
         None => all_mounts()?,
     };
-    let replies: Vec<Reply> = mounts.into_iter().map(|mount| ask(mount, args.files)).collect();
+    let replies: Vec<Reply> =
+        mounts.into_iter().map(|mount| ask(mount, args.files, !args.json)).collect();
     let answered = replies.iter().filter(|reply| reply.said.is_ok());
     print(&if args.json {
         let mut values: Vec<Value> = replies.iter().map(in_json).collect();
@@ -54,18 +64,25 @@ fn all_mounts() -> Result<Vec<Mount>, CliError> {
     Ok(table.ours().cloned().collect())
 }
 
-fn ask(mount: Mount, files: bool) -> Reply {
+fn ask(mount: Mount, files: bool, is_for_people: bool) -> Reply {
     let said = Client::connect_to(mount.clone()).and_then(|mut client| {
+        let mut before = None;
+        if is_for_people && client.status().backlog_bytes > 0 {
+            std::thread::sleep(SAMPLE);
+            before = Some(client.status().clone());
+            client = Client::connect_to(mount.clone())?;
+        }
         let files = if files { Some(client.files()?) } else { None };
-        Ok((client.status().clone(), files))
+        Ok(Said { status: client.status().clone(), before, files })
     });
     Reply { mount, said }
 }
 
 fn in_json(reply: &Reply) -> Value {
     match &reply.said {
-        Ok((status, files)) => {
+        Ok(Said { status, files, .. }) => {
             let mut value = json!(status);
+            value["why_slow"] = json!(why_slow(status, None));
             if let Some(files) = files {
                 value["files"] = json!(files);
             }
@@ -79,9 +96,10 @@ fn in_json(reply: &Reply) -> Value {
 }
 
 fn in_words(reply: &Reply) -> String {
-    let Ok((status, files)) = &reply.said else { return String::new() };
+    let Ok(Said { status, before, files }) = &reply.said else { return String::new() };
     let mut text = String::new();
-    for (key, value) in lines(status) {
+    let why = ("slow", why_slow(status, before.as_ref()));
+    for (key, value) in lines(status).into_iter().chain([why]) {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{key:>14}: {value}");
     }
@@ -155,7 +173,7 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
         ("synced", format!("{} times for programs", status.syncs)),
         ("kernel limits", status.bdi.clone()),
     ];
-    for lane in status.lanes.iter().filter(|lane| lane.for_ms >= STUCK_MS) {
+    for lane in status.lanes.iter().filter(|lane| lane.for_ms >= slow::STUCK_MS) {
         let what = format!(
             "lane {} for {} at {}: {} at {}",
             lane.lane,
@@ -170,6 +188,11 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
         lines.push(("not stored", units::printable(&file.describe(size, units::duration_ms))));
     }
     lines
+}
+
+fn why_slow(status: &Status, before: Option<&Status>) -> String {
+    let why = slow::explain(status, before).in_words(units::size, units::duration_ms);
+    units::printable(&why)
 }
 
 fn percentage(part: u64, whole: u64) -> f64 {

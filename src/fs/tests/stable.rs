@@ -285,7 +285,7 @@ fn a_file_forgotten_as_it_is_stored_keeps_its_time() {
     fixture.change(id, |change| change.mtime = SetTime::At(time));
     let run = fixture.fs.take_run(FileId(id), 0..CHUNK, CHUNK).unwrap().unwrap();
     let written = crate::drain::write_run(&KernelStorage, &fixture.arena, &run).unwrap();
-    fixture.fs.stored(run, written);
+    fixture.fs.stored(run, written, Duration::ZERO);
     fixture.fs.release(caller(), id, handle);
     fixture.fs.forget(id, 1);
     assert!(fixture.fs.node(id).is_err(), "the node is forgotten");

@@ -1,0 +1,171 @@
+//! Why programs that write are slow, as far as the state of a mount tells. Pure.
+
+use std::path::PathBuf;
+
+use crate::control::protocol::Status;
+
+/// A lane that takes longer for one write waits for a disk that hangs.
+pub const STUCK_MS: u64 = 1000;
+/// Programs are held back when about so much of the memory is held (`fs::Limits`).
+const PRESSED_PERCENT: u64 = 45;
+/// Lanes that write for less of the time leave the disk idle.
+const BUSY_PERCENT: u64 = 50;
+/// A drain that is nearer than this to its limit is held back by it.
+const AT_LIMIT_PERCENT: u64 = 80;
+/// One chunk of each file fills while another one waits for its turn.
+const CHUNKS_PER_FILE: u64 = 2;
+const MIB: u64 = 1 << 20;
+
+/// What holds programs back: the first that applies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Slowness {
+    /// A write to the disk does not come back.
+    StuckLane {
+        /// Which lane.
+        lane: u64,
+        /// The file, below the mountpoint.
+        path: PathBuf,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// Memory is full of bytes that the disk refuses.
+    Refused {
+        /// How many files.
+        files: usize,
+        /// How many bytes.
+        bytes: u64,
+    },
+    /// `--drain-rate`.
+    RateLimit {
+        /// Bytes per second.
+        limit_bytes: u64,
+    },
+    /// There is less memory than the files need for long turns on the disk.
+    Memory {
+        /// What would do, for `--memory`.
+        wanted_bytes: u64,
+        /// Files that are written.
+        streams: u64,
+        /// Bytes of a turn, of late.
+        turn_bytes: u64,
+    },
+    /// The disk does not take more.
+    Device {
+        /// Bytes per second that the lanes wrote of late.
+        drained_bytes: u64,
+        /// The part of the time in which they wrote.
+        busy_percent: u64,
+        /// Bytes per second that came from programs, where two states are known.
+        received_bytes: Option<u64>,
+    },
+    /// The kernel's own throttle, which could not be tuned.
+    Kernel {
+        /// Why not.
+        why: String,
+    },
+    /// Nothing that is known here.
+    Nothing,
+}
+
+/// Says it of `now`; with `before`, a state of the same mount some moments earlier, also how fast
+/// programs write.
+pub fn explain(now: &Status, before: Option<&Status>) -> Slowness {
+    if let Some(lane) = now.lanes.iter().max_by_key(|lane| lane.for_ms)
+        && lane.for_ms >= STUCK_MS
+    {
+        let path = lane.path.clone();
+        return Slowness::StuckLane { lane: lane.lane, path, for_ms: lane.for_ms };
+    }
+    let is_pressed =
+        now.waiting_writes > 0 || now.held_bytes > now.memory_bytes / 100 * PRESSED_PERCENT;
+    if is_pressed { of_pressure(now, before) } else { of_kernel(now, before) }
+}
+
+/// Programs are held back here.
+fn of_pressure(now: &Status, before: Option<&Status>) -> Slowness {
+    let refused_bytes: u64 = now.errors.iter().map(|file| file.backlog_bytes).sum();
+    if refused_bytes > 0 && refused_bytes >= now.backlog_bytes / 2 {
+        return Slowness::Refused { files: now.errors.len(), bytes: refused_bytes };
+    }
+    let recent = &now.recent;
+    let per_second = |bytes: u64, ms: u64| bytes.saturating_mul(1000) / ms.max(1);
+    let drained_bytes = per_second(recent.bytes, recent.window_ms);
+    if let Some(limit_bytes) = now.config.drain_rate
+        && drained_bytes >= limit_bytes / 100 * AT_LIMIT_PERCENT
+    {
+        return Slowness::RateLimit { limit_bytes };
+    }
+    let lane_ms = recent.window_ms * u64::from(now.config.lanes);
+    let busy_percent = (recent.busy_ms * 100 / lane_ms.max(1)).min(100);
+    let turn_bytes = recent.bytes.checked_div(recent.turns).unwrap_or(0);
+    let for_chunks = now.streams * CHUNKS_PER_FILE * now.config.chunk_bytes;
+    let has_short_turns = recent.turns > 0 && turn_bytes < now.config.chunk_bytes;
+    if has_short_turns && for_chunks > now.memory_bytes {
+        let wanted_bytes = for_chunks.next_multiple_of(MIB);
+        return Slowness::Memory { wanted_bytes, streams: now.streams, turn_bytes };
+    }
+    if recent.turns > 0 && busy_percent < BUSY_PERCENT {
+        // What comes at a time is more than memory takes, though the disk would take it.
+        let wanted_bytes = for_chunks.max(2 * now.memory_bytes).next_multiple_of(MIB);
+        return Slowness::Memory { wanted_bytes, streams: now.streams, turn_bytes };
+    }
+    let received_bytes = before.map(|before| {
+        let bytes = now.bytes_in.saturating_sub(before.bytes_in);
+        per_second(bytes, now.uptime_ms.saturating_sub(before.uptime_ms))
+    });
+    Slowness::Device { drained_bytes, busy_percent, received_bytes }
+}
+
+/// Nobody is held back here.
+fn of_kernel(now: &Status, before: Option<&Status>) -> Slowness {
+    let is_written = before.map_or(now.backlog_bytes > 0, |before| now.bytes_in > before.bytes_in);
+    if now.bdi != "tuned" && is_written {
+        return Slowness::Kernel { why: now.bdi.clone() };
+    }
+    Slowness::Nothing
+}
+
+impl Slowness {
+    /// In a line, with bytes and milliseconds as `size` and `time` write them.
+    pub fn in_words(&self, size: impl Fn(u64) -> String, time: impl Fn(u64) -> String) -> String {
+        match self {
+            Slowness::StuckLane { lane, path, for_ms } => format!(
+                "lane {lane} has been stuck in one write to {} for {}: the disk does not answer",
+                path.display(),
+                time(*for_ms)
+            ),
+            Slowness::Refused { files, bytes } => format!(
+                "memory is full of {} of {files} files that the disk refuses: mend it, or \
+                 'coalescefs discard' them",
+                size(*bytes)
+            ),
+            Slowness::RateLimit { limit_bytes } => {
+                format!("--drain-rate holds the disk to {}/s", size(*limit_bytes))
+            }
+            Slowness::Memory { wanted_bytes, streams, turn_bytes } => format!(
+                "memory: {streams} files leave in turns of {}; --memory {} would help",
+                size(*turn_bytes),
+                size(*wanted_bytes)
+            ),
+            Slowness::Device { drained_bytes, busy_percent, received_bytes } => {
+                let mut text = format!(
+                    "the disk: it takes {}/s, and is written to {busy_percent}% of the time",
+                    size(*drained_bytes)
+                );
+                if let Some(bytes) = received_bytes {
+                    text.push_str(&format!("; {}/s come from programs", size(*bytes)));
+                }
+                text
+            }
+            Slowness::Kernel { why } => format!(
+                "nothing here; but the kernel's limits for this mount are {why}, so that it may \
+                 hold programs back itself: root could tune them"
+            ),
+            Slowness::Nothing => "nothing is slow".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "slow_tests.rs"]
+mod tests;

@@ -1,0 +1,131 @@
+//! Goal: each cause is told from the others. Method: the state of a mount in which only that one
+//! is there.
+
+use std::path::Path;
+
+use super::*;
+use crate::config::MountConfig;
+use crate::control::protocol::{ByteRange, FileStatus, LaneStatus, RecentDrain};
+
+/// Forty files in plenty of memory, on a disk that is busy.
+fn pressed() -> Status {
+    let config =
+        MountConfig { chunk_bytes: MIB, ..MountConfig::for_tests(Path::new("/b"), 1 << 30) };
+    Status {
+        bdi: "tuned".into(),
+        memory_bytes: 1 << 30,
+        held_bytes: 900 << 20,
+        backlog_bytes: 900 << 20,
+        waiting_writes: 7,
+        streams: 40,
+        uptime_ms: 20_000,
+        bytes_in: 500 << 20,
+        recent: RecentDrain {
+            window_ms: 10_000,
+            bytes: 1000 << 20,
+            busy_ms: 9_700,
+            writes: 100,
+            turns: 50,
+        },
+        ..Status::of(config)
+    }
+}
+
+fn words(now: &Status, before: Option<&Status>) -> String {
+    explain(now, before).in_words(|bytes| format!("{bytes}B"), |ms| format!("{ms}ms"))
+}
+
+#[test]
+fn nothing_is_slow_while_nobody_is_held_back() {
+    let calm = Status { waiting_writes: 0, held_bytes: 300 << 20, ..pressed() };
+    assert_eq!(explain(&calm, None), Slowness::Nothing);
+    assert_eq!(words(&calm, None), "nothing is slow");
+}
+
+#[test]
+fn a_disk_that_is_busy_is_the_limit() {
+    let before = Status { uptime_ms: 19_000, bytes_in: 300 << 20, ..pressed() };
+    let expected = Slowness::Device {
+        drained_bytes: 100 << 20,
+        busy_percent: 97,
+        received_bytes: Some(200 << 20),
+    };
+    assert_eq!(explain(&pressed(), Some(&before)), expected);
+    let text = words(&pressed(), Some(&before));
+    assert_eq!(
+        text,
+        "the disk: it takes 104857600B/s, and is written to 97% of the time; 209715200B/s come \
+         from programs"
+    );
+    assert!(!words(&pressed(), None).contains("programs"));
+    // Held back before any waits, too.
+    let early = Status { waiting_writes: 0, ..pressed() };
+    assert!(matches!(explain(&early, None), Slowness::Device { .. }));
+}
+
+#[test]
+fn short_turns_for_want_of_memory_say_how_much_would_help() {
+    let mut now = Status { memory_bytes: 32 << 20, held_bytes: 30 << 20, ..pressed() };
+    now.recent.turns = 4000;
+    let expected = Slowness::Memory { wanted_bytes: 80 << 20, streams: 40, turn_bytes: 256 << 10 };
+    assert_eq!(explain(&now, None), expected);
+    assert!(words(&now, None).contains("--memory 83886080B would help"));
+    // Short turns in plenty of memory are not for want of it.
+    now.memory_bytes = 1 << 30;
+    now.held_bytes = 900 << 20;
+    assert!(matches!(explain(&now, None), Slowness::Device { .. }));
+}
+
+#[test]
+fn programs_that_wait_while_the_disk_idles_want_memory() {
+    let mut now = pressed();
+    now.recent.busy_ms = 1_000;
+    assert!(matches!(explain(&now, None), Slowness::Memory { wanted_bytes, .. }
+        if wanted_bytes == 2 << 30));
+}
+
+#[test]
+fn a_stuck_lane_is_named_with_its_file() {
+    let range = ByteRange { offset: 0, length: 5 };
+    let mut now = Status { waiting_writes: 0, held_bytes: 1, ..pressed() };
+    now.lanes = vec![
+        LaneStatus { lane: 0, path: "a".into(), range, for_ms: 30, bytes_per_s: 1 },
+        LaneStatus { lane: 1, path: "dir/b".into(), range, for_ms: 12_000, bytes_per_s: 1 },
+    ];
+    let text = words(&now, None);
+    assert_eq!(
+        text,
+        "lane 1 has been stuck in one write to dir/b for 12000ms: the disk does not answer"
+    );
+    now.lanes[1].for_ms = STUCK_MS - 1;
+    assert_eq!(explain(&now, None), Slowness::Nothing);
+}
+
+#[test]
+fn a_kernel_that_could_not_be_tuned_is_named_while_programs_write() {
+    let bdi = "not tuned: Permission denied (os error 13)";
+    let now = Status { waiting_writes: 0, held_bytes: 1, bdi: bdi.into(), ..pressed() };
+    assert_eq!(explain(&now, None), Slowness::Kernel { why: bdi.into() });
+    assert!(words(&now, None).contains("Permission denied"));
+    // Nothing came in between.
+    assert_eq!(explain(&now, Some(&now.clone())), Slowness::Nothing);
+    // Here it is our own doing.
+    let held = Status { bdi: bdi.into(), ..pressed() };
+    assert!(matches!(explain(&held, None), Slowness::Device { .. }));
+}
+
+#[test]
+fn a_limit_that_was_asked_for_is_named() {
+    let mut now = pressed();
+    now.config.drain_rate = Some(110 << 20);
+    assert_eq!(explain(&now, None), Slowness::RateLimit { limit_bytes: 110 << 20 });
+    now.config.drain_rate = Some(500 << 20);
+    assert!(matches!(explain(&now, None), Slowness::Device { .. }));
+}
+
+#[test]
+fn memory_full_of_refused_bytes_is_no_slow_disk() {
+    let file = FileStatus { backlog_bytes: 800 << 20, ..FileStatus::default() };
+    let now = Status { errors: vec![file], ..pressed() };
+    assert_eq!(explain(&now, None), Slowness::Refused { files: 1, bytes: 800 << 20 });
+}

@@ -1,0 +1,266 @@
+//! What a mount shows of itself: virtual files, attributes of files, metrics, `top`, `drain`.
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::{Mount, PROGRAM, records, sh, succeed, text};
+
+const HELD: &[&str] = &["--max-age", "1h"];
+
+/// Why the test with Prometheus' own tool cannot run here, if it cannot.
+pub fn cannot_check_metrics() -> Option<String> {
+    let tried = Command::new("promtool").arg("--version").stdout(Stdio::null()).status();
+    let works = tried.is_ok_and(|status| status.success());
+    (!works).then(|| "no promtool (Debian package prometheus)".into())
+}
+
+/// A file with bytes that stay in memory.
+fn with_backlog(mount: &Mount, name: &str) -> File {
+    let mut file = File::create(mount.path().join(name)).unwrap();
+    file.write_all(&records(1, 1000)).unwrap();
+    // Hands the pages over to the daemon.
+    sh(mount.path(), &format!("sync -f . && test -e {name}"));
+    mount.wait_for("the bytes to come", |status| status["backlog_bytes"].as_u64() > Some(0));
+    file
+}
+
+fn errno<T: std::fmt::Debug>(result: std::io::Result<T>) -> Option<i32> {
+    result.unwrap_err().raw_os_error()
+}
+
+/// getxattr(2).
+fn attribute(path: &Path, name: &str) -> std::io::Result<String> {
+    let (path, name) =
+        (CString::new(path.as_os_str().as_bytes()).unwrap(), CString::new(name).unwrap());
+    let mut value = vec![0u8; 4096];
+    // SAFETY: valid C strings, a buffer of the given length.
+    let len = unsafe {
+        libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
+    };
+    if len < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    value.truncate(len as usize);
+    Ok(String::from_utf8(value).unwrap())
+}
+
+/// Goal: the hidden directory is found by its name only, shows the state of the moment at which a
+/// file of it was opened, and lets nobody change anything.
+pub fn the_hidden_directory_shows_the_state() {
+    let mount = Mount::over(HELD);
+    let _file = with_backlog(&mount, "f");
+    let names: Vec<_> =
+        fs::read_dir(mount.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names, ["f"]);
+    let hidden = mount.path().join(".coalescefs");
+    let mut names: Vec<_> =
+        fs::read_dir(&hidden).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["files", "metrics", "status"]);
+
+    let status: Value = serde_json::from_slice(&fs::read(hidden.join("status")).unwrap()).unwrap();
+    assert!(status["backlog_bytes"].as_u64().unwrap() >= 10_000, "{status:#}");
+    assert!(status["why_slow"].is_string());
+    let files: Value = serde_json::from_slice(&fs::read(hidden.join("files")).unwrap()).unwrap();
+    assert_eq!(files[0]["path"], "f");
+    assert_eq!(files[0]["id"], fs::metadata(mount.path().join("f")).unwrap().ino());
+
+    // The same from beginning to end, whatever happens meanwhile.
+    let mut open = File::open(hidden.join("files")).unwrap();
+    let mut first = String::new();
+    open.read_to_string(&mut first).unwrap();
+    succeed(Command::new(PROGRAM).arg("drain").arg(mount.path()));
+    open.rewind().unwrap();
+    let mut second = String::new();
+    open.read_to_string(&mut second).unwrap();
+    assert_eq!(first, second);
+    assert_eq!(fs::read_to_string(hidden.join("files")).unwrap().trim(), "[]");
+
+    for name in [".coalescefs", ".coalescefs/x"] {
+        let path = mount.path().join(name);
+        assert!(fs::create_dir(&path).is_err(), "{name}");
+        assert!(fs::rename(mount.path().join("f"), &path).is_err(), "{name}");
+    }
+    assert_eq!(errno(fs::remove_dir(&hidden)), Some(libc::EPERM));
+    assert_eq!(errno(fs::remove_file(hidden.join("status"))), Some(libc::EPERM));
+    assert_eq!(errno(fs::rename(&hidden, mount.path().join("g"))), Some(libc::EPERM));
+    assert_eq!(errno(File::create(hidden.join("new"))), Some(libc::EPERM));
+    assert!(OpenOptions::new().write(true).open(hidden.join("status")).is_err());
+    assert_eq!(
+        errno(fs::hard_link(hidden.join("status"), mount.path().join("l"))),
+        Some(libc::EPERM)
+    );
+    mount.umount_clean();
+    assert!(!hidden.exists());
+}
+
+/// Goal: what names files is for the mount's owner and root; figures are for all who may use the
+/// mount.
+pub fn names_of_files_are_for_the_owner() {
+    let mount = Mount::over(&["--allow-other"]);
+    mount.open_to_all();
+    sh(mount.path(), "chmod 755 .");
+    let as_other = |name: &str| {
+        let mut command = Command::new("cat");
+        command.arg(mount.path().join(".coalescefs").join(name)).uid(65_534).gid(65_534);
+        command.output().unwrap()
+    };
+    for name in ["status", "files"] {
+        let output = as_other(name);
+        assert!(!output.status.success(), "{name}");
+        assert!(text(&output).contains("Permission denied"), "{}", text(&output));
+    }
+    let metrics = as_other("metrics");
+    assert!(text(&metrics).contains("coalescefs_backlog_bytes{"), "{}", text(&metrics));
+}
+
+/// Goal: something of that name below stays what it is, and the virtual files are then not there.
+pub fn a_real_directory_of_that_name_is_left_alone() {
+    let mount = Mount::over_prepared("mkdir .coalescefs; echo mine >.coalescefs/status", &[]);
+    let hidden = mount.path().join(".coalescefs");
+    assert_eq!(fs::read_to_string(hidden.join("status")).unwrap(), "mine\n");
+    assert!(!hidden.join("metrics").exists());
+    fs::write(hidden.join("other"), "x").unwrap();
+    fs::rename(&hidden, mount.path().join("moved")).unwrap();
+    assert!(hidden.join("metrics").exists());
+    // Its name cannot be had back.
+    assert!(fs::rename(mount.path().join("moved"), &hidden).is_err());
+    mount.umount_clean();
+    assert_eq!(fs::read_to_string(mount.path().join("moved/status")).unwrap(), "mine\n");
+}
+
+/// Goal: a file tells its backlog when it is asked by name, and nobody copies that or sets it.
+pub fn a_file_tells_its_backlog() {
+    let mount = Mount::over(HELD);
+    let mut file = with_backlog(&mount, "f");
+    let path = mount.path().join("f");
+    sh(mount.path(), "setfattr -n user.kept -v yes f");
+    let number = |name: &str| attribute(&path, name).unwrap().parse::<u64>().unwrap();
+    assert_eq!(number("user.coalescefs.backlog_bytes"), 10_000);
+    let age_ms = number("user.coalescefs.oldest_age_ms");
+    assert!(number("user.coalescefs.oldest_age_ms") >= age_ms);
+    assert_eq!(attribute(&path, "user.coalescefs.error").unwrap(), "");
+    assert!(attribute(&path, "user.coalescefs").unwrap().starts_with("backlog_bytes=10000 "));
+    assert_eq!(errno(attribute(&path, "user.coalescefs.other")), Some(libc::ENODATA));
+    assert_eq!(errno(attribute(mount.path(), "user.coalescefs.error")), Some(libc::ENODATA));
+
+    assert_eq!(sh(mount.path(), "getfattr -m - f | grep -c coalescefs || true").trim(), "0");
+    let refused = sh(mount.path(), "setfattr -n user.coalescefs.error -v x f 2>&1 || true");
+    assert!(refused.contains("Operation not permitted"), "{refused}");
+    let refused = sh(mount.path(), "setfattr -x user.coalescefs.error f 2>&1 || true");
+    assert!(refused.contains("Operation not permitted"), "{refused}");
+
+    let copies = mount.plain();
+    let copy = "cp -a f \"$0\"/cp; tar --xattrs --xattrs-include='*' -cf - f | tar --xattrs \
+                --xattrs-include='*' -C \"$0\" -xf -";
+    succeed(Command::new("bash").args(["-euc", copy]).arg(&copies).current_dir(mount.path()));
+    for name in ["cp", "f"] {
+        let dump = sh(&copies, &format!("getfattr -d -m - {name}"));
+        assert!(dump.contains("user.kept") && !dump.contains("coalescefs"), "{name}: {dump}");
+    }
+
+    file.write_all(b"more").unwrap();
+    file.sync_all().unwrap();
+    assert_eq!(number("user.coalescefs.backlog_bytes"), 0);
+    assert_eq!(number("user.coalescefs.oldest_age_ms"), 0);
+    drop(file);
+    mount.umount_clean();
+    assert_eq!(sh(mount.path(), "getfattr -d -m - f | grep -c coalescefs || true").trim(), "0");
+}
+
+/// Goal: `drain` returns when what was written so far is below, also with the kernel's pages, also
+/// of a file that is written all the time; the mount goes on.
+pub fn drain_returns_when_it_is_stored() {
+    let mount = Mount::beside(HELD);
+    let stream = "i=0; while :; do echo $((i += 1)); done >busy";
+    let mut busy =
+        Command::new("sh").args(["-c", stream]).current_dir(mount.path()).spawn().unwrap();
+    for name in ["a", "b"] {
+        fs::write(mount.path().join(name), records(1, 20_000)).unwrap();
+    }
+    succeed(Command::new(PROGRAM).arg("drain").arg(mount.path().join("a")));
+    assert_eq!(fs::read(mount.backing().join("a")).unwrap(), records(1, 20_000));
+    assert_eq!(fs::read(mount.backing().join("b")).unwrap_or_default().len(), 0);
+    succeed(Command::new(PROGRAM).arg("drain").arg(mount.path()));
+    assert_eq!(fs::read(mount.backing().join("b")).unwrap(), records(1, 20_000));
+    busy.kill().unwrap();
+    busy.wait().unwrap();
+    let other = Command::new(PROGRAM).arg("drain").arg(mount.backing()).output().unwrap();
+    assert_eq!(other.status.code(), Some(1));
+    assert!(text(&other).contains("is not on a coalescefs mount"), "{}", text(&other));
+    mount.umount_clean();
+}
+
+/// Goal: Prometheus' own tool has nothing to say against the metrics.
+pub fn promtool_takes_the_metrics() {
+    let mount = Mount::over(HELD);
+    let _file = with_backlog(&mount, "f");
+    let metrics = File::open(mount.path().join(".coalescefs/metrics")).unwrap();
+    let output =
+        Command::new("promtool").args(["check", "metrics"]).stdin(metrics).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(output.stdout.is_empty() && output.stderr.is_empty(), "{}", text(&output));
+}
+
+/// Goal: where standard output is no terminal `top` prints blocks of lines, and ends with the count,
+/// with a reader that goes away, and with the mount.
+pub fn top_prints_lines_into_a_pipe() {
+    let mount = Mount::over(HELD);
+    let _file = with_backlog(&mount, "f");
+    let top = |more: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command.args(["top", "--interval", "50ms"]).args(more).arg(mount.path());
+        command.stdout(Stdio::piped());
+        command
+    };
+    let output = succeed(&mut top(&["--count", "2"]));
+    let blocks = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(blocks.matches("backlog 9.77 KiB in 1 files").count(), 2, "{blocks}");
+    assert!(!blocks.contains('\u{1b}'), "{blocks}");
+    let mut deaf = top(&[]).spawn().unwrap();
+    drop(deaf.stdout.take());
+    assert!(deaf.wait().unwrap().success());
+    let mut last = top(&[]).stdout(Stdio::null()).spawn().unwrap();
+    drop(_file);
+    mount.umount_clean();
+    assert!(last.wait().unwrap().success());
+}
+
+/// Goal: the examples of docs/seeing.md slow themselves down, and are what is printed there.
+pub fn examples_slow_themselves_down() {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let document = fs::read_to_string(repository.join("docs/seeing.md")).unwrap();
+    let example = |language: &str| {
+        let (_, rest) = document.split_once(&format!("```{language}\n")).unwrap();
+        rest.split_once("```").unwrap().0.to_owned()
+    };
+    let mount = Mount::over(&["--max-age", "1s"]);
+    let plain = mount.plain();
+    fs::write(plain.join("slow.c"), example("c")).unwrap();
+    fs::write(plain.join("slow.py"), example("python")).unwrap();
+    sh(&plain, "cc -Wall -Werror -o slow slow.c");
+    for (name, program) in [("c", "\"$0\"/slow"), ("py", "python3 \"$0\"/slow.py")] {
+        let script = format!("{program} {name}");
+        let run = |limit: &str| {
+            let mut command = Command::new("bash");
+            command.args(["-euc", &format!("{script} {limit}")]).arg(&plain);
+            succeed(command.current_dir(mount.path()))
+        };
+        // Room for everything: it never waits. No room: it waits, and ends all the same.
+        let free = run("1000000000");
+        assert_eq!(String::from_utf8_lossy(&free.stdout), "waited 0 times\n");
+        let held = run("0");
+        assert_ne!(String::from_utf8_lossy(&held.stdout), "waited 0 times\n");
+        let lines = fs::read_to_string(mount.path().join(name)).unwrap().lines().count();
+        assert_eq!(lines, 2 * 20_000, "{name}");
+    }
+    mount.umount_clean();
+}
