@@ -82,7 +82,7 @@ fn the_pure_core_imports_only_std_and_itself() {
 fn data_flows_one_way() {
     assert_imports_only("backing", &[]);
     assert_imports_only("arena", &["buffer", "config"]);
-    let below_drain = ["arena", "backing", "buffer", "clock", "isolation", "schedule"];
+    let below_drain = ["arena", "backing", "buffer", "clock", "isolation", "priority", "schedule"];
     assert_imports_only("drain", &below_drain);
     let below_fs = [
         "arena",
@@ -94,6 +94,7 @@ fn data_flows_one_way() {
         "drain",
         "isolation",
         "killpoint",
+        "priority",
         "schedule",
         "stats",
     ];

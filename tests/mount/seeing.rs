@@ -56,7 +56,7 @@ fn attribute(path: &Path, name: &str) -> std::io::Result<String> {
 /// file of it was opened, and lets nobody change anything.
 pub fn the_hidden_directory_shows_the_state() {
     let mount = Mount::over(HELD);
-    let _file = with_backlog(&mount, "f");
+    let file = with_backlog(&mount, "f");
     let names: Vec<_> =
         fs::read_dir(mount.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, ["f"]);
@@ -98,6 +98,7 @@ pub fn the_hidden_directory_shows_the_state() {
         errno(fs::hard_link(hidden.join("status"), mount.path().join("l"))),
         Some(libc::EPERM)
     );
+    drop((file, open));
     mount.umount_clean();
     assert!(!hidden.exists());
 }
