@@ -298,11 +298,11 @@ pub fn mount_helper() {
         "--",
     ];
     for odd in hostile {
-        let taken = helper(odd, "rw");
+        let taken = helper(odd, "defaults");
         if !odd.starts_with('-') {
             assert_eq!(taken, Some([&["mount".to_owned()], &end(odd)[..]].concat()), "{odd:?}");
         }
-        let wanted = [&["mount".to_owned(), "--memory".to_owned(), odd.to_owned()], &end("/b")[..]];
+        let wanted = [&["mount".to_owned(), format!("--memory={odd}")], &end("/b")[..]];
         assert_eq!(helper("/b", &format!("memory={odd}")), Some(wanted.concat()), "{odd:?}");
         assert_eq!(helper("/b", odd), None, "the option {odd:?} is refused");
         let name = format!("{odd}=1");

@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::support::{Mount, PROGRAM, SOON, sh, text};
 
 /// Numbers of capabilities(7).
-const WORKER: &[u32] = &[0, 1, 2, 3, 4, 6, 7, 9, 21, 27, 31];
+const WORKER: &[u32] = &[0, 1, 2, 3, 4, 6, 7, 9, 21, 23, 27, 31];
 const START: &[u32] = &[14, 24];
 const KEEPER: &[u32] = &[2, 21];
 
