@@ -65,8 +65,8 @@ impl Contender {
         }
     }
 
-    /// What it may hold itself: a fifth is for what the kernel keeps. For coalescefs see
-    /// `src/mount/bdi.rs`.
+    /// What it may hold itself: a fifth is for what the kernel keeps. Of a coalescefs it keeps an
+    /// eighth of the daemon's memory, see `src/mount/bdi.rs`, and what the disk has of metadata.
     fn own_bytes(self, memory_bytes: u64) -> u64 {
         memory_bytes / 5 * 4
     }
