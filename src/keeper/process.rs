@@ -84,9 +84,8 @@ pub fn set_name() {
 /// nothing when the arguments are others.
 fn rename_argument() {
     let Some(word) = second_argument() else { return };
-    // SAFETY: `second_argument` found an address within this process's own argument strings, which
-    // are writable, with at least as many bytes left; nobody has a reference to them: std copies
-    // its arguments.
+    // SAFETY: `word` lies in this process's own argument strings, writable, with as many bytes left;
+    // nobody has a reference to them, since std copies its arguments.
     unsafe {
         if std::slice::from_raw_parts(word, KEEPER.len()) == KEEPER {
             std::ptr::copy_nonoverlapping(WORKER.as_ptr(), word, WORKER.len());
