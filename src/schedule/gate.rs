@@ -8,8 +8,8 @@
 //! for a time, since nobody counts the bytes meanwhile: as long as it takes to write a share. Where
 //! shares are so small that waking a thread may take as long ([`TIMED_BYTES_MIN`]), it is for one
 //! write, which is exact, and asking costs many times what writing costs. How fast a program writes is
-//! learned from what arrives; what has arrived decides the order, so wrong guesses make up for
-//! themselves.
+//! learned from what arrives; of timed passes that is also what decides the order, so wrong guesses
+//! make up for themselves.
 //! Nobody is held for longer than [`HOLD_US`]: the gate makes a queue, and the bound of memory is
 //! elsewhere. Times are microseconds of a clock that never goes back.
 
@@ -72,7 +72,6 @@ struct Passing {
 #[derive(Debug)]
 pub struct Gate<T> {
     from_bytes: u64,
-    limit_bytes: u64,
     pace: Pace,
     is_shut: bool,
     /// For how long programs pass now.
@@ -102,7 +101,6 @@ impl<T> Gate<T> {
     pub fn new(from_bytes: u64, limit_bytes: u64) -> Self {
         Self {
             from_bytes,
-            limit_bytes,
             pace: Pace::new(from_bytes, limit_bytes),
             is_shut: false,
             kind: Pass::Once,
@@ -168,8 +166,8 @@ impl<T> Gate<T> {
             return Some((ticket, Pass::Timed));
         }
         self.count_programs(now_us);
-        // Its part of the memory.
-        let claim_bytes = self.limit_bytes / self.programs();
+        // What it may have been late with: its part of a round.
+        let claim_bytes = self.share_bytes() as u64;
         let (first_bytes, last_bytes) =
             (self.at_bytes.saturating_sub(claim_bytes), self.at_bytes + claim_bytes);
         let place_bytes = self.meter(file, now_us).place_bytes(first_bytes, last_bytes, now_us);
@@ -222,7 +220,7 @@ impl<T> Gate<T> {
             let more_bytes =
                 self.cost_bytes(file, Pass::Timed, passed_us as f64) - pass.charged_bytes;
             // What was not written is not known: a thread that was late may have kept others waiting.
-            self.charge(file, more_bytes.clamp(0.0, pass.charged_bytes), now_us);
+            self.charge(file, Pass::Timed, more_bytes.clamp(0.0, pass.charged_bytes), now_us);
             self.all.note_passed(Pass::Timed, passed_us as f64, now_us);
             self.meter(file, now_us).note_passed(Pass::Timed, passed_us as f64, now_us);
             out.push(file);
@@ -268,15 +266,15 @@ impl<T> Gate<T> {
         self.speed(file, pass) * units
     }
 
-    fn charge(&mut self, file: FileId, bytes: f64, now_us: u64) {
+    fn charge(&mut self, file: FileId, pass: Pass, bytes: f64, now_us: u64) {
         self.pace.spend(bytes as u64);
-        self.meter(file, now_us).note_written(bytes, now_us);
+        self.meter(file, now_us).note_written(pass, bytes, now_us);
     }
 
     /// Lets the programs of a file write, in their turn. Returns the bytes that are taken to be
     /// written, too.
     fn begin_pass(&mut self, file: FileId, now_us: u64) -> (Pass, u64) {
-        let share_bytes = self.pace.bytes_in(ROUND_US) / self.programs() as f64;
+        let share_bytes = self.share_bytes();
         let timed_from =
             if self.kind == Pass::Timed { TIMED_BYTES_MIN / 2.0 } else { TIMED_BYTES_MIN };
         let kind = if share_bytes < timed_from { Pass::Once } else { Pass::Timed };
@@ -295,6 +293,11 @@ impl<T> Gate<T> {
         self.peak.max(self.last_peak).max(1) as u64
     }
 
+    /// What each of them may have in a round.
+    fn share_bytes(&self) -> f64 {
+        self.pace.bytes_in(ROUND_US) / self.programs() as f64
+    }
+
     fn count_programs(&mut self, now_us: u64) {
         if now_us.saturating_sub(self.peak_us) >= PEAK_US {
             self.last_peak = std::mem::take(&mut self.peak);
@@ -305,7 +308,7 @@ impl<T> Gate<T> {
 
     fn let_once(&mut self, file: FileId, now_us: u64) -> (Pass, u64) {
         let charged_bytes = self.cost_bytes(file, Pass::Once, 1.0);
-        self.charge(file, charged_bytes, now_us);
+        self.charge(file, Pass::Once, charged_bytes, now_us);
         if self.kind == Pass::Once {
             self.all.note_passed(Pass::Once, 1.0, now_us);
             self.meter(file, now_us).note_passed(Pass::Once, 1.0, now_us);
@@ -315,7 +318,7 @@ impl<T> Gate<T> {
 
     fn begin_timed(&mut self, file: FileId, pass_us: u64, now_us: u64) -> u64 {
         let charged_bytes = self.cost_bytes(file, Pass::Timed, pass_us as f64);
-        self.charge(file, charged_bytes, now_us);
+        self.charge(file, Pass::Timed, charged_bytes, now_us);
         let fresh = Passing { since_us: now_us, until_us: now_us, charged_bytes: 0.0 };
         let pass = self.passing.entry(file).or_insert(fresh);
         self.by_end.remove(&(pass.until_us, file.0));

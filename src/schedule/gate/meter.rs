@@ -51,7 +51,7 @@ fn halvings(at_us: &mut u64, now_us: u64, halved_us: f64) -> f64 {
 /// A file that is written while the gate is shut.
 #[derive(Debug)]
 pub(super) struct Meter {
-    /// Its place in the order: the bytes that arrived, and more when it has been idle.
+    /// Its place in the order: the bytes that it had, and more when it has been idle.
     had_bytes: f64,
     /// Taken to be written, and not arrived.
     on_their_way_bytes: f64,
@@ -97,20 +97,26 @@ impl Meter {
         self.learn(pass, units, 0.0, now_us);
     }
 
-    /// So many bytes are taken to be written.
-    pub(super) fn note_written(&mut self, bytes: f64, now_us: u64) {
+    /// So many bytes are taken to be written. One write is as large as the next, so that it is had;
+    /// what is written in a time is not known before it arrives.
+    pub(super) fn note_written(&mut self, pass: Pass, bytes: f64, now_us: u64) {
         self.doubt(now_us);
-        self.on_their_way_bytes += bytes;
+        match pass {
+            Pass::Once => self.had_bytes += bytes,
+            Pass::Timed => self.on_their_way_bytes += bytes,
+        }
     }
 
     /// Bytes came, of passes of that kind.
     pub(super) fn note_arrived(&mut self, pass: Pass, bytes: u64, now_us: u64) {
         self.learn(pass, 0.0, bytes as f64, now_us);
         self.doubt(now_us);
-        if now_us >= self.asked_us {
-            self.had_bytes += bytes as f64;
+        if pass == Pass::Timed {
+            if now_us >= self.asked_us {
+                self.had_bytes += bytes as f64;
+            }
+            self.on_their_way_bytes = (self.on_their_way_bytes - bytes as f64).max(0.0);
         }
-        self.on_their_way_bytes = (self.on_their_way_bytes - bytes as f64).max(0.0);
     }
 
     /// Its place in an order in which nobody is before `first_bytes`, since who was idle has no claim
