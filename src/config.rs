@@ -17,14 +17,27 @@ pub struct MountConfig {
     pub mountpoint: PathBuf,
     /// Hard limit of bytes held in the arena.
     pub memory_bytes: u64,
-    /// Bytes one file writes in one turn; a multiple of [`MountConfig::segment_bytes`].
+    /// Bytes one file writes in one turn, at first; a multiple of [`MountConfig::segment_bytes`], and of the
+    /// stripe where memory allows.
     pub chunk_bytes: u64,
+    /// Whether the chunk is learned from there on. Builds before it did not.
+    #[serde(default)]
+    pub chunk_auto: bool,
+    /// The stripe of the RAID below the backing directory, if one is known.
+    #[serde(default)]
+    pub stripe_bytes: Option<u64>,
+    /// How the backing files lie on the disk. Builds before it had no choice.
+    #[serde(default)]
+    pub layout: Layout,
     /// No byte waits longer than this once the disk can take it.
     pub max_age_ms: u64,
     /// Files written at the same time on one backing device.
     pub lanes: u32,
     /// Whether the kernel collects write() calls in its page cache before they reach us.
     pub writeback_cache: bool,
+    /// Whether listxattr(2) lists what a file tells of its backlog. Builds before it did not.
+    #[serde(default)]
+    pub list_attributes: bool,
     /// Limit of bytes per second written to the backing directory; `None` is no limit.
     pub drain_rate: Option<u64>,
     /// What fsync waits for. Builds before it had no choice.
@@ -57,6 +70,17 @@ pub enum FsyncPolicy {
     Lazy,
 }
 
+/// How backing files lie on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    /// Turns follow each other: the fastest to write
+    #[default]
+    Ring,
+    /// Files in few pieces, by allocating ahead: for outputs that are read many times
+    File,
+}
+
 /// Smallest accepted `--memory`.
 pub const MIN_MEMORY_BYTES: u64 = 4 << 20;
 
@@ -71,6 +95,15 @@ impl MountConfig {
         let power = 1u64 << (63 - wanted.leading_zeros());
         power.clamp(4 << 10, 64 << 10) as u32
     }
+
+    /// What chunks are to be multiples of: segments, and stripes where some are known.
+    pub fn chunk_unit_bytes(&self) -> u64 {
+        let segment_bytes = u64::from(self.segment_bytes());
+        let stripe_bytes = self.stripe_bytes.unwrap_or(1).max(1);
+        // The segment is a power of two.
+        let common = stripe_bytes.trailing_zeros().min(segment_bytes.trailing_zeros());
+        (stripe_bytes >> common).saturating_mul(segment_bytes)
+    }
 }
 
 #[cfg(test)]
@@ -82,9 +115,13 @@ impl MountConfig {
             mountpoint: backing.to_path_buf(),
             memory_bytes,
             chunk_bytes: 256 << 10,
+            chunk_auto: false,
+            stripe_bytes: None,
+            layout: Layout::Ring,
             max_age_ms: 3_600_000,
             lanes: 1,
             writeback_cache: true,
+            list_attributes: false,
             drain_rate: None,
             fsync: FsyncPolicy::Strict,
             min_free_bytes: 0,

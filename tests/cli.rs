@@ -11,6 +11,8 @@ mod bench;
 mod doctor;
 #[path = "cli/redirect.rs"]
 mod redirect;
+#[path = "cli/top.rs"]
+mod top;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -213,6 +215,11 @@ fn main() {
     if let Some(reason) = &skip {
         eprintln!("tests that mount are ignored: {reason}");
     }
+    let tmux_skip = skip.clone().or_else(top::cannot_use_tmux);
+    if let Some(reason) = tmux_skip.as_ref().filter(|_| skip.is_none()) {
+        eprintln!("the test of top in a terminal is ignored: {reason}");
+    }
+    let disks_skip = skip.clone().or_else(redirect::cannot_make_disks);
     let mounting = |trial: Trial| trial.with_ignored_flag(skip.is_some());
     let trials = vec![
         shared("wrong_usage", wrong_usage),
@@ -246,6 +253,7 @@ fn main() {
         mounting(shared("bench::a_disk_that_fills_up", bench::a_disk_that_fills_up)),
         mounting(shared("bench::an_interrupt_leaves_nothing", bench::an_interrupt_leaves_nothing)),
         shared("help_says_what_the_defaults_are", help_says_what_the_defaults_are),
+        shared("help_fits_a_screen", help_fits_a_screen),
         mounting(shared("a_reader_goes_away", a_reader_goes_away)),
         mounting(shared("a_mount_begins_and_ends", a_mount_begins_and_ends)),
         mounting(shared("one_directory_is_mounted_once", one_directory_is_mounted_once)),
@@ -286,7 +294,19 @@ fn main() {
             redirect::directories_that_come_later_and_links,
         )),
         mounting(alone("redirect::nested_use_is_refused", redirect::nested_use_is_refused)),
+        mounting(alone(
+            "redirect::places_may_stand_in_a_file",
+            redirect::places_may_stand_in_a_file,
+        )),
+        shared(
+            "redirect::very_many_directories_are_refused",
+            redirect::very_many_directories_are_refused,
+        ),
         mounting(alone("redirect::as_an_ordinary_user", redirect::as_an_ordinary_user)),
+        alone("redirect::two_disks_have_a_lane_each", redirect::two_disks_have_a_lane_each)
+            .with_ignored_flag(disks_skip.is_some()),
+        shared("top::the_terminal_is_put_back", top::the_terminal_is_put_back)
+            .with_ignored_flag(tmux_skip.is_some()),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
@@ -308,7 +328,7 @@ fn wrong_usage() {
     scene.refused(&["mount", "--drain-rate", "0", b], 2, "no limit");
     scene.refused(&["mount", "--log-level", "loud", b], 2, "loud");
     scene.refused(&["mount", "--log-file", &scene.at("no/log"), b], 2, "--log-file");
-    scene.refused(&["run", "--", "true"], 2, "--over");
+    scene.refused(&["run", "--", "true"], 2, "--over <DIR> or --redirect <GLOB>");
     scene.refused(&["run", "--over", b], 2, "COMMAND");
     scene.refused(&["run", "--over", b, "--over", b, "--", "true"], 2, "overlap");
     scene.refused(&["umount"], 2, "MOUNTPOINT");
@@ -358,6 +378,26 @@ fn help_says_what_the_defaults_are() {
         assert!(text.contains(words), "help does not say '{words}'");
     }
     assert!(!text.contains("keeper"));
+}
+
+/// Goal: what is asked for most fits a screen, also a narrow one; more is said where it says so.
+fn help_fits_a_screen() {
+    for name in ["mount", "run"] {
+        let help = |words: &[&str]| {
+            let output = command(words).env("COLUMNS", "80").output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let short = help(&[name, "--help"]);
+        assert!(short.lines().count() <= 40, "{} lines:\n{short}", short.lines().count());
+        assert!(short.lines().all(|line| line.chars().count() <= 80), "{short}");
+        assert_eq!(short, help(&[name, "-h"]));
+        assert!(short.contains("coalescefs help run"), "{short}");
+        let long = help(&["help", name]);
+        assert!(long.contains("first rule whose GLOB matches"), "{long}");
+        for word in short.split_whitespace().filter(|word| word.starts_with("--")) {
+            assert!(long.contains(word), "{word}: {long}");
+        }
+    }
 }
 
 /// Goal: a reader that is gone is no error. The status of a mount of the test's own: that of all

@@ -190,11 +190,26 @@ pub struct FsStats {
 
 /// Whether bytes that are written again take new blocks: on filesystems that copy on write.
 pub fn copies_on_write(fd: BorrowedFd) -> bool {
-    const KINDS: [libc::c_long; 3] = [0x9123_683E, 0xCA45_1A4E, 0x2FC1_2FC1]; // btrfs, bcachefs, zfs
+    is_of_kind(fd, &[0x9123_683E, 0xCA45_1A4E, 0x2FC1_2FC1]) // btrfs, bcachefs, zfs
+}
+
+/// Whether blocks that are allocated ahead in one piece stay one extent when they are written, and
+/// cutting the file gives them back: known of XFS and ext4.
+pub fn keeps_extents(fd: BorrowedFd) -> bool {
+    is_xfs(fd) || is_of_kind(fd, &[0xEF53])
+}
+
+/// Whether a descriptor is on an XFS.
+pub fn is_xfs(fd: BorrowedFd) -> bool {
+    is_of_kind(fd, &[0x5846_5342])
+}
+
+/// Whether the filesystem is one of those with such magic numbers, see statfs(2).
+fn is_of_kind(fd: BorrowedFd, kinds: &[libc::c_long]) -> bool {
     let mut buf = MaybeUninit::<libc::statfs>::zeroed();
     // SAFETY: writes one statfs; filled when the call succeeds.
     retry(|| unsafe { libc::fstatfs(fd.as_raw_fd(), buf.as_mut_ptr()) })
-        .is_ok_and(|_| KINDS.contains(&(unsafe { buf.assume_init() }.f_type as libc::c_long)))
+        .is_ok_and(|_| kinds.contains(&(unsafe { buf.assume_init() }.f_type as libc::c_long)))
 }
 
 /// Figures of the filesystem a descriptor is on. Errors: statvfs(3).

@@ -16,11 +16,12 @@ mod ioctl;
 mod names;
 mod probe;
 mod storage;
+mod stripe;
 mod xattr;
 
 pub use attr::{
-    Attr, FsStats, SetTime, Time, attr, attr_at, copies_on_write, fs_stats, set_mode, set_owner,
-    set_times,
+    Attr, FsStats, SetTime, Time, attr, attr_at, copies_on_write, fs_stats, is_xfs, keeps_extents,
+    set_mode, set_owner, set_times,
 };
 pub use ballast::Ballast;
 pub use cache::{
@@ -37,8 +38,9 @@ pub use names::{
     create_at, link_fd_at, mkdir_at, mknod_at, open_flags, open_path_at, open_root, read_link,
     rename_at, reopen, reopen_as_owner, rmdir_at, symlink_at, unlink_at,
 };
-pub use probe::{DirectIo, longest_file_bytes, probe_direct};
+pub use probe::{DirectIo, is_elsewhere, longest_file_bytes, probe_direct};
 pub use storage::{KernelStorage, Storage, SyncKind};
+pub use stripe::{Stripe, ToldBy, stripe};
 pub use xattr::{get_xattr, list_xattr, remove_xattr, set_xattr};
 
 use std::ffi::{CString, OsStr};

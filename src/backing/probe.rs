@@ -52,6 +52,21 @@ fn reported_alignment(fd: BorrowedFd) -> io::Result<Option<(u32, u32)>> {
     Ok(is_reported.then_some((statx.stx_dio_mem_align, statx.stx_dio_offset_align)))
 }
 
+/// Filesystems of another process or another machine, by what statfs(2) calls them: FUSE, NFS, SMB,
+/// CIFS, 9p, Ceph, AFS.
+const ELSEWHERE: [u32; 7] =
+    [0x6573_5546, 0x0000_6969, 0xFE53_4D42, 0xFF53_4D42, 0x0102_1997, 0x00C3_6400, 0x5346_414F];
+
+/// Whether bytes that were written can be lost before fsync(2) without this machine failing, and a
+/// descriptor can become useless while the file is there: what keeps both is elsewhere, and may die
+/// or be cut off. So when it cannot be told: filesystems of this machine tell. May wait for them.
+pub fn is_elsewhere(fd: BorrowedFd) -> bool {
+    let mut buf = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: writes one statfs; filled when the call succeeds.
+    retry(|| unsafe { libc::fstatfs(fd.as_raw_fd(), buf.as_mut_ptr()) })
+        .map_or(true, |_| ELSEWHERE.contains(&(unsafe { buf.assume_init() }.f_type as u32)))
+}
+
 /// The length that no file of the filesystem can exceed, asked with one of its regular files.
 /// lseek(2) refuses positions past it with `EINVAL`; moves the descriptor's position, which nobody
 /// uses. Does not wait.

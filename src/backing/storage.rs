@@ -4,7 +4,8 @@ use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 
 use super::{
-    allocate, copy_range, flush_range, set_size, settle_range, sync_all, sync_data, write_at,
+    allocate, copy_range, flush_range, is_elsewhere, set_size, settle_range, sync_all, sync_data,
+    write_at,
 };
 
 /// How much of a file is to reach stable storage.
@@ -30,6 +31,11 @@ pub trait Storage: Send + Sync {
             SyncKind::Data => sync_data(file),
             SyncKind::All => sync_all(file),
         }
+    }
+
+    /// Whether what keeps the file is no part of this machine: see [`is_elsewhere`].
+    fn is_elsewhere(&self, file: BorrowedFd) -> bool {
+        is_elsewhere(file)
     }
 
     /// Starts writing dirty pages out. Errors: sync_file_range(2).

@@ -43,22 +43,31 @@ impl FileBuffer {
         }
     }
 
-    /// Divides the file anew; what is held stays as it is. Looks at every entry.
+    /// Whether nothing is held: neither fresh nor in flight.
+    pub fn is_clean(&self) -> bool {
+        self.fresh.is_empty() && self.in_flight.is_empty()
+    }
+
+    /// Bytes of a chunk.
+    pub fn chunk_bytes(&self) -> u64 {
+        self.geometry.chunk_bytes
+    }
+
+    /// Divides the file in other chunks from now on; what is held and in flight stays as it is.
+    /// Looks at every entry when it is a change.
     ///
     /// # Panics
     /// When the chunk is no multiple of the segment.
     pub fn set_chunk_bytes(&mut self, chunk_bytes: u64) {
+        if chunk_bytes == self.geometry.chunk_bytes {
+            return;
+        }
         self.geometry.chunk_bytes = chunk_bytes;
         self.geometry.check();
         self.fill = Fill::new(chunk_bytes);
         for (state, entries) in [(State::Fresh, &self.fresh), (State::InFlight, &self.in_flight)] {
             entries.inside(&(0..u64::MAX)).for_each(|entry| self.fill.add(state, entry));
         }
-    }
-
-    /// Whether nothing is held: neither fresh nor in flight.
-    pub fn is_clean(&self) -> bool {
-        self.fresh.is_empty() && self.in_flight.is_empty()
     }
 
     /// Fresh bytes: acknowledged and not yet being written. A byte that is in flight and was
@@ -101,8 +110,12 @@ impl FileBuffer {
     /// Number of the lowest chunk with a fresh byte that is not below `chunk`.
     pub fn first_chunk_from(&self, chunk: u64) -> Option<u64> {
         let start = chunk.checked_mul(self.geometry.chunk_bytes)?;
-        let entry = self.fresh.inside(&(start..u64::MAX)).next()?;
-        Some(entry.start / self.geometry.chunk_bytes)
+        Some(self.first_fresh_from(start)? / self.geometry.chunk_bytes)
+    }
+
+    /// Where the first fresh bytes begin, of those that do not begin before `offset`.
+    pub fn first_fresh_from(&self, offset: u64) -> Option<u64> {
+        self.fresh.inside(&(offset..u64::MAX)).next().map(|entry| entry.start)
     }
 
     /// Exactly how many slots [`FileBuffer::write`] of this range takes.

@@ -4,16 +4,20 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 use log::LevelFilter;
 
 use super::commands::bench::BenchArgs;
 use super::commands::demo::DemoArgs;
 use super::{resolve, rules, units};
-use crate::config::FsyncPolicy;
 use crate::config::rules::Rule;
+use crate::config::{FsyncPolicy, Layout};
 use crate::keeper::Beginning;
 use crate::mount::{generic, machine};
+
+/// The end of a help that is kept short.
+pub(super) const MORE: &str =
+    "More about each option: 'coalescefs help mount', 'coalescefs help run'.";
 
 /// What comes before a default of this machine, which has no place in a manual.
 pub const HERE: &str = "; here ";
@@ -93,6 +97,7 @@ pub enum Command {
 
 /// `mount`.
 #[derive(Debug, Args)]
+#[command(disable_help_flag = true, after_help = MORE)]
 pub struct MountArgs {
     /// Directory whose files are written
     pub backing: PathBuf,
@@ -104,27 +109,54 @@ pub struct MountArgs {
     /// How to buffer.
     #[command(flatten)]
     pub options: MountOptions,
+    /// Print help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    pub help: Option<bool>,
 }
 
 /// `run`.
 #[derive(Debug, Args)]
+#[command(disable_help_flag = true, after_help = MORE)]
 pub struct RunArgs {
-    /// Directory to mount over, for the command only; may be given several times
-    #[arg(long, required_unless_present = "redirect", value_name = "DIR")]
-    pub over: Vec<PathBuf>,
-    /// Files to coalesce, as '/data/*/OUTPUT*': mounts over their directories, and passes other
-    /// files through; may be given several times
-    #[arg(long, value_name = "GLOB")]
-    pub redirect: Vec<String>,
-    /// At the end, give up data that cannot be stored; it is listed. Exit code 75 all the same
+    /// What to mount over.
+    #[command(flatten)]
+    pub places: RunPlaces,
+    /// At the end, give up and list what cannot be stored
+    ///
+    /// Exit code 75 all the same.
     #[arg(long)]
     pub discard: bool,
     /// How to buffer.
     #[command(flatten)]
     pub options: MountOptions,
+    /// Print help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    pub help: Option<bool>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+/// What `run` mounts over. One of them must be given, here or in the file of `--config`.
+#[derive(Debug, Default, Args)]
+pub struct RunPlaces {
+    /// Mount over this directory; may be repeated
+    ///
+    /// The command alone sees that mount.
+    #[arg(long, value_name = "DIR")]
+    pub over: Vec<PathBuf>,
+    /// Coalesce these files, as '/data/*/OUTPUT*', and no others; may be repeated
+    ///
+    /// Mounts over their directories, and passes other files through.
+    #[arg(long, value_name = "GLOB")]
+    pub redirect: Vec<String>,
+}
+
+impl RunPlaces {
+    /// Whether there is nothing to mount over.
+    pub fn is_empty(&self) -> bool {
+        self.over.is_empty() && self.redirect.is_empty()
+    }
 }
 
 /// `umount`.
@@ -243,57 +275,102 @@ pub struct MountOptions {
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size, help = memory_help())]
     pub memory: Option<u64>,
     /// Bytes of one file written in one turn
-    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, help = chunk_help())]
-    pub chunk: Option<u64>,
-    /// No byte waits longer than this once the disk can take it
+    #[arg(long, value_name = "SIZE", value_parser = parse_chunk, help = chunk_help(),
+          default_value = "auto", hide_default_value = true)]
+    pub chunk: ChunkOption,
+    /// How files lie on the disk, 'ring' or 'file'
+    #[arg(
+        long,
+        value_name = "LAYOUT",
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        hide_default_value = true
+    )]
+    pub layout: Layout,
+    /// No byte waits longer for its turn
     #[arg(long, value_name = "DURATION", value_parser = units::parse_duration,
           default_value = "30s")]
     pub max_age: Duration,
-    /// Files written at the same time; more than 1 only pays off on several disks or flash
+    /// Files written at once on one disk
+    ///
+    /// More than 1 only pays off on flash, or on several disks behind one.
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=64))]
     pub lanes: u32,
-    /// Most bytes per second written to the disk, to leave some for others [default: no limit]
+    /// Most bytes per second [default: no limit]
+    ///
+    /// Leaves some for others.
     #[arg(long, value_name = "SIZE", value_parser = units::parse_rate)]
     pub drain_rate: Option<u64>,
-    /// What fsync(2) waits for: 'strict', the disk; 'lazy', memory: may lose data with the power
+    /// fsync waits for: 'strict', the disk; 'lazy', memory
+    ///
+    /// With 'lazy' what was synced may be lost with the power.
     #[arg(long, value_name = "POLICY", value_enum, default_value_t, hide_possible_values = true)]
     pub fsync: FsyncPolicy,
-    /// Leave this much of the disk free: writes that would take it fail with ENOSPC
+    /// Leave this much of the disk free
+    ///
+    /// Writes that would take it fail with ENOSPC.
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size, default_value = "0")]
     pub min_free: u64,
-    /// What holds for files that match GLOB only: chunk=SIZE, max-age=DURATION,
-    /// priority=normal|high, coalesce=on|off. The first rule that matches decides
-    #[arg(long, value_name = "GLOB:NAME=VALUE,...", value_parser = rules::parse)]
+    /// Settings of some files: GLOB:NAME=VALUE,...
+    ///
+    /// NAME=VALUE is chunk=SIZE, max-age=DURATION, priority=normal or high, coalesce=on or off. The
+    /// first rule whose GLOB matches decides. May be repeated.
+    #[arg(long, value_name = "RULE", value_parser = rules::parse)]
     pub rule: Vec<Rule>,
-    /// Take options from this TOML file, too: the same names; the command line wins
+    /// More options, from a TOML file
+    ///
+    /// They have the same names there, and the command line wins. For 'run' also over and redirect.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Let every write() come to the daemon at once: much slower for tiny writes
+    /// Let every write() come to the daemon at once: slow
     #[arg(long)]
     pub no_writeback_cache: bool,
-    /// Let other users use the mount [default: yes for root, no for others]
+    /// List what a file tells of its backlog
+    ///
+    /// So that 'getfattr -d -m user.coalescefs' shows it. Programs that compare or copy lists of
+    /// attributes may notice.
+    #[arg(long)]
+    pub list_attributes: bool,
+    /// Let other users in [default: when root mounts]
     #[arg(long, overrides_with = "no_allow_other")]
     pub allow_other: bool,
-    /// Keep other users, root included, out of the mount
+    /// Keep other users out, root included
     #[arg(long, overrides_with = "allow_other")]
     pub no_allow_other: bool,
-    /// Generic options of mount(8), as ro,nosuid; those of BACKING hold in any case
+    /// Generic options of mount(8), as ro,nosuid
+    ///
+    /// Those of BACKING hold in any case.
     #[arg(short = 'o', long = "mount-options", value_name = "LIST",
           value_parser = generic::parse)]
     pub mount_options: Vec<generic::Change>,
 }
 
+/// `--chunk`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ChunkOption {
+    /// Learned from the disk, within what memory allows.
+    #[default]
+    Auto,
+    /// So many bytes.
+    Bytes(u64),
+}
+
+fn parse_chunk(text: &str) -> Result<ChunkOption, String> {
+    if text == "auto" {
+        return Ok(ChunkOption::Auto);
+    }
+    units::parse_size(text).map(ChunkOption::Bytes)
+}
+
 fn memory_help() -> String {
     let here = units::size(resolve::default_memory_bytes(machine::ram_bytes()));
-    format!("Most bytes held in memory [default: an eighth of RAM, 64M to 16G{HERE}{here}]")
+    format!("Most bytes held [default: an eighth of RAM, 64M to 16G{HERE}{here}]")
 }
 
 fn chunk_help() -> String {
     let memory_bytes = resolve::default_memory_bytes(machine::ram_bytes());
     let here = units::size(resolve::default_chunk_bytes(memory_bytes));
-    format!(
-        "Least bytes of one file written in one turn, a multiple of 4K [default: about a 64th of \
-         --memory, 256K to 16M{HERE}{here}]"
-    )
+    format!("Bytes of a file in a turn [default: auto, learned from the disk{HERE}first {here}]")
 }

@@ -1,5 +1,5 @@
 //! `--config FILE`: options of `mount` and `run` from a TOML file, under the names that they have on
-//! the command line, with the values that they take there.
+//! the command line, with the values that they take there; for `run` also what it mounts over.
 //!
 //! A value is checked by the same parser as on the command line, as if it had been given before what
 //! is there: so the command line wins. Of rules, those of the command line are asked first.
@@ -11,40 +11,73 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, FromArgMatches};
 use toml::de::{DeArray, DeTable, DeValue};
 
-use super::args::MountOptions;
+use super::args::{Arguments, Command, LogArgs, MountOptions, RunPlaces};
 use super::exit::{self, CliError};
 
 /// What the file cannot say itself.
 const CONFIG: &str = "config";
 
-/// `options` with those of the file that they name; `given` is what clap made them from. `Err` has
+/// Everything that a file may say.
+#[derive(Debug, Args)]
+struct FileOptions {
+    #[command(flatten)]
+    places: RunPlaces,
+    #[command(flatten)]
+    options: MountOptions,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// Completes arguments by the file that they name; `given` is what clap made them from. `Err` has
 /// one line with file and line.
-pub fn completed(options: MountOptions, given: &ArgMatches) -> Result<MountOptions, CliError> {
-    let Some(path) = options.config.clone() else { return Ok(options) };
+pub fn complete(arguments: &mut Arguments, given: &ArgMatches) -> Result<(), CliError> {
+    let (options, places) = match &mut arguments.command {
+        Command::Mount(args) => (&mut args.options, None),
+        Command::Run(args) => (&mut args.options, Some(&mut args.places)),
+        _ => return Ok(()),
+    };
+    let Some(path) = options.config.clone() else { return Ok(()) };
     let text = std::fs::read_to_string(&path)
         .map_err(|error| CliError::Usage(format!("--config {}: {error}", path.display())))?;
-    let file = ConfigFile { path: &path, text: &text };
+    let file = ConfigFile { path: &path, text: &text, has_places: places.is_some() };
+    let given = given.subcommand().map_or(given, |(_, given)| given);
+    let all = merged(&file, given)?;
+    arguments.log = all.log;
+    *options = MountOptions { config: Some(path.clone()), ..all.options };
+    // As a whole: a place of the file beside one that was asked for would be a surprise.
+    if let Some(places) = places.filter(|places| places.is_empty()) {
+        *places = all.places;
+    }
+    Ok(())
+}
+
+/// What the file says, and over it what is given.
+fn merged(file: &ConfigFile, given: &ArgMatches) -> Result<FileOptions, CliError> {
     let mut words = file.words()?;
     let rules_before = words.iter().filter(|word| word.starts_with("--rule=")).count();
     words.extend(given_words(given));
     let refused = |error: clap::Error| CliError::Usage(exit::one_line(&error.to_string()));
     let matches = parser().try_get_matches_from(words).map_err(refused)?;
-    let mut all = MountOptions::from_arg_matches(&matches).map_err(refused)?;
-    all.rule.rotate_left(rules_before);
-    all.config = Some(path);
+    let mut all = FileOptions::from_arg_matches(&matches).map_err(refused)?;
+    all.options.rule.rotate_left(rules_before);
     Ok(all)
 }
 
 /// A parser of these options alone, of which the last one counts.
 fn parser() -> clap::Command {
     let command = clap::Command::new("").no_binary_name(true).disable_help_flag(true);
-    MountOptions::augment_args(command.args_override_self(true))
+    FileOptions::augment_args(command.args_override_self(true))
+}
+
+/// What `mount` does not have.
+fn is_place(arg: &clap::Arg) -> bool {
+    matches!(arg.get_id().as_str(), "over" | "redirect")
 }
 
 /// The options of the command line, without those that are only defaults.
 fn given_words(given: &ArgMatches) -> Vec<String> {
     let mut words = Vec::new();
-    for arg in parser().get_arguments() {
+    for arg in parser().get_arguments().filter(|arg| !is_place(arg)) {
         let (id, name) = (arg.get_id().as_str(), arg.get_long().unwrap_or_default());
         if id == CONFIG || given.value_source(id) != Some(ValueSource::CommandLine) {
             continue;
@@ -63,6 +96,8 @@ fn given_words(given: &ArgMatches) -> Vec<String> {
 struct ConfigFile<'a> {
     path: &'a Path,
     text: &'a str,
+    /// Whether the command mounts over what the file may name.
+    has_places: bool,
 }
 
 impl ConfigFile<'_> {
@@ -99,8 +134,10 @@ impl ConfigFile<'_> {
         value: &DeValue,
     ) -> Result<Vec<(Range<usize>, String)>, CliError> {
         let parser = parser();
-        let known: Vec<&clap::Arg> =
-            parser.get_arguments().filter(|arg| arg.get_id().as_str() != CONFIG).collect();
+        let is_known = |arg: &&clap::Arg| {
+            arg.get_id().as_str() != CONFIG && (self.has_places || !is_place(arg))
+        };
+        let known: Vec<&clap::Arg> = parser.get_arguments().filter(is_known).collect();
         let Some(arg) = known.iter().find(|arg| arg.get_long() == Some(name)) else {
             let names: Vec<&str> = known.iter().filter_map(|arg| arg.get_long()).collect();
             let why = format!("'{name}' is no option: there are {}", names.join(", "));
@@ -167,19 +204,36 @@ fn rule_text(table: &DeTable) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::args::ChunkOption;
+    use clap::CommandFactory;
     use std::time::Duration;
 
-    fn completed_from(file: &str, words: &[&str]) -> Result<MountOptions, String> {
+    /// A command line, completed by a file with this text.
+    fn completed(file: &str, words: &[&str]) -> Result<Arguments, String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.toml");
         std::fs::write(&path, file).unwrap();
         let path = format!("--config={}", path.display());
-        let matches = parser().try_get_matches_from([&[path.as_str()], words].concat()).unwrap();
-        let options = MountOptions::from_arg_matches(&matches).unwrap();
-        completed(options, &matches).map_err(|error| {
+        let words = [&["coalescefs", words[0], path.as_str()], &words[1..]].concat();
+        let given = Arguments::command().try_get_matches_from(words).unwrap();
+        let mut arguments = Arguments::from_arg_matches(&given).unwrap();
+        let done = complete(&mut arguments, &given).map(|()| arguments);
+        done.map_err(|error| {
             assert!(matches!(error, CliError::Usage(_)));
             error.to_string()
         })
+    }
+
+    fn completed_from(file: &str, words: &[&str]) -> Result<MountOptions, String> {
+        let arguments = completed(file, &[&["mount", "/b"], words].concat())?;
+        let Command::Mount(args) = arguments.command else { panic!("{arguments:?}") };
+        Ok(args.options)
+    }
+
+    fn run(file: &str, words: &[&str]) -> (RunPlaces, LogArgs) {
+        let arguments = completed(file, &[&["run"], words, &["--", "true"]].concat()).unwrap();
+        let Command::Run(args) = arguments.command else { panic!("{:?}", arguments.command) };
+        (args.places, arguments.log)
     }
 
     const FILE: &str = "\
@@ -195,7 +249,7 @@ rule = ['a*:chunk=1M', 'b*:coalesce=off']
     #[test]
     fn names_and_values_are_those_of_the_options() {
         let options = completed_from(FILE, &[]).unwrap();
-        assert_eq!((options.memory, options.chunk), (Some(256 << 20), Some(8 << 20)));
+        assert_eq!((options.memory, options.chunk), (Some(256 << 20), ChunkOption::Bytes(8 << 20)));
         assert_eq!((options.max_age, options.lanes), (Duration::from_secs(5), 2));
         assert!(options.no_writeback_cache && options.allow_other);
         assert_eq!(options.rule.len(), 2);
@@ -206,11 +260,36 @@ rule = ['a*:chunk=1M', 'b*:coalesce=off']
     fn the_command_line_wins() {
         let words = ["--chunk=2M", "--max-age=30s", "--no-allow-other", "--rule=c:priority=high"];
         let options = completed_from(FILE, &words).unwrap();
-        assert_eq!((options.memory, options.chunk), (Some(256 << 20), Some(2 << 20)));
+        assert_eq!((options.memory, options.chunk), (Some(256 << 20), ChunkOption::Bytes(2 << 20)));
         assert_eq!(options.max_age, Duration::from_secs(30), "also where it is the default");
         assert!(options.no_allow_other && !options.allow_other);
         let globs: Vec<&str> = options.rule.iter().map(|rule| rule.glob.as_str()).collect();
         assert_eq!(globs, ["c", "a*", "b*"]);
+    }
+
+    /// Goal: a file has all that `run` needs, and what is given replaces it.
+    #[test]
+    fn places_and_the_log_are_said_there_too() {
+        let file = "over = ['a', 'b']\nredirect = 'c/*'\nlog-level = 'debug'\nlog-file = '/l'\n";
+        let (places, log) = run(file, &[]);
+        assert_eq!(places.over, [Path::new("a"), Path::new("b")]);
+        assert_eq!(places.redirect, ["c/*"]);
+        assert_eq!(log.log_level, Some(log::LevelFilter::Debug));
+        assert_eq!(log.log_file.as_deref(), Some(Path::new("/l")));
+        let (places, log) = run(file, &["--redirect=d/*", "--log-level=error"]);
+        assert_eq!((places.over.len(), places.redirect), (0, vec!["d/*".to_owned()]));
+        assert_eq!(log.log_level, Some(log::LevelFilter::Error));
+        assert_eq!(log.log_file.as_deref(), Some(Path::new("/l")));
+        let error = completed_from("over = 'a'", &[]).unwrap_err();
+        assert!(error.contains("line 1: 'over' is no option"), "{error}");
+    }
+
+    #[test]
+    fn a_switch_that_is_off_is_as_if_it_were_not_there() {
+        let options =
+            completed_from("allow-other = false\nno-writeback-cache = false", &[]).unwrap();
+        assert!(!options.allow_other && !options.no_writeback_cache);
+        assert!(completed_from("allow-other = false", &["--allow-other"]).unwrap().allow_other);
     }
 
     #[test]
@@ -231,6 +310,8 @@ rule = ['a*:chunk=1M', 'b*:coalesce=off']
             ("\nchunks = '1M'", 2, "'chunks' is no option: there are memory, chunk"),
             ("memory = '1G'\nchunk = '1X'", 2, "a size is a number"),
             ("chunk = 1.5", 1, "in quotes"),
+            ("chunk = 0x100000", 1, "in quotes"),
+            ("log-level = 'loud'", 1, "loud"),
             ("allow-other = 'yes'", 1, "true or false"),
             ("config = 'x'", 1, "no option"),
             ("rule = ['a:chunk=1M',\n 'b:chunks=1M']", 2, "names are chunk"),

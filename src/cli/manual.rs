@@ -2,7 +2,7 @@
 
 use clap::{Command, CommandFactory};
 
-use super::args::{Arguments, HERE};
+use super::args::{Arguments, HERE, MORE};
 
 /// The program's definition, without what is true of this machine only.
 pub fn command() -> Command {
@@ -11,9 +11,15 @@ pub fn command() -> Command {
     let visible = program.clone();
     for command in visible.get_subcommands() {
         program = program.mut_subcommand(command.get_name(), |command| {
-            command.mut_args(|arg| match arg.get_help().map(ToString::to_string) {
-                Some(help) => arg.help(without_here(&help)),
-                None => arg,
+            let is_short = command.get_after_help().is_some_and(|help| help.to_string() == MORE);
+            let command = if is_short { command.after_help(None::<&'static str>) } else { command };
+            command.mut_args(|arg| {
+                // The manual has the long ones only.
+                let help = arg.get_long_help().or(arg.get_help()).map(ToString::to_string);
+                match help {
+                    Some(help) => arg.long_help(None::<&'static str>).help(without_here(&help)),
+                    None => arg,
+                }
             })
         });
     }

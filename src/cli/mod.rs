@@ -47,13 +47,16 @@ use exit::{CliError, Exit};
 
 /// Runs the command line and gives the exit code.
 pub fn main() -> ExitCode {
-    let (arguments, given) = match parse() {
+    let (mut arguments, given) = match parse() {
         Ok(parsed) => parsed,
         Err(error) => return exit::of_parser(&error),
     };
+    if let Err(error) = config_file::complete(&mut arguments, &given) {
+        return exit::of_result(Err(error));
+    }
     let level = resolve::log_level(arguments.log.log_level);
     start_log(&level);
-    exit::of_result(run(arguments, &given, level))
+    exit::of_result(run(arguments, level))
 }
 
 /// The arguments, and what clap made them from.
@@ -62,18 +65,11 @@ fn parse() -> Result<(Arguments, ArgMatches), clap::Error> {
     Ok((Arguments::from_arg_matches(&given)?, given))
 }
 
-fn run(arguments: Arguments, given: &ArgMatches, log_level: String) -> Result<Exit, CliError> {
-    let given = given.subcommand().map_or(given, |(_, given)| given);
+fn run(arguments: Arguments, log_level: String) -> Result<Exit, CliError> {
     let log = resolve::Log::new(log_level, arguments.log.log_file)?;
     match arguments.command {
-        Command::Mount(mut args) => {
-            args.options = config_file::completed(args.options, given)?;
-            commands::mount::run(&args, log)
-        }
-        Command::Run(mut args) => {
-            args.options = config_file::completed(args.options, given)?;
-            commands::run::run(&args, log)
-        }
+        Command::Mount(args) => commands::mount::run(&args, log),
+        Command::Run(args) => commands::run::run(&args, log),
         Command::Umount(args) => commands::umount::run(&args).map(|()| Exit::Ok),
         Command::Discard(args) => commands::discard::run(&args).map(|()| Exit::Ok),
         Command::Drain(args) => commands::drain::run(&args).map(|()| Exit::Ok),

@@ -205,6 +205,15 @@ mod tests {
         }
     }
 
+    /// Goal: what is special in a glob is not so in a name that was found, nor behind a backslash.
+    #[test]
+    fn special_letters_in_names_are_letters() {
+        let scene = Scene::new(&["d/f[1]", "d/{a"]);
+        let found = scene.resolve(&["d/x", "d/f*/y"]);
+        assert_eq!(found, wanted(&[("d", &["/x", "/f[[]1[]]/y"])]));
+        assert_eq!(scene.resolve(&["d/\\{a/OUT"]), wanted(&[("d/{a", &["/OUT"])]));
+    }
+
     #[test]
     fn links_among_the_files_are_followed() {
         let scene = Scene::new(&["out", "disk"]);

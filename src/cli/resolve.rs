@@ -1,14 +1,18 @@
 //! From raw arguments to resolved options. Everything is checked here or in `places`, before
 //! anything is changed.
 
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use log::LevelFilter;
 
-use super::args::MountOptions;
+use super::args::{ChunkOption, MountOptions};
 use super::exit::CliError;
 use super::units;
+use crate::backing::{self, Stripe};
 use crate::config::{MIN_MEMORY_BYTES, MountConfig};
+use crate::mount::mountinfo::MountTable;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -38,6 +42,26 @@ pub fn default_chunk_bytes(memory_bytes: u64) -> u64 {
     1 << chunk.ilog2()
 }
 
+/// About that default, in whole stripes where one is known: one stripe, doubled as often as goes. A
+/// stripe of three or five disks is no power of two; the gaps that ext4 leaves then are room only,
+/// while a stripe that is written in parts is read before.
+fn default_chunk_in(unit_bytes: u64, memory_bytes: u64) -> u64 {
+    let default = default_chunk_bytes(memory_bytes);
+    match (default / unit_bytes).checked_ilog2() {
+        Some(doubled) => unit_bytes << doubled,
+        None if unit_bytes <= memory_bytes / CHUNKS_MIN => unit_bytes,
+        None => default,
+    }
+}
+
+/// The stripe below a directory that is to be mounted over, if one is known.
+pub fn stripe_below(backing: &Path) -> Option<Stripe> {
+    let table = MountTable::read().ok()?;
+    let options = table.holding(backing)?.super_options.as_bytes();
+    let dir = std::fs::File::open(backing).ok()?;
+    backing::stripe(dir.as_fd(), options)
+}
+
 /// What the resolution depends on besides the arguments.
 #[derive(Clone, Copy, Debug)]
 pub struct Surroundings {
@@ -45,6 +69,8 @@ pub struct Surroundings {
     pub ram_bytes: u64,
     /// Whether the effective user is root.
     pub is_root: bool,
+    /// The stripe below the directory that is to be mounted over.
+    pub stripe_bytes: Option<u64>,
 }
 
 impl Surroundings {
@@ -52,7 +78,13 @@ impl Surroundings {
     pub fn here() -> Surroundings {
         // SAFETY: no arguments, cannot fail.
         let is_root = unsafe { libc::geteuid() } == 0;
-        Surroundings { ram_bytes: crate::mount::machine::ram_bytes(), is_root }
+        Surroundings { ram_bytes: crate::mount::machine::ram_bytes(), is_root, stripe_bytes: None }
+    }
+
+    /// The same for a mount over a directory. May wait for its disk.
+    pub fn below(self, backing: &Path) -> Surroundings {
+        let stripe_bytes = stripe_below(backing).map(|stripe| stripe.bytes);
+        Surroundings { stripe_bytes, ..self }
     }
 }
 
@@ -81,10 +113,14 @@ fn checked_config(
         backing,
         mountpoint,
         memory_bytes,
-        chunk_bytes: options.chunk.unwrap_or(default_chunk_bytes(memory_bytes)),
+        chunk_bytes: 0,
+        chunk_auto: options.chunk == ChunkOption::Auto,
+        stripe_bytes: around.stripe_bytes,
+        layout: options.layout,
         max_age_ms: u64::try_from(options.max_age.as_millis()).unwrap_or(u64::MAX),
         lanes: options.lanes,
         writeback_cache: !options.no_writeback_cache,
+        list_attributes: options.list_attributes,
         drain_rate: options.drain_rate,
         fsync: options.fsync,
         min_free_bytes: options.min_free,
@@ -93,7 +129,12 @@ fn checked_config(
         allow_other: options.allow_other || (around.is_root && !options.no_allow_other),
         mount_flags: options.mount_options.iter().fold(0, |flags, change| change.applied_to(flags)),
     };
-    config.chunk_bytes = checked_chunk_bytes(&config, "--chunk", config.chunk_bytes)?;
+    let default = default_chunk_in(config.chunk_unit_bytes(), memory_bytes);
+    let chunk_bytes = match options.chunk {
+        ChunkOption::Auto => default,
+        ChunkOption::Bytes(bytes) => bytes,
+    };
+    config.chunk_bytes = checked_chunk_bytes(&config, "--chunk", chunk_bytes)?;
     for at in 0..config.rules.len() {
         let name = format!("--rule '{}': chunk", config.rules[at].glob);
         if let Some(chunk_bytes) = config.rules[at].chunk_bytes {
@@ -140,15 +181,20 @@ fn checked_chunk_bytes(config: &MountConfig, name: &str, chunk: u64) -> Result<u
             chunk.saturating_add(1).checked_next_multiple_of(PAGE_BYTES).unwrap_or(PAGE_BYTES)
         )));
     }
+    let most = config.memory_bytes / CHUNKS_MIN;
+    let in_stripes = chunk.checked_next_multiple_of(config.chunk_unit_bytes());
+    if let Some(chunk) = in_stripes.filter(|chunk| *chunk <= most) {
+        return Ok(chunk);
+    }
     let rounded = chunk.checked_next_multiple_of(u64::from(config.segment_bytes()));
     match rounded {
-        Some(rounded) if rounded <= config.memory_bytes / CHUNKS_MIN => Ok(rounded),
+        Some(rounded) if rounded <= most => Ok(rounded),
         _ => Err(CliError::Usage(format!(
             "--memory {} is less than {CHUNKS_MIN} chunks of {}: at least --memory {}, or {name} {}",
             units::size(config.memory_bytes),
             units::size(chunk),
             units::size(rounded.unwrap_or(chunk).saturating_mul(CHUNKS_MIN)),
-            units::size(config.memory_bytes / CHUNKS_MIN / SEGMENT_MAX_BYTES * SEGMENT_MAX_BYTES),
+            units::size(most / SEGMENT_MAX_BYTES * SEGMENT_MAX_BYTES),
         ))),
     }
 }
@@ -196,10 +242,16 @@ mod tests {
     use crate::config::rules::Rule;
     use std::time::Duration;
 
-    const AROUND: Surroundings = Surroundings { ram_bytes: 8 << 30, is_root: true };
+    const AROUND: Surroundings =
+        Surroundings { ram_bytes: 8 << 30, is_root: true, stripe_bytes: None };
 
     fn options() -> MountOptions {
         MountOptions { max_age: Duration::from_secs(30), lanes: 1, ..MountOptions::default() }
+    }
+
+    fn with_chunk(chunk: Option<u64>) -> MountOptions {
+        let chunk = chunk.map_or(ChunkOption::Auto, ChunkOption::Bytes);
+        MountOptions { chunk, ..options() }
     }
 
     fn resolve(options: &MountOptions) -> Result<MountConfig, CliError> {
@@ -226,7 +278,7 @@ mod tests {
         let mut accepted = 0;
         for memory in [4 * MIB, 5_000_000, 16 * MIB, 64 * MIB, 100 * MIB, 1 << 30] {
             for chunk in [None, Some(4 * KIB), Some(68 * KIB), Some(MIB), Some(20 * MIB)] {
-                let options = MountOptions { memory: Some(memory), chunk, ..options() };
+                let options = MountOptions { memory: Some(memory), ..with_chunk(chunk) };
                 let Ok(config) = resolve(&options) else { continue };
                 accepted += 1;
                 assert_eq!(config.chunk_bytes % u64::from(config.segment_bytes()), 0);
@@ -236,6 +288,24 @@ mod tests {
             }
         }
         assert_eq!(accepted, 26);
+    }
+
+    /// Goal: chunks are whole stripes where memory allows, whatever number of disks there is, and
+    /// powers of two of them where nobody says otherwise.
+    #[test]
+    fn chunks_are_whole_stripes() {
+        let chunk = |stripe_bytes, memory, chunk| {
+            let around = Surroundings { stripe_bytes: Some(stripe_bytes), ..AROUND };
+            let options = MountOptions { memory: Some(memory), ..with_chunk(chunk) };
+            mount_config(&options, "/b".into(), "/b".into(), around).unwrap().chunk_bytes
+        };
+        assert_eq!(chunk(256 * KIB, 1 << 30, None), 16 * MIB);
+        assert_eq!(chunk(320 * KIB, 1 << 30, None), 10 * MIB, "five disks");
+        assert_eq!(chunk(48 * KIB, 1 << 30, None), 12 * MIB, "less than a segment");
+        assert_eq!(chunk(3 * MIB, 64 * MIB, None), 3 * MIB, "more than the default");
+        assert_eq!(chunk(3 * MIB, 8 * MIB, None), 256 * KIB, "more than a quarter");
+        assert_eq!(chunk(320 * KIB, 1 << 30, Some(MIB)), 1280 * KIB, "rounded up");
+        assert_eq!(chunk(3 * MIB, 8 * MIB, Some(MIB)), MIB, "as given");
     }
 
     #[test]
@@ -257,7 +327,7 @@ mod tests {
             chunk in proptest::prelude::any::<Option<u64>>(), chunk_shift in 0u32..60,
         ) {
             let chunk = chunk.map(|chunk| (chunk >> chunk_shift) / PAGE_BYTES * PAGE_BYTES);
-            let options = MountOptions { memory: Some(memory >> shift), chunk, ..options() };
+            let options = MountOptions { memory: Some(memory >> shift), ..with_chunk(chunk) };
             match resolve(&options) {
                 Ok(config) => {
                     proptest::prop_assert!(config.chunk_bytes * CHUNKS_MIN <= config.memory_bytes);
@@ -290,7 +360,7 @@ mod tests {
             (None, Some(u64::MAX), "not a multiple"),
         ];
         for (memory, chunk, words) in cases {
-            let error = resolve(&MountOptions { memory, chunk, ..options() }).unwrap_err();
+            let error = resolve(&MountOptions { memory, ..with_chunk(chunk) }).unwrap_err();
             assert!(matches!(error, CliError::Usage(_)));
             assert!(error.to_string().contains(words), "{error} does not say '{words}'");
             assert!(!error.to_string().contains('\n'));

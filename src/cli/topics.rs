@@ -103,7 +103,7 @@ With /sbin/mount.coalescefs, a line of /etc/fstab is
 The backing directory and the mountpoint may be the same. Options of
 'coalescefs mount' lose their dashes: memory=, chunk=, max_age=, lanes=,
 drain_rate=, min_free=, fsync=, log_level=, log_file=, no_writeback_cache,
-allow_other, no_allow_other.
+list_attributes, allow_other, no_allow_other.
 
 ro, nosuid, nodev, noexec, noatime, nodiratime, relatime, strictatime, sync,
 dirsync and their opposites hold for the mount, beside those of the backing

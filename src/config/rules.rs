@@ -18,7 +18,7 @@ use super::MountConfig;
 pub struct Rule {
     /// Which files.
     pub glob: String,
-    /// Instead of [`MountConfig::chunk_bytes`]; a multiple of the segment, too.
+    /// Instead of the mount's, also where that is learned; a multiple of the segment, too.
     pub chunk_bytes: Option<u64>,
     /// Instead of [`MountConfig::max_age_ms`].
     pub max_age_ms: Option<u64>,
@@ -42,8 +42,8 @@ pub enum Priority {
 /// How one file is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Treatment {
-    /// Bytes of one turn.
-    pub chunk_bytes: u64,
+    /// Bytes of one turn, where a rule says so; else the chunk of the device is in force.
+    pub chunk_bytes: Option<u64>,
     /// No byte waits longer.
     pub max_age_ms: u64,
     /// Whose whole chunk goes first.
@@ -70,7 +70,7 @@ impl Rules {
             rules: config.rules.iter().map(compiled).collect::<Result<_, _>>()?,
             only: Some(only?).filter(|only| !only.is_empty()),
             others: Treatment {
-                chunk_bytes: config.chunk_bytes,
+                chunk_bytes: None,
                 max_age_ms: config.max_age_ms,
                 priority: Priority::Normal,
                 coalesce: true,
@@ -96,7 +96,7 @@ impl Rules {
             || self.only.as_ref().is_none_or(|only| only.iter().any(|glob| glob.is_match(path)));
         let others = self.others;
         Treatment {
-            chunk_bytes: rule.and_then(|rule| rule.chunk_bytes).unwrap_or(others.chunk_bytes),
+            chunk_bytes: rule.and_then(|rule| rule.chunk_bytes),
             max_age_ms: rule.and_then(|rule| rule.max_age_ms).unwrap_or(others.max_age_ms),
             priority: rule.and_then(|rule| rule.priority).unwrap_or_default(),
             coalesce: rule.and_then(|rule| rule.coalesce).unwrap_or_else(is_wanted),
@@ -157,6 +157,8 @@ mod tests {
             ("run/**", "run/a/b", true),
             ("**/x/*.log", "a/b/x/y.log", true),
             ("{a,b}[0-9]?", "b7z", true),
+            ("a{,.log}", "a", true),
+            ("a{,.log}", "a.log", true),
             (r"a\*", "a*", true),
             (r"a\*", "ab", false),
         ] {
@@ -174,10 +176,10 @@ mod tests {
         let second = Rule { coalesce: Some(false), max_age_ms: Some(7), ..rule("*") };
         let rules = rules(&[first, second], &[]);
         let log = rules.of(Path::new("a/b.log"));
-        assert_eq!((log.chunk_bytes, log.coalesce), (1 << 20, true));
+        assert_eq!((log.chunk_bytes, log.coalesce), (Some(1 << 20), true));
         assert_eq!(log.max_age_ms, rules.others().max_age_ms);
         let other = rules.of(Path::new("a/b"));
-        assert_eq!((other.max_age_ms, other.coalesce), (7, false));
+        assert_eq!((other.max_age_ms, other.coalesce, other.chunk_bytes), (7, false, None));
     }
 
     #[test]
@@ -190,6 +192,6 @@ mod tests {
         {
             assert_eq!(rules.of(Path::new(path)).coalesce, coalesce, "{path}");
         }
-        assert_eq!(rules.of(Path::new("OUTPUT7")).chunk_bytes, 1 << 20);
+        assert_eq!(rules.of(Path::new("OUTPUT7")).chunk_bytes, Some(1 << 20));
     }
 }

@@ -146,6 +146,9 @@ pub struct Status {
     /// What the threads that write are doing now.
     #[serde(default)]
     pub lanes: Vec<LaneStatus>,
+    /// The devices that files of the mount are on.
+    #[serde(default)]
+    pub disks: Vec<DiskStatus>,
     /// What they did in the last seconds.
     #[serde(default)]
     pub recent: RecentDrain,
@@ -164,6 +167,19 @@ pub struct RecentDrain {
     pub writes: u64,
     /// Turns that ended.
     pub turns: u64,
+}
+
+/// What is known of a device.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// Its number, as `8:1`.
+    pub device: String,
+    /// The chunk in force.
+    pub chunk_bytes: u64,
+    /// To go to another file, learned from the runs written; `None` while they do not tell.
+    pub positioning_us: Option<f64>,
+    /// Written in a second from there on.
+    pub bytes_per_s: Option<f64>,
 }
 
 /// State of one file.
@@ -245,7 +261,7 @@ pub struct LaneStatus {
     pub range: ByteRange,
     /// Since this part began: long when the disk hangs.
     pub for_ms: u64,
-    /// Bytes per second of the part that it wrote before.
+    /// What it wrote in the last second.
     #[serde(default)]
     pub bytes_per_s: u64,
 }
@@ -283,6 +299,7 @@ impl Status {
             bdi: String::new(),
             errors: Vec::new(),
             lanes: Vec::new(),
+            disks: Vec::new(),
             recent: RecentDrain::default(),
         }
     }

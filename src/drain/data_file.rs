@@ -36,6 +36,7 @@ pub struct DataFile {
     access: Access,
     direct: OnceLock<Option<(OwnedFd, u64)>>,
     direct_refused: AtomicBool,
+    is_elsewhere: OnceLock<bool>,
     /// Bytes may wait in the page cache of the backing filesystem. True at first: other descriptors
     /// may have brought some.
     has_cached: AtomicBool,
@@ -51,6 +52,7 @@ impl DataFile {
             access,
             direct: OnceLock::new(),
             direct_refused: AtomicBool::new(false),
+            is_elsewhere: OnceLock::new(),
             has_cached: AtomicBool::new(true),
             lost_errno: AtomicI32::new(0),
         }
@@ -90,6 +92,12 @@ impl DataFile {
     /// What it may be used for.
     pub fn access(&self) -> Access {
         self.access
+    }
+
+    /// Whether what keeps the file may die or be cut off without this machine: see
+    /// [`backing::is_elsewhere`]. Asked once, and may wait then.
+    pub fn is_elsewhere(&self, storage: &dyn Storage) -> bool {
+        *self.is_elsewhere.get_or_init(|| storage.is_elsewhere(self.as_fd()))
     }
 
     /// The descriptor for O_DIRECT and the alignment it needs (of offset, length and memory), when

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use super::rate::Rate;
 use super::{Plan, Run, RunSize, Source, Throttle, Written, write_run};
 use crate::arena::Arena;
 use crate::backing::{Storage, errno};
@@ -25,8 +26,15 @@ pub struct Work {
     pub range: Range<u64>,
     /// Since when, in milliseconds of CLOCK_BOOTTIME.
     pub since_ms: u64,
-    /// Bytes per second of the run that the lane wrote before; 0 for none.
+    /// What the lane wrote in the last second.
     pub bytes_per_s: u64,
+}
+
+/// What is known of a lane.
+#[derive(Debug, Default)]
+struct Known {
+    work: Option<Work>,
+    rate: Rate,
 }
 
 /// The scheduler of one backing device and the lanes that wait for it.
@@ -35,27 +43,33 @@ pub struct LaneQueue {
     scheduler: Mutex<Scheduler>,
     changed: Condvar,
     /// By the number of the lane.
-    at_work: Mutex<Vec<Option<Work>>>,
+    lanes: Mutex<Vec<Known>>,
 }
 
 impl LaneQueue {
     /// An empty queue.
     pub fn new(policy: Policy) -> LaneQueue {
         let scheduler = Mutex::new(Scheduler::new(policy));
-        LaneQueue { scheduler, changed: Condvar::new(), at_work: Mutex::default() }
+        LaneQueue { scheduler, changed: Condvar::new(), lanes: Mutex::default() }
     }
 
     /// What each lane has in hand.
     pub fn at_work(&self) -> Vec<Option<Work>> {
-        self.at_work.lock().expect("no panics under this lock").clone()
+        let now_ms = boottime_ms();
+        let lanes = self.lanes.lock().expect("no panics under this lock");
+        let work = |known: &Known| {
+            let work = known.work.clone()?;
+            Some(Work { bytes_per_s: known.rate.per_second(now_ms), ..work })
+        };
+        lanes.iter().map(work).collect()
     }
 
-    fn note_work(&self, lane: usize, work: Option<Work>) {
-        let mut at_work = self.at_work.lock().expect("no panics under this lock");
-        if at_work.len() <= lane {
-            at_work.resize(lane + 1, None);
+    fn note(&self, lane: usize, note: impl FnOnce(&mut Known)) {
+        let mut lanes = self.lanes.lock().expect("no panics under this lock");
+        if lanes.len() <= lane {
+            lanes.resize_with(lane + 1, Known::default);
         }
-        at_work[lane] = work;
+        note(&mut lanes[lane]);
     }
 
     fn lock(&self) -> MutexGuard<'_, Scheduler> {
@@ -111,8 +125,6 @@ struct Lane {
     arena: Arena,
     isolation: Arc<Isolation>,
     run_size: Cell<RunSize>,
-    /// Of the last run.
-    bytes_per_s: Cell<u64>,
 }
 
 /// Starts `count` lanes on a queue. They run as long as the process.
@@ -135,7 +147,6 @@ pub fn spawn_lanes(
         arena,
         isolation: isolation.clone(),
         run_size: Cell::new(RunSize::new(throttle.run_bytes_max(memory_bytes / RUN_PART))),
-        bytes_per_s: Cell::new(0),
     };
     for number in 0..count as usize {
         let lane = Lane { number, ..lane.clone() };
@@ -163,13 +174,18 @@ impl Lane {
         self.note_work(turn.file, 0..0);
         let (bytes, outcome) = self.write_turn(&turn);
         self.source.turn_ended(turn.file, turn.reason, bytes, &mut |load| end(load, outcome));
-        self.queue.note_work(self.number, None);
+        self.queue.note(self.number, |known| known.work = None);
     }
 
     fn note_work(&self, file: FileId, range: Range<u64>) {
-        let (since_ms, bytes_per_s) = (boottime_ms(), self.bytes_per_s.get());
-        let work = Work { file, range, since_ms, bytes_per_s };
-        self.queue.note_work(self.number, Some(work));
+        let work = Work { file, range, since_ms: boottime_ms(), bytes_per_s: 0 };
+        self.queue.note(self.number, |known| known.work = Some(work));
+    }
+
+    fn note_written(&self, bytes: u64, took: Duration) {
+        let now_ms = boottime_ms();
+        let begun_ms = now_ms.saturating_sub(took.as_millis() as u64);
+        self.queue.note(self.number, |known| known.rate.note(bytes, begun_ms, now_ms));
     }
 
     /// Writes a run, into the space that is held for it where the disk has no other.
@@ -210,7 +226,7 @@ impl Lane {
                     bytes += run.len;
                     let (mut size, took) = (self.run_size.get(), begun.elapsed());
                     size.note(run.len, took);
-                    self.bytes_per_s.set((run.len as f64 / took.as_secs_f64().max(1e-6)) as u64);
+                    self.note_written(run.len, took);
                     self.run_size.set(size);
                     self.source.stored(run, written, took);
                 }

@@ -11,6 +11,7 @@
 
 mod data_file;
 mod lane;
+mod rate;
 mod run_size;
 mod throttle;
 mod writer;
@@ -22,7 +23,7 @@ use std::time::Duration;
 
 pub use data_file::{Access, DataFile, Need};
 pub use lane::{LaneQueue, Work, spawn_lanes};
-pub use run_size::RunSize;
+pub use run_size::{RunSize, whole_stripes};
 pub use throttle::Throttle;
 pub use writer::{Written, write_run};
 

@@ -17,6 +17,14 @@ const FIRST_BYTES: u64 = 4 << 20;
 /// time because a cache took it, does not decide alone.
 const STEP: u64 = 2;
 
+/// How much of `max_bytes` from `offset` on is taken for a run to end with a stripe: all of it where
+/// it reaches the end of none. The next run then begins with one.
+pub fn whole_stripes(offset: u64, max_bytes: u64, stripe_bytes: Option<u64>) -> u64 {
+    let end = offset.saturating_add(max_bytes);
+    let past = stripe_bytes.filter(|bytes| *bytes > 0).map_or(0, |bytes| end % bytes);
+    if past < max_bytes { max_bytes - past } else { max_bytes }
+}
+
 /// The size of the next run, learned from those before.
 #[derive(Clone, Copy, Debug)]
 pub struct RunSize {
@@ -64,6 +72,16 @@ mod tests {
     fn a_tenth_of_a_second() {
         assert!((9_900_000..10_100_000).contains(&settled(100e6, u64::MAX)));
         assert!((1_990_000..2_010_000).contains(&settled(20e6, u64::MAX)));
+    }
+
+    #[test]
+    fn runs_end_with_a_stripe_where_they_reach_one() {
+        assert_eq!(whole_stripes(0, 1000, Some(300)), 900);
+        assert_eq!(whole_stripes(100, 1000, Some(300)), 800, "1100 is past 900");
+        assert_eq!(whole_stripes(100, 100, Some(300)), 100, "reaches none");
+        assert_eq!(whole_stripes(100, 200, Some(300)), 200);
+        assert_eq!(whole_stripes(100, 201, Some(300)), 200);
+        assert_eq!(whole_stripes(100, 1000, None), 1000);
     }
 
     #[test]

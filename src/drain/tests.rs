@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::arena::{Arena, SlotPool};
-use crate::backing::{KernelStorage, Storage};
+use crate::backing::{KernelStorage, Storage, SyncKind};
 use crate::buffer::Slot;
 use crate::clock::boottime_ms;
 use crate::config::MountConfig;
@@ -29,6 +29,8 @@ enum Answer {
 struct ScriptedStorage {
     answers: Mutex<VecDeque<Answer>>,
     writes: Mutex<Vec<(u64, usize)>>,
+    /// The errno of each sync, in turn; 0 for one that works. None: on this machine.
+    syncs: Option<Mutex<VecDeque<i32>>>,
 }
 
 impl Storage for ScriptedStorage {
@@ -44,6 +46,18 @@ impl Storage for ScriptedStorage {
         };
         self.writes.lock().unwrap().push((offset, len));
         Ok(len)
+    }
+
+    fn is_elsewhere(&self, _: BorrowedFd) -> bool {
+        self.syncs.is_some()
+    }
+
+    fn sync(&self, _: BorrowedFd, _: SyncKind) -> io::Result<()> {
+        let syncs = self.syncs.as_ref().expect("nobody syncs on this machine");
+        match syncs.lock().unwrap().pop_front().expect("no more than one for each run") {
+            0 => Ok(()),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
     }
 }
 
@@ -95,6 +109,18 @@ fn runs_arrive_whole() {
         assert!(written.calls <= 3, "{offset}+{len}: {} calls", written.calls);
         assert!(written.direct_bytes <= len);
     }
+}
+
+/// Goal: what is kept elsewhere counts as written when it is synced, and not before.
+#[test]
+fn a_run_that_is_kept_elsewhere_is_synced() {
+    let arena = arena();
+    let syncs = Some(Mutex::new(VecDeque::from([libc::EIO, 0])));
+    let storage = ScriptedStorage { syncs, ..ScriptedStorage::default() };
+    let (file, run) = run(&arena, 0, 300_000);
+    assert_eq!(write_run(&storage, &arena, &run).unwrap_err().raw_os_error(), Some(libc::EIO));
+    assert!(write_run(&storage, &arena, &run).unwrap().is_synced);
+    check(&file, 0, 300_000);
 }
 
 /// Goal: short writes and interruptions at every call are gone on with, and the run arrives whole.

@@ -3,6 +3,10 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+/// What was not used of the rate is kept for so long: the time that a write itself takes, and that
+/// by which a sleep is late.
+const KEPT: Duration = Duration::from_millis(100);
+
 /// A limit of bytes per second shared by all lanes.
 #[derive(Debug)]
 pub struct Throttle {
@@ -28,10 +32,11 @@ impl Throttle {
         let now = Instant::now();
         let start = {
             let mut free_at = self.free_at.lock().expect("no panics under this lock");
-            let start = free_at.unwrap_or(now).max(now);
+            let kept_from = now.checked_sub(KEPT).unwrap_or(now);
+            let start = free_at.unwrap_or(now).max(kept_from);
             *free_at = Some(start + cost);
             start
         };
-        std::thread::sleep(start + cost - now);
+        std::thread::sleep((start + cost).saturating_duration_since(now));
     }
 }

@@ -11,6 +11,10 @@
 //! (ext4_da_should_update_i_disksize). So no more than a block at a time grows through the page
 //! cache.
 //!
+//! Where what keeps the file is another process or another machine (network filesystems, FUSE), a
+//! write that succeeded says little: the bytes may wait in a client that dies, or is cut off. There
+//! a run is stored when it is synced; until then its bytes stay in memory, and are written again.
+//!
 //! Short writes go on where they stopped. A run is written again as a whole after an error, which
 //! is harmless: the bytes are the same.
 
@@ -20,7 +24,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{DataFile, Run};
 use crate::arena::Arena;
-use crate::backing::{self, Attr, Storage, errno};
+use crate::backing::{self, Attr, Storage, SyncKind, errno};
 
 /// Below this, O_DIRECT costs more in waiting for the device than the copy it saves.
 const DIRECT_MIN_BYTES: u64 = 256 << 10;
@@ -36,10 +40,12 @@ pub struct Written {
     pub calls: u64,
     /// Bytes written with O_DIRECT.
     pub direct_bytes: u64,
+    /// The bytes are on stable storage, as fdatasync(2) has it.
+    pub is_synced: bool,
 }
 
-/// Writes `run`. Waits for the disk. `Err` is the first error of pwritev(2); `EIO` when the
-/// backing file takes no bytes without saying why.
+/// Writes `run`. Waits for the disk. `Err` is the first error of pwritev(2) or fdatasync(2); `EIO`
+/// when the backing file takes no bytes without saying why.
 pub fn write_run(storage: &dyn Storage, arena: &Arena, run: &Run) -> io::Result<Written> {
     let slices: Vec<&[u8]> =
         run.pieces.iter().map(|piece| arena.in_flight(piece.slot, piece.at, piece.len)).collect();
@@ -52,6 +58,10 @@ pub fn write_run(storage: &dyn Storage, arena: &Arena, run: &Run) -> io::Result<
         writer.grow(run.offset, end, block_bytes(&attr))?;
     } else {
         writer.replace(run.offset, end)?;
+    }
+    if file.is_elsewhere(storage) {
+        storage.sync(file.as_fd(), SyncKind::Data)?;
+        written.is_synced = true;
     }
     Ok(written)
 }

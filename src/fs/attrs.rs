@@ -10,7 +10,7 @@ use std::sync::{Arc, MutexGuard};
 use super::caller::Caller;
 use super::data::FileState;
 use super::nodes::{Node, ROOT_ID};
-use super::seen_attrs::{is_reserved, without_reserved};
+use super::seen_attrs::{check_changeable, without_reserved};
 use super::stable::Unsynced;
 use super::treatment::passes_through;
 use super::virtual_files::is_virtual;
@@ -342,9 +342,7 @@ impl Filesystem {
         value: &[u8],
         flags: i32,
     ) -> io::Result<()> {
-        if is_reserved(name) {
-            return Err(super::errno(libc::EPERM));
-        }
+        check_changeable(name)?;
         let node = self.node(id)?;
         let path = self.path_fd(&node)?;
         if flags & libc::XATTR_CREATE == 0 || !self.was_xattr_changed(caller, &path, name) {
@@ -379,19 +377,20 @@ impl Filesystem {
             names.truncate(len);
             Ok(without_reserved(names))
         };
-        let names = list()?;
+        let mut names = list()?;
         let mut each = names.split(|byte| *byte == 0);
         if each.any(|name| name.starts_with(b"trusted.")) && !caller.is_admin() {
-            return backing::without_admin(list);
+            names = backing::without_admin(list)?;
+        }
+        if self.config.list_attributes {
+            self.list_seen(id, &mut names);
         }
         Ok(names)
     }
 
     /// REMOVEXATTR.
     pub fn remove_xattr(&self, caller: Caller, id: u64, name: &OsStr) -> io::Result<()> {
-        if is_reserved(name) {
-            return Err(super::errno(libc::EPERM));
-        }
+        check_changeable(name)?;
         let node = self.node(id)?;
         let path = self.path_fd(&node)?;
         if self.was_xattr_changed(caller, &path, name) {

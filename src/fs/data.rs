@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockResult};
 use std::time::Instant;
 
+use super::chunk::Chunk;
 use super::failing::Failure;
 use super::nodes::Node;
 use super::quiet::Waiter;
@@ -32,8 +33,8 @@ pub(super) struct FileState {
     /// One past the last byte that was stored and not cut off since: the backing file is at least
     /// that long.
     pub(super) stored_end: u64,
-    /// Where the next turn by age looks for bytes: one chunk after the other, so that none waits
-    /// for ever behind one that is written again and again.
+    /// Offset from which the next turn by age looks for bytes: one chunk after the other, so that
+    /// none waits for ever behind one that is written again and again.
     pub(super) age_cursor: u64,
     /// Where on the device the last long turn ended.
     pub(super) place: Option<u64>,
@@ -81,13 +82,17 @@ pub(super) struct FileData {
     pub(super) without_capabilities: AtomicBool,
     /// Mirrors [`Treatment::coalesce`], for the fast path.
     pub(super) passes_through: AtomicBool,
+    /// It was written since the kernel looked it up, and the kernel does not know when.
+    pub(super) was_written_through: AtomicBool,
     pub(super) queue: Arc<LaneQueue>,
     pub(super) space: Arc<Space>,
+    pub(super) chunk: Arc<Chunk>,
 }
 
 impl FileData {
     pub(super) fn new(segment_bytes: u32, treatment: Treatment, device: Device) -> FileData {
-        let geometry = Geometry { segment_bytes, chunk_bytes: treatment.chunk_bytes };
+        let chunk_bytes = treatment.chunk_bytes.unwrap_or_else(|| device.chunk.bytes());
+        let geometry = Geometry { segment_bytes, chunk_bytes };
         let state = FileState {
             treatment,
             buffer: FileBuffer::new(geometry),
@@ -108,9 +113,18 @@ impl FileData {
             state: Mutex::new(state),
             without_capabilities: AtomicBool::new(false),
             passes_through: AtomicBool::new(!treatment.coalesce),
+            was_written_through: AtomicBool::new(false),
             queue: device.queue,
             space: device.space,
+            chunk: device.chunk,
         }
+    }
+
+    /// Divides the file as its rule says, or as is in force on its device by now; the chunk.
+    pub(super) fn update_chunk(&self, state: &mut FileState) -> u64 {
+        let chunk_bytes = state.treatment.chunk_bytes.unwrap_or_else(|| self.chunk.bytes());
+        state.buffer.set_chunk_bytes(chunk_bytes);
+        chunk_bytes
     }
 
     pub(super) fn try_lock(&self) -> TryLockResult<MutexGuard<'_, FileState>> {
@@ -233,6 +247,7 @@ impl Filesystem {
         let range = offset..offset + bytes.len() as u64;
         let mut steps = Vec::new();
         let mut state = data.lock();
+        data.update_chunk(&mut state);
         let needed = state.buffer.slots_needed(offset, bytes.len());
         // At least what the slots will be charged with; then they are, and this is taken off.
         let charge_bytes = match state.reserved.covers(&range) {
@@ -356,8 +371,17 @@ impl Filesystem {
         let mut bytes = vec![0; len as usize];
         match backing::try_read_at((*file).as_fd(), &mut bytes, offset) {
             Ok(Some(count)) => reply(Ok(overlay.lay_over(bytes, count))),
-            Ok(None) => self.pool.run(move || reply(read_and_lay(&file, bytes, offset, &overlay))),
-            Err(error) => reply(Err(error)),
+            Ok(None) | Err(_) => {
+                let me = self.arc();
+                let read = move |file: &DataFile| read_and_lay(file, len, offset, &overlay);
+                self.pool.run(move || {
+                    let done = read(&file).or_else(|error| {
+                        let other = me.reopened(&node, backing::errno(&error)).ok_or(error)?;
+                        read(&other)
+                    });
+                    reply(done);
+                });
+            }
         }
     }
 
@@ -386,12 +410,8 @@ impl Filesystem {
     }
 }
 
-fn read_and_lay(
-    file: &DataFile,
-    mut bytes: Vec<u8>,
-    offset: u64,
-    overlay: &Overlay,
-) -> io::Result<Vec<u8>> {
+fn read_and_lay(file: &DataFile, len: u32, offset: u64, overlay: &Overlay) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; len as usize];
     let count = backing::read_at(file.as_fd(), &mut bytes, offset)?;
     Ok(overlay.lay_over(bytes, count))
 }

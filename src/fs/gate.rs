@@ -84,6 +84,8 @@ pub(super) struct WriterGate {
     shared: Arc<Shared>,
     /// Mirrors whether it is shut, for the fast path.
     is_shut: AtomicBool,
+    /// Whether the pool has the kernel look a file up, to learn its size.
+    is_looking_up: AtomicBool,
 }
 
 impl Drop for WriterGate {
@@ -101,7 +103,11 @@ impl WriterGate {
             is_over: AtomicBool::new(false),
             asked: unbounded(),
         };
-        WriterGate { shared: Arc::new(shared), is_shut: AtomicBool::new(false) }
+        WriterGate {
+            shared: Arc::new(shared),
+            is_shut: AtomicBool::new(false),
+            is_looking_up: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn is_shut(&self) -> bool {
@@ -158,9 +164,9 @@ impl Filesystem {
             reply(Ok(attr));
         };
         let held = Held { id, reply: Box::new(told) };
-        let held_bytes = self.held_bytes();
+        let (size_bytes, held_bytes) = (self.size_in_kernel(id), self.held_bytes());
         let mut gate = self.gate.shared.lock();
-        let passing = gate.ask(FileId(id), held_bytes, boottime_us(), held);
+        let passing = gate.ask(FileId(id), size_bytes, held_bytes, boottime_us(), held);
         // Who waits already is looked at soon.
         let is_news = passing.is_some() || gate.waiting() == 1;
         drop(gate);
@@ -182,6 +188,23 @@ impl Filesystem {
         if is_new {
             self.gate.have_asked(Asked::File(id));
         }
+    }
+
+    /// What its programs have written is part of it, also what the kernel has not sent yet.
+    fn size_in_kernel(&self, id: u64) -> Option<u64> {
+        let pages = self.kernel_pages.get()?;
+        let path = self.path_of(&*self.node(id).ok()?);
+        let size_bytes = pages.size_bytes(id, &path);
+        if size_bytes.is_none() && !self.gate.is_looking_up.swap(true, Ordering::Relaxed) {
+            let me = self.arc();
+            self.pool.run(move || {
+                if let Some(pages) = me.kernel_pages.get() {
+                    pages.look_up(&path);
+                }
+                me.gate.is_looking_up.store(false, Ordering::Relaxed);
+            });
+        }
+        size_bytes
     }
 
     fn forget_attributes(&self, id: u64) {

@@ -9,6 +9,8 @@
 //! With its writeback cache on the kernel believes no size but its own. So the command line cuts
 //! the file, through the mount, to the size that it is told; that request changes nothing below.
 
+use std::ffi::OsStr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -29,6 +31,19 @@ pub trait KernelPages: Send + Sync {
 
     /// Has the kernel ask for the file's attributes before the next write(2). May wait as above.
     fn forget_attributes(&self, id: u64);
+
+    /// The file's size as the kernel has it, with what was written and has not been handed over.
+    /// `None` where that cannot be known without waiting; after [`KernelPages::look_up`] it may be.
+    /// Never waits. `path` is below the mountpoint.
+    fn size_bytes(&self, id: u64, path: &Path) -> Option<u64>;
+
+    /// Has the kernel look the path up, and remember what it finds. Waits until other threads have
+    /// answered its requests.
+    fn look_up(&self, path: &Path);
+
+    /// Has the kernel look the name up before it uses it again, and forget a file that nobody has
+    /// open. Waits until the directory's other requests have been answered.
+    fn forget_name(&self, parent: u64, name: &OsStr);
 }
 
 /// Which files may be given up.

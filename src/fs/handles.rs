@@ -174,6 +174,7 @@ impl Filesystem {
             self.begin_attempt(caller, [None, None]);
             self.arena.nodes().sub_open(node.slot);
         }
+        self.look_anew_if_written(&node);
         let Some(data) = node.data_if_any() else { return };
         let state = data.lock();
         self.tell_queue(&node, data, &state);

@@ -13,12 +13,14 @@
 //! | `reserve` | finds space for writes, allocates ahead of streams, gives it back |
 //! | `failing` | files that cannot be written: what is known, when it is tried, who is refused |
 //! | `give_up` | bytes that the user gives up |
+//! | `reopen` | another descriptor, where one is dead that was opened before |
 //! | `gate` | programs that are held back before they write |
 //! | `room` | memory: admission of writes, those that wait, pressure |
 //! | `quiet` | operations that need the file clean or idle first: truncate, fallocate |
 //! | `stable` | fsync: what is not known to be on stable storage, and who waits |
 //! | `treatment` | what the rules say of a file's path |
 //! | `through` | writes to files that are not coalesced |
+//! | `look_anew` | has the kernel look up anew what was written so |
 //! | `source` | what lanes take from here and report back |
 //! | `rebuild` | a new worker takes over what the former one left |
 //! | `repeated` | requests that come again after a worker died |
@@ -33,8 +35,10 @@
 //! room, a file's state, then any one of node map, lane queue, slot pool, admission, gate. Only names and
 //! attributes are looked up in the backing directory on the calling thread.
 
+mod ahead;
 mod attrs;
 mod caller;
+mod chunk;
 mod data;
 mod drain_now;
 mod failing;
@@ -42,11 +46,13 @@ mod gate;
 mod give_up;
 mod handles;
 mod ioctl;
+mod look_anew;
 mod names;
 mod nodes;
 mod pool;
 mod quiet;
 mod rebuild;
+mod reopen;
 mod repeated;
 mod report;
 mod reserve;
@@ -83,8 +89,10 @@ pub use names::{Entry, Mode};
 pub use room::{Limits, WRITE_BYTES_MAX};
 pub use virtual_files::is_virtual;
 
+use chunk::Chunk;
 use gate::WriterGate;
 use handles::Handles;
+use look_anew::LookAnew;
 use nodes::Nodes;
 use pool::Pool;
 use reserve::Jobs;
@@ -118,6 +126,7 @@ pub struct Parts {
 struct Device {
     queue: Arc<LaneQueue>,
     space: Arc<Space>,
+    chunk: Arc<Chunk>,
 }
 
 /// A mounted filesystem: the backing directory with what is buffered laid over it.
@@ -150,6 +159,7 @@ pub struct Filesystem {
     failing: Mutex<std::collections::BTreeSet<u64>>,
     backlog_bytes: AtomicU64,
     kernel_pages: OnceLock<Box<dyn KernelPages>>,
+    look_anew: LookAnew,
     virtual_files: VirtualFiles,
     stats: Stats,
 }
@@ -162,7 +172,7 @@ impl Filesystem {
         let rules = Rules::new(&config).map_err(io::Error::other)?;
         let isolation = Arc::new(Isolation::new(arena));
         let (slots, held) = SlotPool::rebuild(&arena);
-        let limits = Limits::new(&config, &arena);
+        let limits = Limits::new(&arena);
         let nodes = Nodes::new(arena, backing_fd)?;
         let paths = (descriptors / 4).clamp(64, 1 << 16) as usize;
         // A data file has up to two descriptors: buffered and direct.
@@ -192,6 +202,7 @@ impl Filesystem {
             failing: Mutex::default(),
             backlog_bytes: AtomicU64::new(0),
             kernel_pages: OnceLock::new(),
+            look_anew: LookAnew::new(),
             virtual_files: VirtualFiles::new(),
             stats: Stats::default(),
             limits,
@@ -201,6 +212,7 @@ impl Filesystem {
         filesystem.pool.start()?;
         filesystem.start_reserving()?;
         filesystem.start_gate()?;
+        filesystem.start_looking_anew()?;
         filesystem.rebuild(held)?;
         filesystem.hold_first_space()?;
         Ok(filesystem)
@@ -209,6 +221,11 @@ impl Filesystem {
     /// What the kernel may have in flight, which the session has to agree with it.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Where it is mounted.
+    pub fn mountpoint(&self) -> &std::path::Path {
+        &self.config.mountpoint
     }
 
     /// Whether the kernel is to collect writes in its page cache.
@@ -271,7 +288,8 @@ impl Filesystem {
             self.arena,
             &self.isolation,
         )?;
-        let device = Device { queue, space: Arc::new(Space::new(self.config.min_free_bytes)) };
+        let space = Arc::new(Space::new(self.config.min_free_bytes));
+        let device = Device { queue, space, chunk: Arc::new(Chunk::new(&self.config)) };
         devices.push((dev, device.clone()));
         Ok(device)
     }

@@ -13,6 +13,7 @@ use super::attrs::NodeAttr;
 use super::caller::Caller;
 use super::nodes::Node;
 use super::repeated::{NO_HANDLE, identity, identity_at};
+use super::reserve::Job;
 use super::stable::Unsynced;
 use super::{Filesystem, errno};
 use crate::backing::{self, Attr, Credentials};
@@ -266,7 +267,11 @@ impl Filesystem {
         if self.backing_attr(&node).is_ok_and(|attr| attr.nlink > 0) {
             return;
         }
-        data.lock().deleted = true;
+        let mut state = data.lock();
+        state.deleted = true;
+        if state.reserved.is_any {
+            self.space_jobs.add(Job::Trim(node.clone()));
+        }
     }
 
     /// RENAME with the flags of renameat2(2).

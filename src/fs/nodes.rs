@@ -149,11 +149,18 @@ pub(super) struct Nodes {
 
 impl Nodes {
     pub(super) fn new(arena: Arena, root: RawFd) -> io::Result<Nodes> {
-        // SAFETY: the keeper's descriptor, open as long as the process.
-        let attr = backing::attr(unsafe { BorrowedFd::borrow_raw(root) })?;
+        let table = arena.nodes();
+        let identities = (0..table.high_water()).filter_map(|slot| table.identity(NodeSlot(slot)));
+        let known_root = identities.into_iter().find(|identity| identity.id == ROOT_ID);
+        // A worker that comes after another one does without: a network may be down.
+        let root_dev = match known_root {
+            Some(identity) => identity.dev,
+            // SAFETY: the keeper's descriptor, open as long as the process.
+            None => backing::attr(unsafe { BorrowedFd::borrow_raw(root) })?.dev,
+        };
         Ok(Nodes {
             arena,
-            root_dev: attr.dev,
+            root_dev,
             map: RwLock::default(),
             free: Mutex::default(),
             foreign: Mutex::default(),

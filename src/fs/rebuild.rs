@@ -55,6 +55,7 @@ impl Filesystem {
             self.tell_queue(&node, data, &state);
         }
         self.note_pressure(self.held_bytes());
+        self.give_back_left();
         self.settle();
         Ok(())
     }

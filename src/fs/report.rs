@@ -4,12 +4,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Filesystem;
 use super::data::FileState;
 use super::nodes::Node;
+use super::{Device, Filesystem};
 use crate::clock::boottime_ms;
 use crate::control::errno;
-use crate::control::protocol::{ByteRange, FailureStatus, FileStatus, LaneStatus, Status};
+use crate::control::protocol::{
+    ByteRange, DiskStatus, FailureStatus, FileStatus, LaneStatus, Status,
+};
 
 /// Most files named in one answer; the fullest come first.
 const FILES_MAX: usize = 10_000;
@@ -79,8 +81,23 @@ impl Filesystem {
             },
             errors: self.failing_files(),
             lanes: self.lanes(),
+            disks: self.disks(),
             recent: self.stats.recent().sum(now_ms),
         }
+    }
+
+    fn disks(&self) -> Vec<DiskStatus> {
+        let devices = self.devices.read().expect("no panics under this lock");
+        let disk = |(dev, device): &(u64, Device)| {
+            let service = device.chunk.service();
+            DiskStatus {
+                device: format!("{}:{}", libc::major(*dev), libc::minor(*dev)),
+                chunk_bytes: device.chunk.bytes(),
+                positioning_us: service.map(|service| service.positioning_us),
+                bytes_per_s: service.map(|service| service.bytes_per_s),
+            }
+        };
+        devices.iter().map(disk).collect()
     }
 
     /// What each lane that is at work has in hand.

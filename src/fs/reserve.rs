@@ -20,6 +20,7 @@ use super::stable::Unsynced;
 use super::{Filesystem, errno};
 use crate::backing::{self, Ballast, SetTime};
 use crate::buffer::Piece;
+use crate::config::Layout;
 use crate::drain::DataFile;
 
 /// Less is allocated by writing it: small files cost no call more.
@@ -69,6 +70,8 @@ pub(super) struct Reserved {
     range: Range<u64>,
     /// How often what is allocated was given back.
     cuts: u64,
+    /// What the filesystem's figures count of it as allocated ahead.
+    counted_bytes: u64,
     /// Some were allocated, to be given back; after a restart it is not known which.
     pub(super) is_any: bool,
     /// Blocks are being allocated, which moves the modification time of the backing file.
@@ -82,7 +85,7 @@ impl Reserved {
         self.range.start <= range.start && range.end <= self.range.end
     }
 
-    fn add(&mut self, range: Range<u64>) {
+    pub(super) fn add(&mut self, range: Range<u64>) {
         self.is_any = true;
         let joins = range.start <= self.range.end && self.range.start <= range.start;
         let start = if joins { self.range.start } else { range.start };
@@ -154,6 +157,7 @@ impl Filesystem {
             &|| self.reserve_blocks(&node, &range),
             &|| {
                 self.trim_idle();
+                self.wait_for_windows();
                 self.look_at_space(&node, need_bytes)
             },
             &|| self.reserve_blocks(&node, &range),
@@ -257,6 +261,7 @@ impl Filesystem {
         state.reserved.is_any = true;
         if allocated.is_ok() && state.reserved.cuts == cuts {
             state.reserved.add(blocks.clone());
+            self.charge_again(data, &mut state);
         }
         self.restore_times(node, &mut state);
         allocated
@@ -271,8 +276,8 @@ impl Filesystem {
 
     /// Allocates what a turn is about to store beyond the end of the file, all at once: the
     /// filesystem puts it behind what the turn before got, and the head goes on from there. Left to
-    /// the writes, ext4 would put each file's next bytes beside its last ones. Best effort: the
-    /// space itself is held already.
+    /// the writes, ext4 would put each file's next bytes beside its last ones. With `--layout file`
+    /// much more than that, see `ahead`. Best effort: the space itself is held already.
     pub(super) fn allocate_growth(&self, node: &Arc<Node>, growth: Range<u64>) {
         let Ok(data) = self.data(node) else { return };
         let blocks = whole_blocks(&growth);
@@ -281,15 +286,22 @@ impl Filesystem {
             let state = data.lock();
             state.barriers == 0 && !state.reserved.is_programs && !state.reserved.covers(&growth)
         };
-        if bytes < GROWTH_BYTES_MIN || !is_wanted {
+        let bytes_min = if self.config.layout == Layout::File { 1 } else { GROWTH_BYTES_MIN };
+        if bytes < bytes_min || !is_wanted {
             return;
         }
         let allocated = self.writable_file(node).and_then(|file| {
             let file = (*file).as_fd();
-            if backing::copies_on_write(file) || !data.space.leaves_free(file, bytes) {
+            let window = self.window(node, data, file, &blocks);
+            let is_long = window.end - window.start >= GROWTH_BYTES_MIN;
+            if !is_long || backing::copies_on_write(file) || !data.space.leaves_free(file, bytes) {
                 return Ok(());
             }
-            self.allocate_ahead(node, file, &blocks)
+            match self.allocate_ahead(node, file, &window) {
+                // A quota.
+                Err(_) if window != blocks => self.allocate_ahead(node, file, &blocks),
+                allocated => allocated,
+            }
         });
         if let Err(error) = allocated {
             log::debug!("a turn's blocks are not allocated at once: {error}");
@@ -303,6 +315,7 @@ impl Filesystem {
             if self.arena.nodes().open(node.slot) == 0 {
                 self.trim(node, &mut state);
             }
+            self.give_back_of_deleted(node, &mut state);
             drop(state);
             self.drop_if_unused(node);
         }
@@ -325,7 +338,8 @@ impl Filesystem {
             return;
         }
         let cut = || {
-            if state.deleted || state.reserved.is_programs {
+            let vanishes = state.deleted && self.arena.nodes().open(node.slot) == 0;
+            if vanishes || state.reserved.is_programs {
                 return Ok(());
             }
             let file = self.writable_file(node)?;
@@ -366,13 +380,29 @@ impl Filesystem {
         state.reserved.clear();
         self.arena.nodes().set_reserved(node.slot, false);
         let Some(data) = node.data_if_any() else { return };
+        self.charge_again(data, state);
+        self.space_jobs.add(Job::Look(node.clone()));
+    }
+
+    /// What is reserved of a file has changed: what is buffered is charged for blocks that it does
+    /// not cover, and for no others, so that no room is held twice.
+    pub(super) fn charge_again(&self, data: &FileData, state: &mut FileState) {
         let mut pieces: Vec<Piece> = Vec::new();
         state.buffer.overlay(0, state.buffer.end() as usize, &mut pieces);
         for piece in pieces {
-            let blocks = whole_blocks(&(piece.offset..piece.offset + u64::from(piece.len)));
-            self.charges.set(&data.space, piece.slot, blocks.end - blocks.start);
+            let range = piece.offset..piece.offset + u64::from(piece.len);
+            let blocks = whole_blocks(&range);
+            let is_reserved = state.reserved.covers(&range);
+            let bytes = if is_reserved { 0 } else { blocks.end - blocks.start };
+            self.charges.set(&data.space, piece.slot, bytes);
         }
-        self.space_jobs.add(Job::Look(node.clone()));
+        self.note_ahead(data, state);
+    }
+
+    /// Tells the filesystem's figures what is allocated beyond all that is buffered.
+    pub(super) fn note_ahead(&self, data: &FileData, state: &mut FileState) {
+        let bytes = state.reserved.bytes_past(state.end());
+        data.space.note_ahead(std::mem::replace(&mut state.reserved.counted_bytes, bytes), bytes);
     }
 
     /// The space that a former worker held for what is buffered.

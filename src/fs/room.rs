@@ -19,7 +19,6 @@ use super::reserve::Job;
 use super::{Filesystem, Reply, errno};
 use crate::arena::{Arena, Counters};
 use crate::clock::boottime_ms;
-use crate::config::MountConfig;
 use crate::schedule::{Admission, FileId, Granted, Urgency};
 
 /// Bytes of writes that wait outside the arena.
@@ -40,7 +39,8 @@ pub struct Limits {
     pub max_background: u16,
     /// Bytes held above which replies wait.
     pub limit_bytes: u64,
-    /// Bytes held above which programs are let write one by one.
+    /// Bytes held above which programs ask before they write. More than `high_water_bytes`: nobody is
+    /// held back while lanes could write and do not.
     pub gate_bytes: u64,
     /// Bytes held above which partial chunks are written, too.
     pub high_water_bytes: u64,
@@ -48,7 +48,7 @@ pub struct Limits {
 
 impl Limits {
     /// A quarter of the memory at most is the reserve.
-    pub fn new(config: &MountConfig, arena: &Arena) -> Limits {
+    pub fn new(arena: &Arena) -> Limits {
         let segment_bytes = u64::from(arena.segment_bytes());
         let held_max = u64::from(arena.segments()) * segment_bytes;
         let reserve_bytes = (held_max / 4).min(RESERVE_BYTES_MAX);
@@ -59,7 +59,7 @@ impl Limits {
         let max_background = (reserve_bytes / request_bytes).clamp(2, 64) as u16;
         let limit_bytes = held_max - u64::from(max_background) * request_bytes;
         let gate_bytes = limit_bytes / 5 * 3;
-        let high_water_bytes = (limit_bytes / 4 * 3).max(config.chunk_bytes.min(limit_bytes / 2));
+        let high_water_bytes = limit_bytes / 2;
         Limits {
             max_write_bytes: max_write_bytes as u32,
             max_background,

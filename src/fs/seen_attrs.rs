@@ -1,8 +1,12 @@
 //! The extended attributes by which a program asks how much of a file waits: `user.coalescefs.*`.
 //!
-//! They are not stored, and not listed: whoever copies files with their attributes would else copy
-//! them. Asked for by name they answer; the kernel lets those ask who may read the file. Nobody may
-//! set or remove one. What is below of such a name is not shown.
+//! They are not stored, and nobody may set or remove one. Asked for by name they answer; the kernel
+//! lets those ask who may read the file. What is below of such a name is not shown.
+//!
+//! With `--list-attributes`, of a file that has something to tell the same names are listed, behind
+//! `system.`: most that copy attributes copy `user.*`, and pass over what is the system's, or are
+//! refused with EOPNOTSUPP and go on. Not by default: some warn then, and who compares lists sees a
+//! difference. The kernel asks nobody's permission for these, as for stat(2).
 
 use std::ffi::OsStr;
 use std::io;
@@ -17,6 +21,10 @@ use crate::control::errno as errnos;
 
 /// All of them in one value, and what the names of the others begin with.
 const NAME: &[u8] = b"user.coalescefs";
+/// What is before a name that is listed.
+const LISTED: &[u8] = b"system.";
+/// The longest list that the kernel takes.
+const LIST_MAX: usize = 64 << 10;
 /// A file's lock is held for moments, but by a call below that hangs: so often it is tried, with a
 /// pause each.
 const TRIES: u32 = 50;
@@ -24,7 +32,8 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 /// What follows the common part of a name that is reserved; `None` for any other name.
 fn part(name: &OsStr) -> Option<&[u8]> {
-    match name.as_bytes().strip_prefix(NAME)? {
+    let name = name.as_bytes();
+    match name.strip_prefix(LISTED).unwrap_or(name).strip_prefix(NAME)? {
         rest @ [] => Some(rest),
         [b'.', rest @ ..] => Some(rest),
         _ => None,
@@ -32,8 +41,18 @@ fn part(name: &OsStr) -> Option<&[u8]> {
 }
 
 /// Whether the name is one that is not stored.
-pub(super) fn is_reserved(name: &OsStr) -> bool {
+fn is_reserved(name: &OsStr) -> bool {
     part(name).is_some()
+}
+
+/// Whether an attribute may be set or removed. `EPERM` for one of ours; `EOPNOTSUPP` for the name by
+/// which it is listed, as on any other filesystem.
+pub(super) fn check_changeable(name: &OsStr) -> io::Result<()> {
+    match name.as_bytes().starts_with(LISTED) {
+        _ if !is_reserved(name) => Ok(()),
+        true => Err(errno(libc::EOPNOTSUPP)),
+        false => Err(errno(libc::EPERM)),
+    }
 }
 
 /// A list of names, each ended by NUL, without those that are not shown.
@@ -52,6 +71,16 @@ struct Seen {
     backlog_bytes: u64,
     oldest_age_ms: u64,
     errno: Option<i32>,
+}
+
+impl Seen {
+    /// What there is to be told.
+    fn parts(&self) -> &'static [&'static str] {
+        match (self.backlog_bytes, self.errno) {
+            (0, None) => &[],
+            _ => &["backlog_bytes", "oldest_age_ms", "error"],
+        }
+    }
 }
 
 impl FileData {
@@ -89,6 +118,18 @@ impl Filesystem {
         }))
     }
 
+    /// Adds the names that a file has to a list of names, each ended by NUL. Not those of a file that
+    /// is held by a call below that hangs, and none where there is no room.
+    pub(super) fn list_seen(&self, id: u64, names: &mut Vec<u8>) {
+        let Ok(seen) = self.seen(id) else { return };
+        let each = seen.parts().iter();
+        let listed: Vec<u8> =
+            each.flat_map(|part| [LISTED, NAME, b".", part.as_bytes(), b"\0"].concat()).collect();
+        if names.len() + listed.len() <= LIST_MAX {
+            names.extend(listed);
+        }
+    }
+
     fn seen(&self, id: u64) -> io::Result<Seen> {
         let node = self.node(id)?;
         if !node.is_regular() {
@@ -115,11 +156,15 @@ mod tests {
     /// Goal: only names of ours are taken, and a listing is changed only where it has some.
     #[test]
     fn names_are_told_apart() {
+        let refused =
+            |name: &str| check_changeable(OsStr::new(name)).err().and_then(|e| e.raw_os_error());
         for name in ["user.coalescefs", "user.coalescefs.", "user.coalescefs.error"] {
-            assert!(is_reserved(OsStr::new(name)), "{name}");
+            assert_eq!(refused(name), Some(libc::EPERM), "{name}");
+            assert_eq!(refused(&format!("system.{name}")), Some(libc::EOPNOTSUPP), "{name}");
         }
-        for name in ["user.coalescefsx", "user.coalesce", "trusted.coalescefs", "security.x", ""] {
-            assert!(!is_reserved(OsStr::new(name)), "{name}");
+        let others = ["user.coalescefsx", "user.coalesce", "trusted.coalescefs", "system.x", ""];
+        for name in others {
+            assert_eq!(refused(name), None, "{name}");
         }
         let names = b"user.a\0user.coalescefs.error\0user.b\0".to_vec();
         assert_eq!(without_reserved(names), b"user.a\0user.b\0");

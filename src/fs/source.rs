@@ -15,9 +15,9 @@ use super::stable::Unsynced;
 use crate::arena::Counters;
 use crate::backing;
 use crate::clock::boottime_ms;
-use crate::drain::{Plan, Run, Source, Written};
+use crate::drain::{DataFile, Plan, Run, Source, Written, whole_stripes};
 use crate::killpoint::{self, Point};
-use crate::schedule::{FileId, Load, Reason};
+use crate::schedule::{FileId, Load, Reason, turn_chunks};
 
 /// How long bytes behind a gap wait for it to be filled: long against a request that another thread
 /// has, short against a stall.
@@ -41,15 +41,16 @@ impl Source for Filesystem {
         // Asked before the lock is taken: it may wait for the disk.
         let backing_end = self.backing_attr(&node).map_or(0, |attr| attr.size);
         let mut state = data.lock();
-        let chunk_bytes = state.treatment.chunk_bytes;
+        let chunk_bytes = data.update_chunk(&mut state);
         let (turn_bytes, end) = (self.turn_bytes_max(chunk_bytes), backing_end);
-        let Some(chunks) = state.plan_chunks(reason, chunk_bytes, turn_bytes, end) else {
+        let Some(chunks) = state.plan_chunks(reason, turn_bytes, end) else {
             return Plan::Nothing;
         };
         let range = chunks.start * chunk_bytes..chunks.end.saturating_mul(chunk_bytes);
         let is_over = self.held_bytes() > self.limits.limit_bytes;
         let page_wait_ms = if is_over { GAP_WAIT_MS } else { PAGE_WAIT_MS };
-        let plan = state.keep_order(range, reason, backing_end, page_wait_ms);
+        let cuts = Cuts { stripe_bytes: self.config.stripe_bytes, page_wait_ms };
+        let plan = state.keep_order(range, reason, backing_end, cuts);
         if let Plan::Write(range) = &plan {
             let growth = backing_end..state.buffer.filled_to(backing_end, range.end);
             drop(state);
@@ -62,15 +63,19 @@ impl Source for Filesystem {
         let Ok(node) = self.node(file.0) else { return Ok(None) };
         let Some(data) = node.data_if_any() else { return Ok(None) };
         // Opened before the lock is taken: it may wait for the disk.
-        let data_file = self.writable_file(&node)?;
+        let refused = data.lock().failure.as_ref().map(|failure| failure.errno);
+        let reopened = refused.and_then(|errno| self.reopened(&node, errno));
+        let data_file = reopened.map_or_else(|| self.writable_file(&node), Ok)?;
         let mut state = data.lock();
         if state.barriers > 0 {
             return Ok(None);
         }
         let mut pieces = Vec::new();
+        let start = state.buffer.first_fresh_from(range.start).unwrap_or(range.start);
+        let max_bytes = whole_stripes(start, max_bytes, self.config.stripe_bytes);
         let len = state.buffer.take_run(range.start, range.end, max_bytes, &mut pieces);
         let Some(first) = pieces.first() else { return Ok(None) };
-        if first.offset > state.stored_end {
+        if first.offset > state.stored_end && !reaches(&data_file, first.offset) {
             self.unreserve_before_jump(&node, &mut state);
         }
         killpoint::pass(Point::DrainTaken);
@@ -88,11 +93,15 @@ impl Source for Filesystem {
             let mut steps = Vec::new();
             state.buffer.complete(&run.pieces, &mut steps);
             state.stored_end = state.stored_end.max(run.offset + run.len);
-            state.stability.note(Unsynced::Data);
+            let is_synced = written.is_synced;
+            let unsynced = if is_synced { Unsynced::Attributes } else { Unsynced::Data };
+            state.stability.note(unsynced);
             self.carry_out(node, state, &steps, &[]);
             self.backlog_bytes.fetch_sub(run.len, Ordering::Relaxed);
             if let Some(data) = node.data_if_any() {
                 data.space.stored(run.len);
+                data.chunk.note_run(run.file, run.len, written.direct_bytes, took);
+                self.note_ahead(data, state);
                 if data.space.wants_look() {
                     self.space_jobs.add(Job::Look(node.clone()));
                 }
@@ -109,7 +118,7 @@ impl Source for Filesystem {
         node.is_ok_and(|node| {
             let data = node.data_if_any();
             data.is_some_and(|data| data.space.give(run.len + run.len / 64 + (64 << 10)))
-        })
+        }) || self.give_windows_back()
     }
 
     fn failed(&self, file: FileId, run: Option<Run>, error: io::Error) -> u64 {
@@ -138,6 +147,10 @@ impl Source for Filesystem {
             self.note_failing(node);
             self.release_waiters(state, Some(errno));
         });
+        if matches!(errno, libc::ENOSPC | libc::EDQUOT) {
+            // Before it is tried again; a quota counts what is allocated ahead.
+            self.give_windows_back();
+        }
         self.refuse_waiting(file, lasting);
         self.next_try_ms(retry_at_ms)
     }
@@ -152,15 +165,17 @@ impl Source for Filesystem {
         let mut settled = None;
         // Asked before the lock is taken: it may wait for the disk.
         let place = self.place_after(file, bytes);
+        self.step_chunk(file);
         self.with_state(file, |node, state| {
             state.place = place.or(state.place);
             if reason == Reason::WholeChunk {
-                let chunk_bytes = state.treatment.chunk_bytes;
+                let chunk_bytes = state.buffer.chunk_bytes();
                 Counters::add(&counters.whole_chunk_bytes, bytes / chunk_bytes * chunk_bytes);
             }
             if self.arena.nodes().open(node.slot) == 0 {
                 self.trim(node, state);
             }
+            self.give_back_of_deleted(node, state);
             self.restore_times(node, state);
             end(self.load(node, state));
             is_known = true;
@@ -195,52 +210,89 @@ impl Source for Filesystem {
     }
 }
 
+/// Whether the backing file is so long: of one that was there before, nothing may be stored yet.
+fn reaches(file: &DataFile, offset: u64) -> bool {
+    backing::attr(file.as_fd()).is_ok_and(|attr| attr.size >= offset)
+}
+
+/// Where a turn may be cut before bytes that are missing.
+struct Cuts {
+    /// Turns of whole chunks only at such multiples, where chunks are.
+    stripe_bytes: Option<u64>,
+    /// How long the rest of a page is waited for.
+    page_wait_ms: u64,
+}
+
 impl FileState {
-    /// The chunks whose bytes a turn takes: one, or all whole ones in a row while many have come,
-    /// and with them what is left of the one before; where the file grows, all up to there. A
-    /// stream then leaves in the order in which it was written.
+    /// The chunks whose bytes a turn takes: one, or as many whole ones in a row as
+    /// [`turn_chunks`] allows while many have come, and with them what is left of the one before;
+    /// where the file grows, all up to there. A stream then leaves in the order in which it was
+    /// written. Of a file that cannot be written one chunk: what can be stored must not wait
+    /// behind what cannot.
     pub(super) fn plan_chunks(
         &mut self,
         reason: Reason,
-        chunk_bytes: u64,
         turn_bytes_max: u64,
         backing_end: u64,
     ) -> Option<Range<u64>> {
+        let chunk_bytes = self.buffer.chunk_bytes();
         let first = self.buffer.first_chunk()?;
-        // One after the other: what can be stored must not wait behind what cannot.
-        let reason = if self.failure.is_some() { Reason::Age } else { reason };
+        let is_failing = self.failure.is_some();
+        let reason = if is_failing { Reason::Age } else { reason };
         let grows = |chunk: u64| chunk.saturating_add(1).saturating_mul(chunk_bytes) > backing_end;
         match reason {
             Reason::WholeChunk => {
                 let whole = self.buffer.whole_chunk().unwrap_or(first);
                 let is_next = first + 1 == whole;
                 let from = if is_next || grows(whole) { first } else { whole };
-                let start = whole.saturating_mul(chunk_bytes);
-                let most = start.saturating_add(turn_bytes_max);
-                // A power of two: filesystems with buddy allocators leave gaps behind other sizes.
-                let chunks = (self.buffer.filled_to(start, most) - start) / chunk_bytes;
-                Some(from..whole + (1 << chunks.max(1).ilog2()))
+                let chunks = self.whole_from(whole, turn_bytes_max);
+                Some(from..whole + turn_chunks(reason, chunks))
             }
             Reason::Age => {
-                let chunk = self.buffer.first_chunk_from(self.age_cursor).unwrap_or(first);
-                self.age_cursor = chunk + 1;
+                let cursor = self.age_cursor / chunk_bytes;
+                let chunk = self.buffer.first_chunk_from(cursor).unwrap_or(first);
                 let from = if grows(chunk) { first } else { chunk };
-                Some(from..chunk + 1)
+                let most = if is_failing { 0 } else { turn_bytes_max };
+                let end = self.age_end(chunk, most);
+                self.age_cursor = end.saturating_mul(chunk_bytes);
+                Some(from..end)
             }
             _ => Some(first..first + 1),
         }
+    }
+
+    /// Where a turn for age ends that begins with `chunk`: whole chunks that lie behind one that is
+    /// not go with it, since the next turn would begin there.
+    fn age_end(&self, chunk: u64, bytes_max: u64) -> u64 {
+        let chunks = self.whole_from(chunk, bytes_max);
+        if chunks > 0 {
+            return chunk + turn_chunks(Reason::Age, chunks);
+        }
+        match self.whole_from(chunk + 1, bytes_max) {
+            0 => chunk + 1,
+            chunks => chunk + 1 + turn_chunks(Reason::Age, chunks),
+        }
+    }
+
+    /// Whole chunks in a row from `chunk` on, as far as a turn reaches.
+    fn whole_from(&self, chunk: u64, bytes_max: u64) -> u64 {
+        let chunk_bytes = self.buffer.chunk_bytes();
+        let start = chunk.saturating_mul(chunk_bytes);
+        let filled = self.buffer.filled_to(start, start.saturating_add(bytes_max));
+        (filled.min(start.saturating_add(bytes_max)) - start) / chunk_bytes
     }
 
     /// Cuts the range where bytes are missing past the end of the backing file, or puts the turn
     /// off when nothing is left of it: the kernel's requests are served side by side, and the
     /// missing bytes may be in one that was sent before. Not when somebody waits, nor after a close:
     /// the kernel has handed over everything then. And not for long: the file may have a hole there.
+    /// A turn of whole chunks ends with a stripe also then, so that the next one begins with one.
     fn keep_order(
         &mut self,
         range: Range<u64>,
         reason: Reason,
         backing_end: u64,
-        page_wait_ms: u64,
+        cuts: Cuts,
     ) -> Plan {
         let may_wait = matches!(reason, Reason::Age | Reason::WholeChunk | Reason::Pressure);
         let filled = self.buffer.filled_to(backing_end, range.end);
@@ -253,12 +305,18 @@ impl FileState {
         let now_ms = boottime_ms();
         let page_end = filled.next_multiple_of(PAGE_BYTES);
         let is_in_page = filled < page_end && self.buffer.has_fresh_in(&(page_end..page_end + 1));
-        let wait_ms = if is_in_page { page_wait_ms } else { GAP_WAIT_MS };
+        let wait_ms = if is_in_page { cuts.page_wait_ms } else { GAP_WAIT_MS };
         if now_ms > *self.gap_since_ms.get_or_insert(now_ms) + wait_ms {
             return Plan::Write(range);
         }
-        if self.buffer.has_fresh_in(&(range.start..filled)) {
-            return Plan::Write(range.start..filled);
+        let end = match cuts.stripe_bytes {
+            Some(bytes) if reason == Reason::WholeChunk && range.end.is_multiple_of(bytes) => {
+                filled / bytes * bytes
+            }
+            _ => filled,
+        };
+        if range.start < end && self.buffer.has_fresh_in(&(range.start..end)) {
+            return Plan::Write(range.start..end);
         }
         Plan::NotBefore(now_ms + GAP_LOOK_MS)
     }
@@ -271,7 +329,7 @@ impl Filesystem {
         let node = self.node(file.0).ok()?;
         let (chunk_bytes, end) = {
             let state = node.data_if_any()?.lock();
-            (state.treatment.chunk_bytes, state.stored_end)
+            (state.buffer.chunk_bytes(), state.stored_end)
         };
         if bytes < chunk_bytes {
             return None;
@@ -284,6 +342,19 @@ impl Filesystem {
     /// the turns are as long as memory lets them be, with as few seeks between them.
     fn turn_bytes_max(&self, chunk_bytes: u64) -> u64 {
         (self.limits.limit_bytes / TURN_PART).min(TURN_BYTES_MAX).max(chunk_bytes)
+    }
+
+    /// The chunks of a device may change after a turn: never while one is planned.
+    fn step_chunk(&self, file: FileId) {
+        let mut streams = 0;
+        self.each_queue(|queue| {
+            streams += queue.with(|scheduler| scheduler.open_streams()) as u64;
+        });
+        if let Ok(node) = self.node(file.0)
+            && let Some(data) = node.data_if_any()
+        {
+            data.chunk.step(streams);
+        }
     }
 
     fn with_state(&self, file: FileId, act: impl FnOnce(&Arc<Node>, &mut FileState)) {

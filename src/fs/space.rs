@@ -75,6 +75,8 @@ pub(super) struct Space {
     unseen: AtomicU64,
     /// What of `held` is in a ballast; mirrored for those who may not wait for the disk.
     ballast_bytes: AtomicU64,
+    /// Allocated ahead in files, beyond all that is buffered of them.
+    ahead_bytes: AtomicU64,
     /// Somebody is about to look whether more should be held.
     look_asked: AtomicBool,
     /// A write was refused since space was found last.
@@ -91,6 +93,7 @@ impl Space {
             spent: AtomicU64::new(0),
             unseen: AtomicU64::new(0),
             ballast_bytes: AtomicU64::new(0),
+            ahead_bytes: AtomicU64::new(0),
             look_asked: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
             min_free_bytes,
@@ -228,12 +231,27 @@ impl Space {
         Ok(())
     }
 
-    /// Whether `bytes` more may be taken from the disk without going below what is to stay free, and
-    /// without taking what was let go for bytes that are being stored.
+    /// Whether `bytes` more may be taken from the disk.
     pub(super) fn leaves_free(&self, file: BorrowedFd, bytes: u64) -> bool {
+        self.room_bytes(file) >= bytes
+    }
+
+    /// What may be taken from the disk without going below what is to stay free, and without taking
+    /// what was let go for bytes that are being stored; 0 when it is not known.
+    pub(super) fn room_bytes(&self, file: BorrowedFd) -> u64 {
         let charged = self.charged.load(Ordering::Acquire);
         let owed = with_lists(charged).saturating_sub(self.left());
-        free_bytes(file).is_ok_and(|free| free >= self.min_free_bytes + owed + bytes)
+        free_bytes(file).map_or(0, |free| free.saturating_sub(self.min_free_bytes + owed))
+    }
+
+    /// Whether a write was refused since space was found last.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
+    }
+
+    /// Blocks allocated ahead of all that is buffered: `before` of one file become `now`.
+    pub(super) fn note_ahead(&self, before: u64, now: u64) {
+        self.ahead_bytes.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
     }
 
     /// The disk is full: lets `bytes` of what is held go. `false` when nothing is held.
@@ -272,7 +290,8 @@ impl Space {
     /// Bytes that the disk shows as used and that nothing is to be stored in.
     pub(super) fn unused_bytes(&self) -> u64 {
         let charged = self.charged.load(Ordering::Relaxed);
-        self.ballast_bytes.load(Ordering::Relaxed).saturating_sub(charged)
+        let ballast_bytes = self.ballast_bytes.load(Ordering::Relaxed).saturating_sub(charged);
+        ballast_bytes + self.ahead_bytes.load(Ordering::Relaxed)
     }
 }
 

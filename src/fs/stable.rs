@@ -169,7 +169,14 @@ impl Filesystem {
         };
         Counters::add(&self.counters().syncs, 1);
         killpoint::pass(Point::SyncBegun);
-        let synced = self.storage.sync((*file).as_fd(), kind);
+        let mut synced = self.storage.sync((*file).as_fd(), kind);
+        // What was written is safe then: another descriptor knows of nothing less.
+        if let Err(error) = &synced
+            && before < Unsynced::Data
+            && let Some(file) = self.reopened(node, backing::errno(error))
+        {
+            synced = self.storage.sync((*file).as_fd(), kind);
+        }
         if let Err(error) = &synced {
             let mut state = data.lock();
             state.stability.note(before);

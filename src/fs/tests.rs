@@ -5,6 +5,7 @@ mod failing;
 mod power;
 mod reserved;
 mod rules;
+mod seeing;
 mod stable;
 
 use std::ffi::OsStr;
@@ -410,7 +411,7 @@ fn turns_by_age_visit_every_chunk() {
     let node = fixture.fs.node(id).unwrap();
     let plan = |backing_end| {
         let mut state = node.data_if_any().unwrap().lock();
-        state.plan_chunks(Reason::Age, CHUNK, CHUNK, backing_end).unwrap()
+        state.plan_chunks(Reason::Age, CHUNK, backing_end).unwrap()
     };
     let turns: Vec<_> = (0..4).map(|_| plan(8 * CHUNK)).collect();
     assert_eq!(turns, [0..1, 3..4, 7..8, 0..1]);

@@ -7,6 +7,7 @@
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::nodes::Node;
 use super::stable::Unsynced;
@@ -31,7 +32,9 @@ impl Filesystem {
         let file = self.writable_file(node)?;
         let data = self.data(node)?;
         let end = offset.saturating_add(bytes.len() as u64);
-        let growth_bytes = end.saturating_sub(backing::attr((*file).as_fd())?.size);
+        let size = backing::attr((*file).as_fd())?.size;
+        // No more than is written: what is before may be a hole.
+        let growth_bytes = end.saturating_sub(size).min(bytes.len() as u64);
         if growth_bytes > 0 && !data.space.leaves_free((*file).as_fd(), growth_bytes) {
             return Err(errno(libc::ENOSPC));
         }
@@ -52,6 +55,9 @@ impl Filesystem {
         };
         if written > 0 {
             file.note_cached();
+            if self.uses_writeback_cache() {
+                data.was_written_through.store(true, Ordering::Relaxed);
+            }
             let mut state = data.lock();
             state.stored_end = state.stored_end.max(offset + written as u64);
             state.stability.note(Unsynced::Data);

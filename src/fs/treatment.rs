@@ -46,12 +46,8 @@ impl Filesystem {
         if state.treatment == treatment {
             return;
         }
-        if state.treatment.chunk_bytes != treatment.chunk_bytes {
-            state.buffer.set_chunk_bytes(treatment.chunk_bytes);
-            // It counted chunks of the former size.
-            state.age_cursor = 0;
-        }
         state.treatment = treatment;
+        data.update_chunk(&mut state);
         data.passes_through.store(!treatment.coalesce, Ordering::Relaxed);
         self.tell_queue(node, data, &state);
         if !treatment.coalesce {

@@ -10,12 +10,13 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, OnceLock};
 
-use fuser::{Config, INodeNo, Notifier, Session, SessionACL};
+use fuser::{Config, Session, SessionACL};
 
 use super::adapter::Adapter;
 use super::guard::Guard;
+use super::kernel_pages::Pages;
 use crate::arena::Arena;
-use crate::fs::{Filesystem, KernelPages};
+use crate::fs::Filesystem;
 
 /// `FUSE_NOTIFY_RESEND` of `<linux/fuse.h>`.
 const NOTIFY_RESEND: i32 = 7;
@@ -41,7 +42,8 @@ pub fn serve(
     let mut config = Config::default();
     config.n_threads = Some(threads);
     let notifier = Arc::new(OnceLock::new());
-    filesystem.set_kernel_pages(Box::new(Pages(notifier.clone())));
+    let mountpoint = filesystem.mountpoint().to_owned();
+    filesystem.set_kernel_pages(Box::new(Pages { notifier: notifier.clone(), mountpoint }));
     let isolation = filesystem.isolation();
     let guard = Guard::new(Adapter::new(filesystem, notifier.clone()), isolation);
     let session = Session::from_fd(guard, sessions, SessionACL::All, config)?;
@@ -64,31 +66,6 @@ pub fn serve(
     }
     ready();
     session.run()
-}
-
-/// What the kernel holds of files, by notifications.
-struct Pages(Arc<OnceLock<Notifier>>);
-
-impl KernelPages for Pages {
-    fn drop_pages(&self, id: u64) {
-        self.invalidate(id, 0);
-    }
-
-    fn forget_attributes(&self, id: u64) {
-        // A negative offset: no pages.
-        self.invalidate(id, -1);
-    }
-}
-
-impl Pages {
-    fn invalidate(&self, id: u64, offset: i64) {
-        if let Some(notifier) = self.0.get()
-            && let Err(error) = notifier.inval_inode(INodeNo(id), offset, 0)
-        {
-            // ENOENT: the kernel has forgotten the file.
-            log::debug!("node {id}: what the kernel holds of it: {error}");
-        }
-    }
 }
 
 /// The INIT request: recorded, or read from the kernel and recorded.

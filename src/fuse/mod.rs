@@ -9,6 +9,7 @@ mod adapter;
 mod attach;
 mod convert;
 mod guard;
+mod kernel_pages;
 mod read_buffer;
 
 pub use attach::serve;

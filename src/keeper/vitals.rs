@@ -167,6 +167,21 @@ mod tests {
         assert!((0..99).all(|n| !unwatched.look(begun + TELL_EVERY * n, SIGNS).replace_worker));
     }
 
+    /// Goal: any sign of life, and a new worker, begins the count anew.
+    #[test]
+    fn a_sign_of_life_counts_anew() {
+        let begun = Instant::now();
+        let mut vitals = watched(begun);
+        let mut beats = [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3].into_iter();
+        let replaced: Vec<bool> = std::iter::from_fn(|| {
+            let signs = Signs { beats: beats.next()?, ..SIGNS };
+            Some(vitals.look(vitals.next(), signs).replace_worker)
+        })
+        .collect();
+        let at: Vec<_> = (0..replaced.len()).filter(|look| replaced[*look]).collect();
+        assert_eq!(at, [12, 16]);
+    }
+
     /// Goal: the end gets more time as long as there is life, and no longer.
     #[test]
     fn an_end_is_given_time_while_the_worker_lives() {

@@ -5,11 +5,11 @@
 //! programs of a mount together, and the one that runs takes the room that others wait for. Here
 //! programs ask before they write, and pass in an order that is fair by bytes (start-time fair
 //! queueing: of those that wait, the one that has had the least), at the rate of [`Pace`]. A pass is
-//! for a time, since nobody counts the bytes meanwhile: as long as it takes to write a share. Where
-//! shares are so small that waking a thread may take as long ([`TIMED_BYTES_MIN`]), it is for one
-//! write, which is exact, and asking costs many times what writing costs. How fast a program writes is
-//! learned from what arrives; of timed passes that is also what decides the order, so wrong guesses
-//! make up for themselves.
+//! for one write where that asks of a processor little beside what it writes ([`ASKING_MAX`]), which
+//! is exact; else for a time: as long as a share takes, and several times what threads wake late by
+//! ([`PASS_US_MIN`]). How much was written in a time is seen when a program asks again: by how much the
+//! file has grown, as the kernel has it, or else by what arrives. So whatever a pass came to, programs
+//! have the same in the end.
 //! Nobody is held for longer than [`HOLD_US`]: the gate makes a queue, and the bound of memory is
 //! elsewhere. Times are microseconds of a clock that never goes back.
 
@@ -27,15 +27,20 @@ const HOLD_US: u64 = 150_000;
 const ROUND_US: u64 = 80_000;
 /// The longest pass. A program that was slow may have become fast.
 const PASS_US_MAX: u64 = 4_000;
-/// The shortest: programs wake late by as much.
-const PASS_US_MIN: u64 = 30;
-/// The least share for which a pass is timed. With smaller ones, whose time is some hundred
-/// microseconds, threads that wake late make programs unequal by as much.
-const TIMED_BYTES_MIN: f64 = (1 << 20) as f64;
+/// The shortest: threads wake late by a tenth to a half of it, in the mean.
+const PASS_US_MIN: u64 = 600;
+/// To ask before a write takes so much of a processor's time.
+const ASK_US: f64 = 50.0;
+/// As much of a processor is worth that shares are exact.
+const ASKING_MAX: f64 = 0.25;
+/// So many passes a program may be behind others: who was idle has no claim to more.
+const BEHIND_PASSES: f64 = 4.0;
+/// So many it may be ahead, by passes that ended late: who has more need not wait until all have it.
+const AHEAD_PASSES: f64 = 16.0;
 /// How late passes end is a mean of as many.
 const LATE_PARTS: f64 = 64.0;
-/// It opens when nobody had to wait for so long: with many streams more may be held for ever than
-/// where it shuts for those that are too fast.
+/// It opens when nobody had to wait for so long. Sooner would let programs that are too fast run away
+/// again and again.
 const OPENS_US: u64 = 1_000_000;
 /// How many want to write is counted anew so often.
 const PEAK_US: u64 = 500_000;
@@ -74,8 +79,6 @@ pub struct Gate<T> {
     from_bytes: u64,
     pace: Pace,
     is_shut: bool,
-    /// For how long programs pass now.
-    kind: Pass,
     files: HashMap<FileId, Meter>,
     /// Of all files together.
     all: Meter,
@@ -103,9 +106,8 @@ impl<T> Gate<T> {
             from_bytes,
             pace: Pace::new(from_bytes, limit_bytes),
             is_shut: false,
-            kind: Pass::Once,
             files: HashMap::new(),
-            all: Meter::new(0, 0),
+            all: Meter::new(0),
             waiting: BTreeMap::new(),
             by_age: BTreeSet::new(),
             passing: HashMap::new(),
@@ -133,7 +135,7 @@ impl<T> Gate<T> {
             self.by_end.clear();
         }
         if self.is_shut && !was_shut {
-            self.all = Meter::new(0, now_us);
+            self.all = self.all.like(0, now_us);
             self.waited_us = now_us;
         }
         self.is_shut
@@ -143,9 +145,11 @@ impl<T> Gate<T> {
     /// not know yet that they have to ask.
     pub fn note_arrived(&mut self, file: FileId, bytes: u64, now_us: u64) -> bool {
         let known = self.files.len();
-        let kind = self.kind;
-        self.all.note_arrived(kind, bytes, now_us);
-        self.meter(file, now_us).note_arrived(kind, bytes, now_us);
+        let meter = self.meter(file, now_us);
+        let kind = meter.kind();
+        if meter.note_arrived(bytes, now_us) {
+            self.all.learn(kind, 0.0, bytes as f64, now_us);
+        }
         self.files.len() > known
     }
 
@@ -154,10 +158,12 @@ impl<T> Gate<T> {
         self.pace.note_freed(bytes, held_bytes, now_us / 1000);
     }
 
-    /// Asks to write to a file. `Some`: it may, as long as is said. `None`: held.
+    /// Asks to write to a file, which the kernel says has `size_bytes` now. `Some`: it may, as long as
+    /// is said. `None`: held.
     pub fn ask(
         &mut self,
         file: FileId,
+        size_bytes: Option<u64>,
         held_bytes: u64,
         now_us: u64,
         ticket: T,
@@ -166,10 +172,11 @@ impl<T> Gate<T> {
             return Some((ticket, Pass::Timed));
         }
         self.count_programs(now_us);
-        // What it may have been late with: its part of a round.
-        let claim_bytes = self.share_bytes() as u64;
-        let (first_bytes, last_bytes) =
-            (self.at_bytes.saturating_sub(claim_bytes), self.at_bytes + claim_bytes);
+        self.note_size(file, size_bytes, now_us);
+        let pass_bytes = self.all.speed(Pass::Timed) * PASS_US_MIN as f64;
+        let pass_bytes = self.share_bytes().max(pass_bytes);
+        let first_bytes = self.at_bytes.saturating_sub((pass_bytes * BEHIND_PASSES) as u64);
+        let last_bytes = self.at_bytes + (pass_bytes * AHEAD_PASSES) as u64;
         let place_bytes = self.meter(file, now_us).place_bytes(first_bytes, last_bytes, now_us);
         if self.waiting.is_empty() && self.pace.room_bytes(held_bytes, now_us / 1000) > 0 {
             self.at_bytes = self.at_bytes.max(place_bytes);
@@ -220,9 +227,9 @@ impl<T> Gate<T> {
             let more_bytes =
                 self.cost_bytes(file, Pass::Timed, passed_us as f64) - pass.charged_bytes;
             // What was not written is not known: a thread that was late may have kept others waiting.
-            self.charge(file, Pass::Timed, more_bytes.clamp(0.0, pass.charged_bytes), now_us);
-            self.all.note_passed(Pass::Timed, passed_us as f64, now_us);
-            self.meter(file, now_us).note_passed(Pass::Timed, passed_us as f64, now_us);
+            self.charge(file, more_bytes.clamp(0.0, pass.charged_bytes), now_us);
+            self.all.learn(Pass::Timed, passed_us as f64, 0.0, now_us);
+            self.meter(file, now_us).learn(Pass::Timed, passed_us as f64, 0.0, now_us);
             out.push(file);
         }
     }
@@ -248,8 +255,8 @@ impl<T> Gate<T> {
     }
 
     fn meter(&mut self, file: FileId, now_us: u64) -> &mut Meter {
-        let at_bytes = self.at_bytes;
-        self.files.entry(file).or_insert_with(|| Meter::new(at_bytes, now_us))
+        let (all, at_bytes) = (&self.all, self.at_bytes);
+        self.files.entry(file).or_insert_with(|| all.like(at_bytes, now_us))
     }
 
     /// Bytes that a file is written in a microsecond, or in one write. Where it is hardly different
@@ -266,26 +273,42 @@ impl<T> Gate<T> {
         self.speed(file, pass) * units
     }
 
-    fn charge(&mut self, file: FileId, pass: Pass, bytes: f64, now_us: u64) {
-        self.pace.spend(bytes as u64);
-        self.meter(file, now_us).note_written(pass, bytes, now_us);
+    /// What the file has grown by since it was asked for last was written, and not what was taken to
+    /// be.
+    fn note_size(&mut self, file: FileId, size_bytes: Option<u64>, now_us: u64) {
+        let meter = self.meter(file, now_us);
+        let kind = meter.kind();
+        if let Some(written) = size_bytes.and_then(|size| meter.note_size(size, now_us)) {
+            self.all.learn(kind, 0.0, written.bytes, now_us);
+            self.pace.spend(written.bytes - written.charged_bytes);
+        }
+    }
+
+    fn charge(&mut self, file: FileId, bytes: f64, now_us: u64) {
+        self.pace.spend(bytes);
+        self.meter(file, now_us).note_written(bytes, now_us);
     }
 
     /// Lets the programs of a file write, in their turn. Returns the bytes that are taken to be
     /// written, too.
     fn begin_pass(&mut self, file: FileId, now_us: u64) -> (Pass, u64) {
-        let share_bytes = self.share_bytes();
-        let timed_from =
-            if self.kind == Pass::Timed { TIMED_BYTES_MIN / 2.0 } else { TIMED_BYTES_MIN };
-        let kind = if share_bytes < timed_from { Pass::Once } else { Pass::Timed };
-        if std::mem::replace(&mut self.kind, kind) != kind {
-            self.files.values_mut().chain([&mut self.all]).for_each(|meter| meter.begin(now_us));
-        }
-        if self.kind == Pass::Once {
+        let kind = self.kind_of(file, now_us);
+        self.meter(file, now_us).set_kind(kind, now_us);
+        if kind == Pass::Once {
             return self.let_once(file, now_us);
         }
-        let pass_us = (share_bytes / self.speed(file, Pass::Timed) - self.late_us) as u64;
-        (Pass::Timed, self.begin_timed(file, pass_us.clamp(PASS_US_MIN, PASS_US_MAX), now_us))
+        let pass_us = self.share_bytes() / self.speed(file, Pass::Timed) - self.late_us;
+        let pass_us = (pass_us as u64).clamp(PASS_US_MIN, PASS_US_MAX);
+        (kind, self.begin_timed(file, pass_us, now_us))
+    }
+
+    fn kind_of(&mut self, file: FileId, now_us: u64) -> Pass {
+        let asking = self.pace.bytes_in(1) / self.speed(file, Pass::Once) * ASK_US;
+        let asking_max = match self.meter(file, now_us).kind() {
+            Pass::Once => ASKING_MAX,
+            Pass::Timed => ASKING_MAX / 2.0,
+        };
+        if asking > asking_max { Pass::Timed } else { Pass::Once }
     }
 
     /// How many want to write: the most that waited or passed together, of late.
@@ -308,17 +331,18 @@ impl<T> Gate<T> {
 
     fn let_once(&mut self, file: FileId, now_us: u64) -> (Pass, u64) {
         let charged_bytes = self.cost_bytes(file, Pass::Once, 1.0);
-        self.charge(file, Pass::Once, charged_bytes, now_us);
-        if self.kind == Pass::Once {
-            self.all.note_passed(Pass::Once, 1.0, now_us);
-            self.meter(file, now_us).note_passed(Pass::Once, 1.0, now_us);
+        self.charge(file, charged_bytes, now_us);
+        let meter = self.meter(file, now_us);
+        if meter.kind() == Pass::Once {
+            meter.learn(Pass::Once, 1.0, 0.0, now_us);
+            self.all.learn(Pass::Once, 1.0, 0.0, now_us);
         }
         (Pass::Once, charged_bytes as u64)
     }
 
     fn begin_timed(&mut self, file: FileId, pass_us: u64, now_us: u64) -> u64 {
         let charged_bytes = self.cost_bytes(file, Pass::Timed, pass_us as f64);
-        self.charge(file, Pass::Timed, charged_bytes, now_us);
+        self.charge(file, charged_bytes, now_us);
         let fresh = Passing { since_us: now_us, until_us: now_us, charged_bytes: 0.0 };
         let pass = self.passing.entry(file).or_insert(fresh);
         self.by_end.remove(&(pass.until_us, file.0));

@@ -1,5 +1,6 @@
 //! Pure: whose turn it is on one backing device ([`Scheduler`]), when a WRITE may be acknowledged
-//! ([`Admission`]), and which program may write on before that ([`Gate`]).
+//! ([`Admission`]), which program may write on before that ([`Gate`]), and whether an engine that
+//! hangs is to be asked again ([`circuit::Circuit`]).
 //!
 //! A ring of files: a turn writes one chunk of one file and passes on, and that file falls to
 //! the bottom while the others go on filling. With equal rates the fill levels form a ramp: the
@@ -14,6 +15,8 @@
 //! O(log files).
 
 mod admission;
+mod chunk_size;
+pub mod circuit;
 mod gate;
 mod pace;
 mod queues;
@@ -22,8 +25,11 @@ mod scheduler;
 mod tests;
 
 pub use admission::{Admission, Granted};
+pub use chunk_size::{ChunkSize, RunTime, ServiceTime};
 pub use gate::{Gate, Pass};
-pub use scheduler::{Load, Outcome, Policy, Priority, Reason, Scheduler, Turn, Urgency};
+pub use scheduler::{
+    Load, Outcome, Policy, Priority, Reason, Scheduler, Turn, Urgency, turn_chunks,
+};
 
 /// A file, by a number that the caller chooses and does not reuse while the file is known here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

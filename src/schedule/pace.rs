@@ -84,11 +84,11 @@ impl Pace {
         free_bytes.min(self.credit_bytes.max(0.0) as u64)
     }
 
-    /// So many are written.
-    pub fn spend(&mut self, bytes: u64) {
+    /// So many are written; below zero, so many fewer than was said before.
+    pub fn spend(&mut self, bytes: f64) {
         if self.is_pacing {
             let owed_bytes = KEPT_MS * self.rate;
-            self.credit_bytes = (self.credit_bytes - bytes as f64).max(-owed_bytes);
+            self.credit_bytes = (self.credit_bytes - bytes).max(-owed_bytes);
         }
     }
 

@@ -24,8 +24,9 @@ use std::collections::{BTreeMap, btree_map};
 use super::FileId;
 use super::queues::{Places, Queue, Queues, Stamp, Stamps, Standing};
 
-/// Over-age turns in a row while a whole chunk waits. Such turns are mostly small: four of them
-/// cost a disk about 40 ms, next to the 200 ms of a chunk of 20 MB.
+/// Over-age turns in a row while a whole chunk waits. Such turns are mostly small, four of them
+/// cost a disk about 40 ms, next to the 200 ms of a chunk of 20 MB; or they take whole chunks
+/// themselves.
 const AGE_RUN: u32 = 4;
 
 /// Demanded turns in a row while an over-age file or a whole chunk waits: an fsync of many
@@ -114,6 +115,18 @@ pub struct Turn {
     pub file: FileId,
     /// Why.
     pub reason: Reason,
+}
+
+/// How many of so many whole chunks in a row a turn takes, at least one: under overload the largest
+/// power of two, since filesystems with buddy allocators leave gaps behind other sizes. Turns for
+/// age are no shorter: on a disk that is behind every file is over-age, and turns of one chunk
+/// would be the smallest at the moment when they are to be the largest. Who is waited for, was
+/// closed or is to make room gets one: others wait as well.
+pub fn turn_chunks(reason: Reason, whole_chunks: u64) -> u64 {
+    match reason {
+        Reason::WholeChunk | Reason::Age => 1 << whole_chunks.max(1).ilog2(),
+        Reason::Demanded | Reason::Closed | Reason::Pressure | Reason::Everything => 1,
+    }
 }
 
 /// How a turn ended.
@@ -220,6 +233,7 @@ impl Entry {
 #[derive(Debug, Default)]
 struct Totals {
     streams: usize,
+    open_streams: usize,
     dirty_bytes: u64,
     oldest: Queue<u64>,
 }
@@ -228,6 +242,8 @@ impl Totals {
     fn shift(&mut self, file: FileId, old: &Load, new: &Load) {
         self.streams -= usize::from(old.dirty_bytes > 0);
         self.streams += usize::from(new.dirty_bytes > 0);
+        self.open_streams -= usize::from(old.dirty_bytes > 0 && old.open);
+        self.open_streams += usize::from(new.dirty_bytes > 0 && new.open);
         self.dirty_bytes -= old.dirty_bytes;
         self.dirty_bytes += new.dirty_bytes;
         self.oldest.shift(file, old.oldest_ms, new.oldest_ms);
@@ -400,6 +416,11 @@ impl Scheduler {
     /// Files with dirty bytes; those in turn, held or waiting for a retry count.
     pub fn streams(&self) -> usize {
         self.totals.streams
+    }
+
+    /// Those of them that a program has open: they go on filling.
+    pub fn open_streams(&self) -> usize {
+        self.totals.open_streams
     }
 
     /// When the oldest dirty byte of all files arrived.

@@ -3,6 +3,8 @@
 //! random test names its seed.
 
 mod admission;
+mod chunk_size;
+mod circuit;
 mod gate;
 mod model;
 mod pace;

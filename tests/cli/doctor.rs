@@ -36,7 +36,7 @@ pub fn a_directory() {
     for path in ["b", "link", "b/../b/."] {
         let (code, text) = doctor(&[&scene.at(path)]);
         assert_eq!(code, Some(0), "{text}");
-        for check in ["filesystem", "space", "writing", "direct I/O", "longest file"] {
+        for check in ["filesystem", "space", "stripe", "writing", "direct I/O", "longest file"] {
             let count = text.lines().filter(|line| line.contains(&format!("  {check}: "))).count();
             assert_eq!(count, 1, "{check} in:\n{text}");
         }

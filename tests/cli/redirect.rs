@@ -171,7 +171,7 @@ pub fn mistakes_are_named() {
     refused(&["--redirect", "B/"], 2, "names no files");
     refused(&["--redirect", "/nonexistent/*"], 2, "create the directory");
     refused(&["--redirect", "B/x", "--over", "B"], 2, "overlap");
-    refused(&["--over", "B", "--rule", "x"], 2, "'--rule <GLOB:NAME=VALUE,...>'");
+    refused(&["--over", "B", "--rule", "x"], 2, "'--rule <RULE>'");
     refused(&["--over", "B", "--rule", "[x:chunk=1M"], 2, "is no glob");
     refused(&["--over", "B", "--rule", "x:chunk=3"], 2, "--rule 'x': chunk");
     refused(&["--over", "B", "--config", "/nonexistent/c.toml"], 2, "No such file");
@@ -208,6 +208,71 @@ pub fn nested_use_is_refused() {
 fn scene_refuses_around(d: &str, a: &str) {
     let output = coalescefs(&["run", "--over", d, "--", "true"]);
     assert_refused(&output, 1, &format!("has the coalescefs mount at {a} in it"));
+}
+
+/// Goal: the whole of a `run` may stand in a file, and what is not said anywhere is named.
+pub fn places_may_stand_in_a_file() {
+    let scene = Scene::new(&["out"]);
+    let (config, log) = (&scene.at("c.toml"), &scene.at("log"));
+    let file = format!("redirect = ['out/OUTPUT*']\nlog-file = '{log}'\nlog-level = 'info'\n");
+    fs::write(config, file).unwrap();
+    let script = "grep -c \"$PWD/out .*fuse.coalescefs\" /proc/self/mountinfo; echo x >out/OUTPUT1";
+    let output = run_in(&scene.at(""), &["--config", config, "--", "sh", "-euc", script]);
+    assert_eq!(output.stdout, b"1\n");
+    assert_eq!(fs::read_to_string(scene.at("out/OUTPUT1")).unwrap(), "x\n");
+    assert!(fs::read_to_string(log).unwrap().contains("to be unmounted"));
+    fs::write(config, "memory = '64M'\n").unwrap();
+    let said = "not provided: --over <DIR> or --redirect <GLOB>";
+    scene.refused(&["run", "--config", config, "--", "true"], 2, said);
+}
+
+/// Why there are no disks to be made here, if there are none.
+pub fn cannot_make_disks() -> Option<String> {
+    let tried = Command::new("mkfs.ext4").arg("-V").stderr(Stdio::null()).status();
+    tried.is_err().then(|| "no mkfs.ext4".to_owned())
+}
+
+/// Goal: files of different disks do not wait for each other: each disk has a lane of its own, in one
+/// mount over both as in a mount for each.
+pub fn two_disks_have_a_lane_each() {
+    let scene = Scene::new(&["data/a", "data/b"]);
+    for disk in ["a", "b"] {
+        let script = "truncate -s 64M \"$0.img\"; mkfs.ext4 -q -F \"$0.img\"; \
+                      mount -o loop \"$0.img\" \"$1\"";
+        let (image, dir) = (scene.at(disk), scene.at(&format!("data/{disk}")));
+        let output = Command::new("sh").args(["-euc", script, &image, &dir]).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    // The threads named lane-N of the process that serves a directory.
+    let script = "for disk in a b; do echo $disk >data/$disk/OUT; done
+        for dir in $*; do
+            pid=$(\"$0\" status --json data/$dir | sed -n 's/.*\"worker_pid\": \\([0-9]*\\).*/\\1/p')
+            cat /proc/$pid/task/*/comm | grep -c ^lane-
+        done";
+    for (glob, dirs, lanes) in
+        // The third is that of the directory above.
+        [("data/**/OUT", &["."][..], "3\n"), ("data/*/OUT", &["a", "b"], "1\n1\n")]
+    {
+        let options = ["--redirect", glob, "--", "sh", "-euc", script, PROGRAM];
+        let output = run_in(&scene.at(""), &[&options[..], dirs].concat());
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), lanes, "{glob}");
+        for disk in ["a", "b"] {
+            let stored = fs::read_to_string(scene.at(&format!("data/{disk}/OUT"))).unwrap();
+            assert_eq!(stored, format!("{disk}\n"));
+        }
+    }
+    for disk in ["a", "b"] {
+        let dir = scene.at(&format!("data/{disk}"));
+        assert!(Command::new("umount").arg(dir).status().unwrap().success());
+    }
+}
+
+/// Goal: more directories than anybody wants daemons for are refused.
+pub fn very_many_directories_are_refused() {
+    let names: Vec<String> = (0..65).map(|number| format!("d/{number}")).collect();
+    let scene = Scene::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let glob = format!("{}/*/x", scene.at("d"));
+    scene.refused(&["run", "--redirect", &glob, "--", "true"], 2, "65 directories");
 }
 
 /// Goal: the same without root.

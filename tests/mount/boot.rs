@@ -75,6 +75,33 @@ pub fn the_umount_helper_leaves_a_mount_in_use() {
     assert!(!is_mounted(&out));
 }
 
+/// Goal: what mount(8) and umount(8) may say to their helpers beside options is understood, and an
+/// option that is not is named.
+pub fn helpers_understand_mount_and_umount() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let mount = |words: &[&str]| {
+        let words = words.iter().map(Path::new);
+        run("mount.coalescefs", &[&*out, &*out].into_iter().chain(words).collect::<Vec<_>>(), &[])
+    };
+    let fake = mount(&["-f", "-o", "memory=64M"]);
+    assert!(fake.status.success() && !is_mounted(&out), "{}", text(&fake));
+    let unknown = mount(&["-o", "memory=64M,speed=9"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(text(&unknown).contains("option 'speed=9'") && !is_mounted(&out), "{}", text(&unknown));
+    let sloppy = mount(&["-s", "-n", "-o", "memory=64M,speed=9"]);
+    assert!(sloppy.status.success() && is_mounted(&out), "{}", text(&sloppy));
+    // In use: -l unmounts all the same, and what is open goes on.
+    let mut file = File::create(out.join("f")).unwrap();
+    let lazy = run("umount.coalescefs", &[&out, Path::new("-l")], &[]);
+    assert!(lazy.status.success() && !is_mounted(&out), "{}", text(&lazy));
+    std::io::Write::write_all(&mut file, b"more").unwrap();
+    drop(file);
+    wait_until("the daemon to end", || processes_of(&out).is_empty());
+    assert_eq!(fs::read(out.join("f")).unwrap(), b"more");
+}
+
 /// Goal: the ways without systemd leave all bytes below and have the command's exit code.
 pub fn starts_run_without_systemd() {
     let dir = tempfile::tempdir().unwrap();

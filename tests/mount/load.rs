@@ -43,6 +43,24 @@ pub fn no_request_for_each_write() {
     mount.umount_clean();
 }
 
+/// Goal: many files with less than a chunk each, which together fill memory, are stored and hold
+/// nobody back while the disk has time. Bound: 2 400 000 writes may cost 4 000 requests.
+pub fn no_request_for_each_write_to_many_files() {
+    let mount = Mount::over(&["--memory", "32M", "--chunk", "2M"]);
+    let mut files: Vec<File> =
+        (0..40).map(|n| File::create(mount.path().join(format!("f{n}"))).unwrap()).collect();
+    let before = mount.figure("requests");
+    for number in 0..600 {
+        for file in &mut files {
+            (0..100).for_each(|_| file.write_all(record(1, number).as_bytes()).unwrap());
+        }
+    }
+    let requests = mount.figure("requests") - before;
+    assert!(requests < 4_000, "{requests} requests");
+    drop(files);
+    mount.umount_clean();
+}
+
 /// Goal: an operation on a name or on attributes costs one request where the kernel has to ask, and none where it knows.
 /// Method: the least of some tries, because anybody on the machine may drop the kernel's caches.
 pub fn one_request_for_each_operation() {

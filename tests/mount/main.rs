@@ -16,6 +16,7 @@ mod disk;
 mod errors;
 mod faulty;
 mod keepers;
+mod layout;
 mod lifecycle;
 mod load;
 mod operations;
@@ -88,6 +89,7 @@ fn main() {
         places::descriptors_stay_bounded,
         places::metadata_agrees_while_buffered,
         load::no_request_for_each_write,
+        load::no_request_for_each_write_to_many_files,
         load::one_request_for_each_operation,
         load::a_listing_brings_the_attributes,
         load::whole_chunks_in_turn,
@@ -136,6 +138,7 @@ fn main() {
         errors::every_refusal_is_told_shown_kept_and_mended,
         errors::a_refusal_of_any_request_is_mended,
         errors::a_failed_sync_is_told_and_remembered,
+        errors::bytes_are_kept_until_they_are_synced,
         errors::discarded_bytes_are_gone_for_everybody,
         errors::umount_discard_lists_what_is_lost,
         errors::umount_discard_of_a_mount_in_use_loses_nothing,
@@ -149,6 +152,7 @@ fn main() {
         &root_skip,
         boot::generic_options_hold,
         boot::starts_run_without_systemd,
+        boot::helpers_understand_mount_and_umount,
     ]);
     let scripts_skip = boot::cannot_check_scripts();
     trials.extend(trials![&scripts_skip, boot::scripts_are_clean]);
@@ -159,6 +163,7 @@ fn main() {
         seeing::the_hidden_directory_shows_the_state,
         seeing::a_real_directory_of_that_name_is_left_alone,
         seeing::a_file_tells_its_backlog,
+        seeing::the_time_of_a_file_that_passes_through,
         seeing::drain_returns_when_it_is_stored,
         seeing::top_prints_lines_into_a_pipe,
         seeing::examples_slow_themselves_down,
@@ -189,6 +194,7 @@ fn main() {
         power::attributes_are_kept_over_deaths,
     ]);
     trials.extend(space::trials(&skip));
+    trials.extend(layout::trials(&skip));
     let skips = [
         &skip,
         &points_skip,

@@ -138,9 +138,10 @@ pub fn a_real_directory_of_that_name_is_left_alone() {
     assert_eq!(fs::read_to_string(mount.path().join("moved/status")).unwrap(), "mine\n");
 }
 
-/// Goal: a file tells its backlog when it is asked by name, and nobody copies that or sets it.
+/// Goal: a file tells its backlog when it is asked by name, lists it where that is asked for while
+/// there is some, and nobody copies that or sets it.
 pub fn a_file_tells_its_backlog() {
-    let mount = Mount::over(HELD);
+    let mount = Mount::over(&[HELD, &["--list-attributes"]].concat());
     let mut file = with_backlog(&mount, "f");
     let path = mount.path().join("f");
     sh(mount.path(), "setfattr -n user.kept -v yes f");
@@ -153,28 +154,79 @@ pub fn a_file_tells_its_backlog() {
     assert_eq!(errno(attribute(&path, "user.coalescefs.other")), Some(libc::ENODATA));
     assert_eq!(errno(attribute(mount.path(), "user.coalescefs.error")), Some(libc::ENODATA));
 
-    assert_eq!(sh(mount.path(), "getfattr -m - f | grep -c coalescefs || true").trim(), "0");
+    let dump = sh(mount.path(), "getfattr -d -m user.coalescefs f");
+    for line in ["backlog_bytes=\"10000\"", "oldest_age_ms=\"", "error=\"\""] {
+        assert!(dump.contains(&format!("\nsystem.user.coalescefs.{line}")), "{dump}");
+    }
     let refused = sh(mount.path(), "setfattr -n user.coalescefs.error -v x f 2>&1 || true");
     assert!(refused.contains("Operation not permitted"), "{refused}");
     let refused = sh(mount.path(), "setfattr -x user.coalescefs.error f 2>&1 || true");
     assert!(refused.contains("Operation not permitted"), "{refused}");
 
-    let copies = mount.plain();
-    let copy = "cp -a f \"$0\"/cp; tar --xattrs --xattrs-include='*' -cf - f | tar --xattrs \
-                --xattrs-include='*' -C \"$0\" -xf -";
-    succeed(Command::new("bash").args(["-euc", copy]).arg(&copies).current_dir(mount.path()));
-    for name in ["cp", "f"] {
-        let dump = sh(&copies, &format!("getfattr -d -m - {name}"));
-        assert!(dump.contains("user.kept") && !dump.contains("coalescefs"), "{name}: {dump}");
-    }
+    nobody_copies_it(&mount, &mount.plain());
+    // Also not to where such names mean something, though they are not listed there.
+    let other = Mount::over(HELD);
+    let held = with_backlog(&other, "g");
+    let listed = sh(other.path(), "getfattr -m - g | grep -c coalescefs || true");
+    assert_eq!(listed.trim(), "0");
+    nobody_copies_it(&mount, other.path());
+    drop(held);
+    other.umount_clean();
+    assert_eq!(number("user.coalescefs.backlog_bytes"), 10_000, "copying has stored it");
 
     file.write_all(b"more").unwrap();
     file.sync_all().unwrap();
     assert_eq!(number("user.coalescefs.backlog_bytes"), 0);
     assert_eq!(number("user.coalescefs.oldest_age_ms"), 0);
+    assert_eq!(sh(mount.path(), "getfattr -m - f | grep -c coalescefs || true").trim(), "0");
     drop(file);
     mount.umount_clean();
     assert_eq!(sh(mount.path(), "getfattr -d -m - f | grep -c coalescefs || true").trim(), "0");
+}
+
+/// What copies attributes copies those of programs, in silence, and none of ours.
+fn nobody_copies_it(mount: &Mount, to: &Path) {
+    let mut copies = vec![
+        ("cp", "cp -a f \"$0\"/cp"),
+        ("all", "cp --preserve=all f \"$0\"/all"),
+        ("f", "tar --xattrs -cf - f | tar --xattrs -C \"$0\" -xf -"),
+        ("py", "python3 -c 'import shutil, sys; shutil.copy2(*sys.argv[1:])' f \"$0\"/py"),
+    ];
+    if Command::new("rsync").arg("--version").stdout(Stdio::null()).status().is_ok() {
+        copies.push(("rsync", "rsync -aX f \"$0\"/rsync"));
+    }
+    for (name, script) in copies {
+        let mut copy = Command::new("bash");
+        copy.args(["-euo", "pipefail", "-c", script]).arg(to).current_dir(mount.path());
+        let said = succeed(&mut copy);
+        assert!(said.stderr.is_empty(), "{name}: {}", text(&said));
+        let dump = sh(to, &format!("sync {name}; getfattr -d -m - {name}"));
+        assert!(dump.contains("user.kept") && !dump.contains("coalescefs"), "{name}: {dump}");
+    }
+}
+
+/// Goal: after a file that passes through was closed, stat(2) shows when it was written, although the
+/// kernel keeps times of its own; while it is open, it is not taken from who has it open.
+pub fn the_time_of_a_file_that_passes_through() {
+    let mount = Mount::beside(&["--rule", "*.log:coalesce=off"]);
+    let (path, below) = (mount.path().join("a.log"), mount.backing().join("a.log"));
+    let time = |path: &Path| {
+        let meta = fs::metadata(path).unwrap();
+        (meta.mtime(), meta.mtime_nsec())
+    };
+    fs::write(&path, "").unwrap();
+    sh(mount.path(), "touch -d @1000000000 a.log");
+    for round in 1..=3 {
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"line\n").unwrap();
+        let ino = file.metadata().unwrap().ino();
+        drop(file);
+        mount.wait_for("the time below", |_| time(&path) == time(&below));
+        assert_ne!(time(&path).0, 1_000_000_000);
+        assert_eq!(fs::metadata(&path).unwrap().ino(), ino);
+        assert_eq!(fs::read(&path).unwrap().len(), 5 * round);
+    }
+    mount.umount_clean();
 }
 
 /// Goal: `drain` returns when what was written so far is below, also with the kernel's pages, also

@@ -31,12 +31,15 @@ impl Small {
 /// Every test on every kind of filesystem.
 pub fn trials(skip: &Option<String>) -> Vec<Trial> {
     type Test = (&'static str, fn(Small));
-    const TESTS: [Test; 5] = [
-        ("filled_by_forty_that_sync", |small| fill(small, "fsync")),
-        ("filled_by_forty_that_close", |small| fill(small, "close")),
-        ("filled_with_an_eater", with_an_eater),
+    const TESTS: [Test; 8] = [
+        ("filled_by_forty_that_sync", |small| fill(small, "fsync", "ring")),
+        ("filled_by_forty_that_close", |small| fill(small, "close", "ring")),
+        ("filled_with_an_eater", |small| with_an_eater(small, "ring")),
         ("min_free", min_free),
-        ("allocated_ahead", allocated_ahead),
+        ("allocated_ahead", |small| allocated_ahead(small, "ring")),
+        ("windows_filled_by_forty", |small| fill(small, "fsync", "file")),
+        ("windows_with_an_eater", |small| with_an_eater(small, "file")),
+        ("windows_are_given_back", |small| allocated_ahead(small, "file")),
     ];
     let mut trials = Vec::new();
     for small in SMALL {
@@ -56,6 +59,10 @@ pub fn trials(skip: &Option<String>) -> Vec<Trial> {
         trials.push(crate::trial(&skip, &name, move || quota(sync)));
     }
     trials
+}
+
+fn options(layout: &'static str) -> Vec<&'static str> {
+    OPTIONS.into_iter().chain(["--layout", layout]).collect()
 }
 
 fn free_bytes(dir: &Path) -> u64 {
@@ -124,9 +131,9 @@ fn assert_nothing_reserved(dir: &Path) {
 
 /// Goal: forty programs fill a disk; what fsync or close said is safe is there, those that got no
 /// space heard of it, what is deleted is used again, and nothing stays allocated ahead.
-fn fill(small: Small, sync: &str) {
+fn fill(small: Small, sync: &str, layout: &'static str) {
     let image = small.make();
-    let mount = Mount::over_in(image.path(), &OPTIONS);
+    let mount = Mount::over_in(image.path(), &options(layout));
     let filler = image.path().join("filler");
     fs::write(&filler, vec![1; 24 << 20]).unwrap();
     let told = finish(start(mount.path(), free_bytes(image.path()) * 5 / 4, sync));
@@ -143,9 +150,9 @@ fn fill(small: Small, sync: &str) {
 }
 
 /// Goal: the same while another program takes the space below, and the worker is killed.
-fn with_an_eater(small: Small) {
+fn with_an_eater(small: Small, layout: &'static str) {
     let image = small.make();
-    let mount = Mount::over_in(image.path(), &OPTIONS);
+    let mount = Mount::over_in(image.path(), &options(layout));
     let bytes = free_bytes(image.path());
     let programs = start(mount.path(), bytes, "fsync");
     let mut eater = Command::new("dd");
@@ -215,9 +222,9 @@ fn quota(sync: &str) {
 
 /// Goal: the size of a file below never shows what is allocated ahead; it goes when the file is
 /// closed or cut, also when the worker dies; and what a program allocated itself stays.
-fn allocated_ahead(small: Small) {
+fn allocated_ahead(small: Small, layout: &'static str) {
     let image = small.make();
-    let mount = Mount::beside_in(image.path(), &OPTIONS);
+    let mount = Mount::beside_in(image.path(), &options(layout));
     let script = r#"
 import os, subprocess, sys
 below, worker = sys.argv[1], int(sys.argv[2])

@@ -38,6 +38,11 @@ impl Image {
 
     /// Makes and mounts one of `bytes`, sparse. `Err` says why it cannot be made here.
     pub fn make(kind: &str, bytes: u64) -> Result<Image, String> {
+        Image::make_with(kind, bytes, &[])
+    }
+
+    /// The same, made with more options.
+    pub fn make_with(kind: &str, bytes: u64, options: &[&str]) -> Result<Image, String> {
         if let Some(reason) = super::cannot_be_root() {
             return Err(reason);
         }
@@ -56,7 +61,7 @@ impl Image {
             [program, arguments @ ..] => {
                 let file = File::create(image.file()).and_then(|file| file.set_len(bytes));
                 file.map_err(|error| error.to_string())?;
-                run(Command::new(program).args(arguments).arg(image.file()))?;
+                run(Command::new(program).args(arguments).args(options).arg(image.file()))?;
                 image.mount(&[])?;
             }
         }

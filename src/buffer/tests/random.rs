@@ -129,6 +129,8 @@ fn random_op(world: &mut World, random: &mut Random, last_end: u64) -> Op {
                     return Op::Truncate { size };
                 }
             }
+            // At any time, also with runs on their way.
+            9 => world.buffer.set_chunk_bytes(u64::from(SEGMENT) << random.below(3)),
             _ => {
                 let op = random_write(random, last_end);
                 let Op::Write { offset, data } = &op else { unreachable!() };

@@ -348,7 +348,7 @@ impl World {
         assert_eq!(buffer.end(), end as u64);
         assert_eq!(buffer.is_clean(), end == 0);
 
-        let chunk_bytes = GEOMETRY.chunk_bytes as usize;
+        let chunk_bytes = buffer.chunk_bytes() as usize;
         let chunks = || fresh.chunks(chunk_bytes).zip(in_flight.chunks(chunk_bytes));
         let whole = chunks()
             .position(|(fresh, flying)| fresh.iter().all(|&is| is) && !flying.iter().any(|&is| is));

@@ -19,7 +19,7 @@ pub fn run(args: &HelpArgs) -> Result<(), CliError> {
     // The usage lines then name the program.
     program.build();
     match program.find_subcommand_mut(topic).filter(|command| !command.is_hide_set()) {
-        Some(command) => print(&command.render_help().to_string()),
+        Some(command) => print(&command.render_long_help().to_string()),
         None => {
             let names: Vec<_> = TOPICS.iter().map(|topic| topic.name).collect();
             Err(CliError::Usage(format!(

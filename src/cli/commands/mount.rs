@@ -26,7 +26,7 @@ pub fn run(args: &MountArgs, log: resolve::Log) -> Result<Exit, CliError> {
         None => {}
     }
     let places = places::resolve(&args.backing, args.mountpoint.as_deref())?;
-    let around = resolve::Surroundings::here();
+    let around = resolve::Surroundings::here().below(&places.backing);
     let config = resolve::mount_config(&args.options, places.backing, places.mountpoint, around)?;
     attach::plan_method().map_err(|error| CliError::Failed(error.to_string()))?;
     let lifetime = if args.foreground { Lifetime::OfService } else { Lifetime::OnItsOwn };

@@ -77,12 +77,19 @@ struct Wanted {
 }
 
 fn wanted(args: &RunArgs) -> Result<Vec<Wanted>, CliError> {
+    if args.places.is_empty() {
+        return Err(CliError::Usage(
+            "the following required arguments were not provided: --over <DIR> or --redirect \
+             <GLOB> (try 'coalescefs run --help')"
+                .to_owned(),
+        ));
+    }
     let over = |dir: &PathBuf| Wanted { option: "--over", dir: dir.clone(), only: Vec::new() };
     let redirect =
         |target: Target| Wanted { option: "--redirect", dir: target.dir, only: target.only };
-    let targets = redirect::resolve(&args.redirect)?;
+    let targets = redirect::resolve(&args.places.redirect)?;
     let all: Vec<Wanted> =
-        args.over.iter().map(over).chain(targets.into_iter().map(redirect)).collect();
+        args.places.over.iter().map(over).chain(targets.into_iter().map(redirect)).collect();
     if all.len() > MOUNTS_MAX {
         return Err(CliError::Usage(format!(
             "{} directories are to be mounted over, {MOUNTS_MAX} at most is sensible: name one \
@@ -110,7 +117,8 @@ fn resolve_all(args: &RunArgs) -> Result<Vec<MountConfig>, CliError> {
                 "{option} {one} and {other_option} {two} overlap: leave one of them out"
             )));
         }
-        let config = resolve::mount_config(&options, places.backing, places.mountpoint, around);
+        let below = around.below(&places.backing);
+        let config = resolve::mount_config(&options, places.backing, places.mountpoint, below);
         let config = config.map_err(|error| shared_out(error, wanted.len()))?;
         configs.push((option, MountConfig { only: only.clone(), ..config }));
     }

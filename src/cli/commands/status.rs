@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::cli::args::StatusArgs;
 use crate::cli::exit::CliError;
 use crate::cli::{print, units};
-use crate::config::FsyncPolicy;
+use crate::config::{FsyncPolicy, Layout};
 use crate::control::client::{Client, ClientError, find_mount};
 use crate::control::protocol::{FileStatus, Status};
 use crate::mount::mountinfo::{Mount, MountTable};
@@ -137,8 +137,16 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
         (
             "options",
             format!(
-                "chunk {}, max age {}, lanes {}, writeback cache {}, fsync {}",
+                "chunk {}{}{}, layout {}, max age {}, lanes {}, writeback cache {}, fsync {}",
+                if config.chunk_auto { "auto, from " } else { "" },
                 size(config.chunk_bytes),
+                config
+                    .stripe_bytes
+                    .map_or_else(String::new, |bytes| format!(" (stripe {})", size(bytes))),
+                match config.layout {
+                    Layout::Ring => "ring",
+                    Layout::File => "file",
+                },
                 units::duration_ms(config.max_age_ms),
                 config.lanes,
                 if config.writeback_cache { "on" } else { "off" },
@@ -173,6 +181,15 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
         ("synced", format!("{} times for programs", status.syncs)),
         ("kernel limits", status.bdi.clone()),
     ];
+    for disk in &status.disks {
+        let learned = match (disk.positioning_us, disk.bytes_per_s) {
+            (Some(us), Some(rate)) => {
+                format!("; {:.1} ms to position, {} a second", us / 1e3, size(rate as u64))
+            }
+            _ => String::new(),
+        };
+        lines.push(("disk", format!("{}: chunk {}{learned}", disk.device, size(disk.chunk_bytes))));
+    }
     for lane in status.lanes.iter().filter(|lane| lane.for_ms >= slow::STUCK_MS) {
         let what = format!(
             "lane {} for {} at {}: {} at {}",

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
+use ratatui::crossterm::{cursor, execute};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::cli::args::TopArgs;
@@ -43,6 +44,7 @@ pub fn run(args: &TopArgs) -> Result<(), CliError> {
         return plain::run(&looks, args.count, &ended);
     }
     let terminal = ratatui::try_init().map_err(failed)?;
+    show_cursor_at_panic();
     let result = show(terminal, &looks, &ended);
     ratatui::restore();
     result.map_err(failed)
@@ -75,6 +77,24 @@ fn end_by_signals() -> io::Result<Arc<AtomicBool>> {
     Ok(ended)
 }
 
+/// The rest of the terminal is ratatui's to put back; the cursor it leaves to destructors, and a panic
+/// has none here.
+fn show_cursor_at_panic() {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        // There is nobody left to be told.
+        let _ = execute!(io::stdout(), cursor::Show);
+        hook(info);
+    }));
+}
+
+/// For a test of what a panic leaves. Builds without debug assertions have nothing of it.
+fn panic_if_told() {
+    if cfg!(debug_assertions) && std::env::var_os("COALESCEFS_TOP_PANICS").is_some() {
+        panic!("told to");
+    }
+}
+
 fn show(mut terminal: DefaultTerminal, looks: &Looks, ended: &AtomicBool) -> io::Result<()> {
     let mut view = View::default();
     while !ended.load(Ordering::Relaxed) {
@@ -86,6 +106,7 @@ fn show(mut terminal: DefaultTerminal, looks: &Looks, ended: &AtomicBool) -> io:
             }
         }
         terminal.draw(|frame| draw::screen(frame, &view))?;
+        panic_if_told();
         if !event::poll(KEY_WAIT)? {
             continue;
         }

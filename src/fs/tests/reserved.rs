@@ -85,3 +85,78 @@ fn turns_are_long_when_much_is_waiting() {
     fixture.fsync(second).unwrap();
     assert!(std::fs::read(fixture.path("second")).unwrap() == bytes);
 }
+
+/// Goal: a turn for age takes what one for a whole chunk would, also when its first chunk is not
+/// whole; of a file that fails, one chunk.
+#[test]
+fn turns_for_age_are_long_when_much_is_waiting() {
+    let fixture = Fixture::new(Mood::Work);
+    let (id, _) = fixture.create("f");
+    let node = fixture.fs.node(id).unwrap();
+    let queue = &node.data_if_any().unwrap().queue;
+    queue.with(|scheduler| scheduler.hold(FileId(id)));
+    let bytes = vec![2; 7 * CHUNK as usize + 1000];
+    for (number, piece) in bytes.chunks(CHUNK as usize).enumerate() {
+        let offset = 4096 + number as u64 * CHUNK;
+        fixture.write(id, offset, piece).recv().unwrap().unwrap();
+    }
+    let mut state = node.data_if_any().unwrap().lock();
+    let mut plan = |reason| state.plan_chunks(reason, 64 << 20, 0);
+    assert_eq!(plan(Reason::Age), Some(0..5), "the first is not whole; then a power of two");
+    assert_eq!(plan(Reason::Age), Some(0..7), "from where the last turn ended, two");
+    assert_eq!(plan(Reason::Age), Some(0..8), "the rest");
+    assert_eq!(plan(Reason::Closed), Some(0..1));
+    state.age_cursor = 0;
+    state.note_failure(libc::EIO, None);
+    assert_eq!(state.plan_chunks(Reason::Age, 64 << 20, 0), Some(0..1), "it fails");
+    drop(state);
+    queue.with(|scheduler| scheduler.unhold(FileId(id)));
+}
+
+/// Goal: turns of whole chunks end with a stripe also where bytes are missing that are about to
+/// come; who is waited for, and a mount without stripes, takes all there is.
+#[test]
+fn turns_that_are_cut_end_with_a_stripe() {
+    const STRIPE: u64 = 64 << 10;
+    let plans = |stripe_bytes, first_bytes: usize| {
+        let set = |config: &mut MountConfig| config.stripe_bytes = stripe_bytes;
+        let fixture = Fixture::with(MoodyStorage::new(Mood::Work), set);
+        let (id, _) = fixture.create("f");
+        let node = fixture.fs.node(id).unwrap();
+        let queue = &node.data_if_any().unwrap().queue;
+        queue.with(|scheduler| scheduler.hold(FileId(id)));
+        fixture.write(id, 0, &vec![1; first_bytes]).recv().unwrap().unwrap();
+        fixture.write(id, CHUNK, &vec![1; CHUNK as usize]).recv().unwrap().unwrap();
+        let plans = [Reason::WholeChunk, Reason::Demanded]
+            .map(|reason| fixture.fs.plan_turn(FileId(id), reason));
+        queue.with(|scheduler| scheduler.unhold(FileId(id)));
+        plans
+    };
+    let whole = Plan::Write(0..CHUNK);
+    assert_eq!(plans(None, 100_000), [Plan::Write(0..100_000), whole.clone()]);
+    assert_eq!(plans(Some(STRIPE), 100_000), [Plan::Write(0..STRIPE), whole.clone()]);
+    let [cut, demanded] = plans(Some(STRIPE), 10_000);
+    assert!(matches!(cut, Plan::NotBefore(_)), "{cut:?}");
+    assert_eq!(demanded, whole);
+    let [cut, _] = plans(Some(5 * STRIPE), 100_000);
+    assert_eq!(cut, Plan::Write(0..100_000), "a stripe that chunks are no multiples of");
+}
+
+/// Goal: what is allocated ahead of a file that was there before stays when the first bytes are
+/// appended; it goes when the file is to get a hole.
+#[test]
+fn appended_files_keep_what_is_allocated() {
+    for (offset, stays) in [(CHUNK, true), (2 * CHUNK, false)] {
+        let fixture = Fixture::new(Mood::Wait);
+        let (id, _) = fixture.create("f");
+        std::fs::write(fixture.path("f"), vec![1; CHUNK as usize]).unwrap();
+        let node = fixture.fs.node(id).unwrap();
+        let data = node.data_if_any().unwrap();
+        data.lock().reserved.add(CHUNK..8 * CHUNK);
+        fixture.write(id, offset, &vec![2; CHUNK as usize]).recv().unwrap().unwrap();
+        fixture.wait_until("the chunk to be on its way", |fs| in_flight_bytes(fs, id) > 0);
+        assert_eq!(data.lock().reserved.covers(&(CHUNK..8 * CHUNK)), stays, "at {offset}");
+        fixture.storage.set(Mood::Work);
+        fixture.fsync(id).unwrap();
+    }
+}

@@ -227,6 +227,9 @@ fn a_failed_sync_is_told_once_to_each_handle() {
     }
     fixture.fs.forget(id, 1);
     assert_eq!(fixture.fs.failing_files().len(), 1);
+    let mut told = [0; 3];
+    fixture.fs.get_xattr(id, OsStr::new("user.coalescefs.error"), &mut told).unwrap();
+    assert_eq!(&told, b"EIO");
     assert!(!fixture.fs.only_failing_left(0), "nothing waits to be written");
     let id = fixture.fs.lookup(caller(), ROOT_ID, OsStr::new("f")).unwrap().attr.id;
     fixture.set_size(id, 0).recv_timeout(LONG).unwrap().unwrap();

@@ -3,11 +3,13 @@
 use super::Pass;
 
 /// What is taken to be written in a microsecond by a program of which nothing is known: it copies
-/// pages. This counts as much as so long a pass.
+/// pages. What was not seen counts as much as so long a pass.
 const FIRST_SPEED: f64 = 1000.0;
 const FIRST_US: f64 = 1000.0;
 /// The same for one write: a page, and as much as so many.
 const FIRST_WRITE_BYTES: f64 = 4096.0;
+/// A write(2) takes no less.
+const WRITE_US_MIN: f64 = 0.5;
 const FIRST_WRITES: f64 = 64.0;
 /// What arrives so soon was written before anybody was asked.
 const HOARD_US: u64 = 500_000;
@@ -53,6 +55,8 @@ fn halvings(at_us: &mut u64, now_us: u64, halved_us: f64) -> f64 {
 pub(super) struct Meter {
     /// Its place in the order: the bytes that it had, and more when it has been idle.
     had_bytes: f64,
+    /// How its programs pass now.
+    kind: Pass,
     /// Taken to be written, and not arrived.
     on_their_way_bytes: f64,
     doubted_us: u64,
@@ -62,27 +66,67 @@ pub(super) struct Meter {
     kind_us: u64,
     timed: Rate,
     single: Rate,
+    /// As the kernel had it when its programs asked last.
+    size_bytes: Option<u64>,
+    /// What they wrote then made it longer, so that its size says what is written.
+    grows: bool,
+}
+
+/// What was written for passes, and what was taken to be.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) bytes: f64,
+    pub(super) charged_bytes: f64,
 }
 
 impl Meter {
-    pub(super) fn new(had_bytes: u64, now_us: u64) -> Meter {
+    pub(super) fn new(now_us: u64) -> Meter {
+        let timed = Rate::new(FIRST_US, FIRST_SPEED, now_us);
+        let single = Rate::new(FIRST_WRITES, FIRST_WRITE_BYTES, now_us);
+        Meter::with(timed, single, now_us)
+    }
+
+    /// Of a file that is taken to be written as `self` is, and has had so much.
+    pub(super) fn like(&self, had_bytes: u64, now_us: u64) -> Meter {
+        let timed = Rate::new(FIRST_US, self.speed(Pass::Timed), now_us);
+        let single = Rate::new(FIRST_WRITES, self.speed(Pass::Once), now_us);
+        Meter { had_bytes: had_bytes as f64, ..Meter::with(timed, single, now_us) }
+    }
+
+    fn with(timed: Rate, single: Rate, now_us: u64) -> Meter {
         Meter {
-            had_bytes: had_bytes as f64,
+            had_bytes: 0.0,
+            kind: Pass::Once,
             on_their_way_bytes: 0.0,
             doubted_us: now_us,
             asked_us: now_us + HOARD_US,
             kind_us: now_us + HOARD_US,
-            timed: Rate::new(FIRST_US, FIRST_SPEED, now_us),
-            single: Rate::new(FIRST_WRITES, FIRST_WRITE_BYTES, now_us),
+            timed,
+            single,
+            size_bytes: None,
+            grows: false,
         }
     }
 
-    /// From now on passes are of another kind: what was written before is still to come.
-    pub(super) fn begin(&mut self, now_us: u64) {
+    pub(super) fn kind(&self) -> Pass {
+        self.kind
+    }
+
+    /// From now on passes are of that kind. Where it is another, what was written before is still to
+    /// come.
+    pub(super) fn set_kind(&mut self, kind: Pass, now_us: u64) {
+        if self.kind == kind {
+            return;
+        }
+        if kind == Pass::Timed {
+            self.timed = Rate::new(FIRST_US, self.speed(Pass::Timed), now_us);
+        }
+        self.kind = kind;
         self.kind_us = now_us + HOARD_US;
     }
 
-    fn learn(&mut self, pass: Pass, units: f64, bytes: f64, now_us: u64) {
+    /// It was let write for so many microseconds, or writes, or so many bytes of such passes came.
+    pub(super) fn learn(&mut self, pass: Pass, units: f64, bytes: f64, now_us: u64) {
         if now_us >= self.kind_us {
             let rate = match pass {
                 Pass::Once => &mut self.single,
@@ -92,31 +136,38 @@ impl Meter {
         }
     }
 
-    /// It was let write for so many microseconds, or writes.
-    pub(super) fn note_passed(&mut self, pass: Pass, units: f64, now_us: u64) {
-        self.learn(pass, units, 0.0, now_us);
+    /// So many bytes are taken to be written. What is had is known when they arrive.
+    pub(super) fn note_written(&mut self, bytes: f64, now_us: u64) {
+        self.doubt(now_us);
+        self.on_their_way_bytes += bytes;
     }
 
-    /// So many bytes are taken to be written. One write is as large as the next, so that it is had;
-    /// what is written in a time is not known before it arrives.
-    pub(super) fn note_written(&mut self, pass: Pass, bytes: f64, now_us: u64) {
-        self.doubt(now_us);
-        match pass {
-            Pass::Once => self.had_bytes += bytes,
-            Pass::Timed => self.on_their_way_bytes += bytes,
+    /// Its programs ask again, and the kernel has it that long. What they wrote meanwhile, if that
+    /// made it longer.
+    pub(super) fn note_size(&mut self, size_bytes: u64, now_us: u64) -> Option<Written> {
+        let former_bytes = self.size_bytes.replace(size_bytes)?;
+        let bytes = size_bytes.saturating_sub(former_bytes) as f64;
+        self.grows = bytes > 0.0;
+        if !self.grows {
+            return None;
         }
+        self.learn(self.kind, 0.0, bytes, now_us);
+        self.had_bytes += bytes;
+        Some(Written { bytes, charged_bytes: std::mem::take(&mut self.on_their_way_bytes) })
     }
 
-    /// Bytes came, of passes of that kind.
-    pub(super) fn note_arrived(&mut self, pass: Pass, bytes: u64, now_us: u64) {
-        self.learn(pass, 0.0, bytes as f64, now_us);
-        self.doubt(now_us);
-        if pass == Pass::Timed {
-            if now_us >= self.asked_us {
-                self.had_bytes += bytes as f64;
-            }
-            self.on_their_way_bytes = (self.on_their_way_bytes - bytes as f64).max(0.0);
+    /// Bytes came. Whether that was news.
+    pub(super) fn note_arrived(&mut self, bytes: u64, now_us: u64) -> bool {
+        if self.grows {
+            return false;
         }
+        self.learn(self.kind, 0.0, bytes as f64, now_us);
+        self.doubt(now_us);
+        if now_us >= self.asked_us {
+            self.had_bytes += bytes as f64;
+        }
+        self.on_their_way_bytes = (self.on_their_way_bytes - bytes as f64).max(0.0);
+        true
     }
 
     /// Its place in an order in which nobody is before `first_bytes`, since who was idle has no claim
@@ -132,9 +183,13 @@ impl Meter {
 
     /// Bytes that are written in a microsecond, or in one write.
     pub(super) fn speed(&self, pass: Pass) -> f64 {
-        match pass {
-            Pass::Once => self.single.per_unit(),
-            Pass::Timed => self.timed.per_unit(),
+        let single = self.single.per_unit();
+        let timed = self.timed.per_unit();
+        match (pass, self.kind) {
+            (Pass::Once, _) => single,
+            (Pass::Timed, Pass::Timed) => timed,
+            // Where every write is small, no program can be fast.
+            (Pass::Timed, Pass::Once) => timed.min(single / WRITE_US_MIN),
         }
     }
 

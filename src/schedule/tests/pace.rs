@@ -58,7 +58,7 @@ impl Machine {
 
     fn acknowledge(&mut self) {
         while self.held <= LIMIT && self.pace.room_bytes(self.held, self.now_ms) > 0 {
-            self.pace.spend(REQUEST);
+            self.pace.spend(REQUEST as f64);
             self.held += REQUEST;
             self.acknowledged += REQUEST;
             self.longest_ms = self.longest_ms.max(self.now_ms - self.last_ms);

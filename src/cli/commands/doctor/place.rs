@@ -80,7 +80,7 @@ fn probe(directory: &Path) -> Vec<Check> {
         Ok(directory) => directory,
         Err(error) => return vec![Check::problem("directory", error.to_string())],
     };
-    let mut checks = vec![space(&directory)];
+    let mut checks = vec![space(&directory), stripe(&directory)];
     match trial_file(&directory) {
         Ok(file) => {
             checks.push(Check::ok("writing", "this user may make files"));
@@ -125,6 +125,16 @@ fn space(directory: &Path) -> Check {
              fit is known only when it is stored, by an error of fsync or close"
         ),
     )
+}
+
+fn stripe(directory: &Path) -> Check {
+    let text = match resolve::stripe_below(directory) {
+        Some(stripe) => {
+            format!("{}, says {}: chunks are multiples", units::size(stripe.bytes), stripe.told_by)
+        }
+        None => "none is known: nothing to align chunks to".to_owned(),
+    };
+    Check::ok("stripe", text)
 }
 
 fn direct(file: &File) -> Check {

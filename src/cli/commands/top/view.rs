@@ -189,7 +189,10 @@ pub fn summary(now: &Look, before: Option<&Look>) -> Vec<String> {
         format!(
             "stalled {} writes, longest ever {}; errors in {} files",
             status.waiting_writes,
-            time(status.longest_wait_ms),
+            match status.longest_wait_ms {
+                0 => "none".to_owned(),
+                wait_ms => time(wait_ms),
+            },
             status.errors.len()
         ),
         format!("slow: {}", units::printable(&slowness.in_words(size, time))),

@@ -109,13 +109,16 @@ fn q_and_control_c_end_it() {
     assert_eq!(view.press(control_c), Action::Quit);
 }
 
-/// Goal: what programs write is told of two looks, not of one.
+/// Goal: what programs write is told of two looks, not of one; a time that never was is none.
 #[test]
 fn the_rate_of_programs_needs_two_looks() {
     let first = look();
     let mut second = look();
     second.status.bytes_in = 50 * MIB;
     second.status.uptime_ms += 500;
+    assert!(summary(&first, None)[3].starts_with("stalled 7 writes, longest ever 150ms;"));
+    second.status.longest_wait_ms = 0;
+    assert!(summary(&second, None)[3].contains("longest ever none;"));
     assert!(summary(&first, None)[2].starts_with("in ?, out"));
     assert!(summary(&second, Some(&first))[2].starts_with("in 100 MiB/s, out"));
 }

@@ -13,7 +13,9 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use crate::buffer::{FileBuffer, Geometry, Piece, Slot, Step};
-use crate::schedule::{Admission, FileId, Load, Outcome, Policy, Reason, Scheduler, Turn, Urgency};
+use crate::schedule::{
+    Admission, FileId, Load, Outcome, Policy, Reason, Scheduler, Turn, Urgency, turn_chunks,
+};
 
 use super::report::{Report, Waits};
 
@@ -77,7 +79,7 @@ pub struct Setup {
     /// Turns end at multiples of this; a multiple of the segment.
     pub align_bytes: u64,
     pub segment_bytes: u64,
-    /// Most whole chunks that one turn for [`Reason::WholeChunk`] takes.
+    /// Most whole chunks that one turn takes.
     pub turn_chunks: u64,
     pub memory_bytes: u64,
     pub sharing: Sharing,
@@ -423,10 +425,10 @@ impl<M: Meter> Simulation<M> {
 
     fn turn_end(&self, stream: &Stream, reason: Reason) -> u64 {
         let (chunk_end, filled) = (self.chunk_end(stream), self.align(stream.head));
-        let end = if filled > chunk_end && reason == Reason::WholeChunk {
+        let end = if filled > chunk_end {
             let more = (filled - chunk_end) / self.setup.chunk_bytes;
-            let chunks = (1 + more).min(self.setup.turn_chunks);
-            chunk_end + ((1 << chunks.ilog2()) - 1) * self.setup.chunk_bytes
+            let chunks = turn_chunks(reason, (1 + more).min(self.setup.turn_chunks));
+            chunk_end + (chunks - 1) * self.setup.chunk_bytes
         } else {
             chunk_end.min(filled)
         };

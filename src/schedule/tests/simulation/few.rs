@@ -5,7 +5,7 @@
 use super::engine::Setup;
 use super::loads::{KIB, MIB, equal};
 use super::report::Report;
-use super::run;
+use super::{run, run_bounded};
 
 fn forty() -> Setup {
     equal(40, 4 * MIB, 128 * KIB)
@@ -84,4 +84,22 @@ fn forty_unequal_writers_of_which_some_become_over_age() {
     assert!(report.age_turns >= 30 * 6, "{}", report.age_turns);
     assert!(report.whole_share() >= 0.90, "{}", report.whole_share());
     assert!(report.oldest_ms < 16_000, "served within a second of being due");
+}
+
+/// Goal: on a disk that is behind so far that everybody is over-age, turns are as long as they are
+/// without a maximum age: positioning costs no more of its time.
+#[test]
+fn turns_are_as_long_when_everybody_is_over_age() {
+    let turn_bytes = |max_age_ms| {
+        let (warm_up_us, end_us) = (60_000_000, 160_000_000);
+        let setup = Setup { turn_chunks: 64, max_age_ms, warm_up_us, end_us, ..forty() };
+        let memory_bytes = 40 * 16 * MIB;
+        let report = run_bounded(Setup { memory_bytes, ..setup });
+        (report.bytes / report.turns, report.age_turns * 2 > report.turns)
+    };
+    let (long, is_age) = turn_bytes(1_000_000);
+    let (aged, all_age) = turn_bytes(4_000);
+    assert!(!is_age && all_age);
+    assert!(long > 8 * MIB, "overload: {long}");
+    assert!(aged * 10 > long * 9, "{aged} bytes a turn, {long} without a maximum age");
 }

@@ -1,0 +1,120 @@
+//! What a file and the hidden directory tell, and storing on demand, at moments that a real mount does
+//! not hold still at.
+
+use super::*;
+
+/// With `--list-attributes`.
+fn listing(mood: Mood) -> Fixture {
+    Fixture::with(MoodyStorage::new(mood), |config| config.list_attributes = true)
+}
+
+/// One of a file's own figures.
+fn told(fs: &Filesystem, id: u64, part: &str) -> io::Result<String> {
+    let mut value = vec![0; 200];
+    let len = fs.get_xattr(id, OsStr::new(&format!("user.coalescefs.{part}")), &mut value)?;
+    value.truncate(len);
+    Ok(String::from_utf8(value).unwrap())
+}
+
+fn listed(fs: &Filesystem, id: u64) -> usize {
+    let names = fs.list_xattr(caller(), id).unwrap();
+    names.split(|byte| *byte == 0).filter(|name| name.starts_with(b"system.user.")).count()
+}
+
+/// Goal: bytes on their way to the disk are backlog, their age grows, and the names are listed until
+/// they are stored.
+#[test]
+fn bytes_in_flight_are_backlog() {
+    let fixture = listing(Mood::Wait);
+    let (id, _) = fixture.create("f");
+    assert_eq!(told(&fixture.fs, id, "backlog_bytes").unwrap(), "0");
+    assert_eq!(listed(&fixture.fs, id), 0);
+    fixture.write(id, 0, &vec![1; CHUNK as usize + 5]).recv().unwrap().unwrap();
+    fixture.wait_until("the chunk to be on its way", |fs| in_flight_bytes(fs, id) == CHUNK);
+    assert_eq!(told(&fixture.fs, id, "backlog_bytes").unwrap(), (CHUNK + 5).to_string());
+    fixture.wait_until("an age", |fs| told(fs, id, "oldest_age_ms").unwrap() != "0");
+    assert_eq!(listed(&fixture.fs, id), 3);
+    fixture.storage.set(Mood::Work);
+    fixture.fsync(id).unwrap();
+    let all = ["backlog_bytes", "oldest_age_ms", "error"];
+    assert_eq!(all.map(|part| told(&fixture.fs, id, part).unwrap()), ["0", "0", ""]);
+    assert_eq!(listed(&fixture.fs, id), 0);
+}
+
+/// Goal: the error with which the disk refuses a file is told by its name.
+#[test]
+fn an_error_is_told_by_its_name() {
+    let fixture = listing(Mood::Fail(libc::EDQUOT));
+    let (id, _) = fixture.create("f");
+    fixture.write(id, 0, &vec![1; CHUNK as usize]).recv().unwrap().unwrap();
+    fixture.wait_until("the refusal", |fs| told(fs, id, "error").unwrap() == "EDQUOT");
+    assert_eq!(listed(&fixture.fs, id), 3);
+}
+
+/// Goal: who asks while a file is held for long is answered all the same.
+#[test]
+fn a_file_that_is_held_is_not_waited_for() {
+    let fixture = listing(Mood::Work);
+    let (id, _) = fixture.create("f");
+    let node = fixture.fs.node(id).unwrap();
+    let held = node.data_if_any().unwrap().lock();
+    let (done, answered) = channel();
+    let fs = fixture.fs.clone();
+    std::thread::spawn(move || {
+        done.send((code(told(&fs, id, "backlog_bytes")), listed(&fs, id))).unwrap();
+    });
+    assert_eq!(answered.recv_timeout(LONG).unwrap(), (Some(libc::EAGAIN), 0));
+    drop(held);
+}
+
+/// Goal: snapshots are bounded, given back at close, and made anew for a handle of a former worker.
+#[test]
+fn snapshots_are_bounded() {
+    let fixture = Fixture::new(Mood::Work);
+    let lookup =
+        |parent, name: &str| fixture.fs.lookup(caller(), parent, OsStr::new(name)).unwrap().attr.id;
+    let metrics = lookup(lookup(ROOT_ID, ".coalescefs"), "metrics");
+    let open = || fixture.fs.open(caller(), metrics, libc::O_RDONLY);
+    let handles: Vec<u64> = (0..128).map(|_| open().unwrap()).collect();
+    assert_eq!(code(open()), Some(libc::ENFILE));
+    fixture.fs.release(caller(), metrics, handles[0]);
+    open().unwrap();
+    let unknown = fixture.fs.virtual_read(metrics, u64::MAX, 0, 1 << 20).unwrap();
+    assert!(String::from_utf8(unknown).unwrap().contains("coalescefs_backlog_bytes{"));
+}
+
+/// Goes on draining until it is over.
+fn drain(fixture: &Fixture, id: Option<u64>) -> Draining {
+    let mut draining = fixture.fs.begin_draining(id).unwrap();
+    fixture.wait_until("the drain to be over", |fs| {
+        fs.go_on_draining(&mut draining);
+        draining.is_over()
+    });
+    draining
+}
+
+/// Goal: what is drained on demand is synced, too; what is not asked for stays.
+#[test]
+fn what_is_drained_is_synced() {
+    let fixture = Fixture::new(Mood::Work);
+    let [(a, _), (b, _)] = ["a", "b"].map(|name| fixture.create(name));
+    for id in [a, b] {
+        fixture.write(id, 0, b"bytes").recv().unwrap().unwrap();
+    }
+    let synced = fixture.fs.status().syncs;
+    let draining = drain(&fixture, Some(a));
+    assert!(draining.failed().is_empty());
+    assert_eq!((fixture.fs.backlog_bytes(), fixture.fs.status().syncs), (5, synced + 1));
+    drain(&fixture, None);
+    assert_eq!((fixture.fs.backlog_bytes(), fixture.fs.status().syncs), (0, synced + 2));
+}
+
+/// Goal: a drain of what the disk refuses ends, and names it.
+#[test]
+fn what_cannot_be_drained_is_named() {
+    let fixture = Fixture::new(Mood::Fail(libc::EIO));
+    let (id, _) = fixture.create("f");
+    fixture.write(id, 0, b"bytes").recv().unwrap().unwrap();
+    assert_eq!(drain(&fixture, None).failed(), [id]);
+    assert_eq!(fixture.fs.backlog_bytes(), 5);
+}

@@ -1,0 +1,94 @@
+//! What the kernel holds of files: told to drop it, and asked how much it is.
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use fuser::{INodeNo, Notifier};
+
+use crate::fs::KernelPages;
+
+/// By notifications, and by the names that the kernel has cached.
+pub(super) struct Pages {
+    pub(super) notifier: Arc<OnceLock<Notifier>>,
+    pub(super) mountpoint: PathBuf,
+}
+
+impl KernelPages for Pages {
+    fn drop_pages(&self, id: u64) {
+        self.invalidate(id, 0);
+    }
+
+    fn forget_attributes(&self, id: u64) {
+        // A negative offset: no pages.
+        self.invalidate(id, -1);
+    }
+
+    fn forget_name(&self, parent: u64, name: &OsStr) {
+        if let Some(notifier) = self.notifier.get()
+            && let Err(error) = notifier.inval_entry(INodeNo(parent), name)
+        {
+            // ENOENT: it has forgotten the name.
+            log::debug!("a name in node {parent}: {error}");
+        }
+    }
+
+    fn size_bytes(&self, id: u64, path: &Path) -> Option<u64> {
+        let file = open_by_name(&self.mountpoint.join(path), libc::RESOLVE_CACHED).ok()?;
+        size_of_cached(&file, id)
+    }
+
+    fn look_up(&self, path: &Path) {
+        if let Err(error) = open_by_name(&self.mountpoint.join(path), 0) {
+            log::debug!("{}: its size in the kernel: {error}", path.display());
+        }
+    }
+}
+
+impl Pages {
+    fn invalidate(&self, id: u64, offset: i64) {
+        if let Some(notifier) = self.notifier.get()
+            && let Err(error) = notifier.inval_inode(INodeNo(id), offset, 0)
+        {
+            // ENOENT: the kernel has forgotten the file.
+            log::debug!("node {id}: what the kernel holds of it: {error}");
+        }
+    }
+}
+
+/// Opens, but not for its data. With `RESOLVE_CACHED` only what the kernel finds without asking
+/// anybody, us least of all: `EAGAIN` otherwise, and `EINVAL` before Linux 5.12; see openat2(2).
+fn open_by_name(path: &Path, resolve: u64) -> io::Result<OwnedFd> {
+    let c_path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: all zeros is a valid structure.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = (libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC) as u64;
+    how.resolve = libc::RESOLVE_NO_SYMLINKS | resolve;
+    let (at, bytes) = (&raw const how, size_of::<libc::open_how>());
+    // SAFETY: a valid C string and structure.
+    let fd =
+        unsafe { libc::syscall(libc::SYS_openat2, libc::AT_FDCWD, c_path.as_ptr(), at, bytes) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a fresh descriptor of ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+}
+
+/// The size that the kernel has of it, which it does not ask us for. `None`: it is another file,
+/// since the name has a new one, or nothing is mounted there any more.
+fn size_of_cached(file: &OwnedFd, id: u64) -> Option<u64> {
+    let mut buf = MaybeUninit::<libc::statx>::zeroed();
+    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
+    let mask = libc::STATX_SIZE | libc::STATX_INO;
+    let (fd, at) = (file.as_raw_fd(), buf.as_mut_ptr());
+    // SAFETY: writes one statx.
+    let result = unsafe { libc::statx(fd, c"".as_ptr(), flags, mask, at) };
+    // SAFETY: zeros, overwritten by the kernel.
+    let found = unsafe { buf.assume_init() };
+    (result == 0 && found.stx_ino == id).then_some(found.stx_size)
+}

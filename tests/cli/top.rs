@@ -1,0 +1,125 @@
+//! Goal: `top` shows a mount on a screen of 80x24, and leaves the terminal as it was, whichever way it
+//! ends. Method: a terminal of tmux, whose screen and state tmux tells.
+
+use super::*;
+
+/// Why there is no terminal here, if there is none.
+pub fn cannot_use_tmux() -> Option<String> {
+    let tried = Command::new("tmux").arg("-V").stdout(Stdio::null()).status();
+    (!tried.is_ok_and(|status| status.success())).then(|| "no tmux".to_owned())
+}
+
+/// A terminal with a shell, of a server of its own.
+struct Terminal {
+    socket: String,
+}
+
+impl Terminal {
+    fn new(scene: &Scene, name: &str) -> Terminal {
+        let terminal = Terminal { socket: scene.at(name) };
+        let size = ["-x", "80", "-y", "24"];
+        terminal.tmux(&[&["new-session", "-d"], &size[..], &["env", "PS1=$ ", "sh"]].concat());
+        terminal
+    }
+
+    fn tmux(&self, arguments: &[&str]) -> String {
+        let mut tmux = Command::new("tmux");
+        tmux.args(["-u", "-f", "/dev/null", "-S", &self.socket]).args(arguments);
+        let output = tmux.env_remove("TMUX").output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn screen(&self) -> String {
+        self.tmux(&["capture-pane", "-p"])
+    }
+
+    /// What tmux knows by a name.
+    fn state(&self, name: &str) -> String {
+        self.tmux(&["display-message", "-p", &format!("#{{{name}}}")]).trim().to_owned()
+    }
+
+    fn type_line(&self, line: &str) {
+        self.tmux(&["send-keys", "-l", line]);
+        self.tmux(&["send-keys", "Enter"]);
+    }
+
+    /// Waits for a screen that has this.
+    #[track_caller]
+    fn wait_for(&self, words: &str) -> String {
+        let begun = Instant::now();
+        loop {
+            let screen = self.screen();
+            if screen.contains(words) {
+                return screen;
+            }
+            assert!(begun.elapsed() < PATIENCE, "no '{words}' in\n{screen}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = Command::new("tmux").args(["-S", &self.socket, "kill-server"]).output();
+    }
+}
+
+pub fn the_terminal_is_put_back() {
+    let scene = Scene::new(&["b"]);
+    let b = &scene.at("b");
+    succeed(&["mount", "--max-age", "1h", b]);
+    // Open, so that it stays in memory; that one descriptor is closed hands over what was written.
+    let mut open = fs::File::create(scene.at("b/OUTPUT1")).unwrap();
+    std::io::Write::write_all(&mut open, &[1; 5000]).unwrap();
+    drop(open.try_clone().unwrap());
+    let pid = scene.at("pid");
+    let ended_by_key = |key: &'static str| {
+        move |terminal: &Terminal, _: &str| drop(terminal.tmux(&["send-keys", key]))
+    };
+    let ended_by_signal = |_: &Terminal, pid: &str| {
+        let pid = fs::read_to_string(pid).unwrap().trim().parse().unwrap();
+        kill(pid, libc::SIGTERM);
+    };
+    type End<'a> = (&'a str, i32, Box<dyn Fn(&Terminal, &str)>);
+    let mut ends: Vec<End<'_>> = vec![
+        ("", 0, Box::new(ended_by_key("q"))),
+        ("", 0, Box::new(ended_by_key("C-c"))),
+        ("", 0, Box::new(ended_by_signal)),
+    ];
+    if cfg!(debug_assertions) {
+        ends.push(("COALESCEFS_TOP_PANICS=1", 134, Box::new(|_, _| {})));
+    }
+    for (number, (variable, code, end)) in ends.into_iter().enumerate() {
+        // One of its own: the one before may still be ending.
+        let terminal = Terminal::new(&scene, &format!("tmux{number}"));
+        let [before, after] = ["before", "after"].map(|name| scene.at(name));
+        // By exec, so that the shell's number is that of the program; the shell says what came of it.
+        let top =
+            format!("RUST_BACKTRACE=0 {variable} sh -c 'echo $$ >{pid}; exec {PROGRAM} top {b}'");
+        terminal.type_line(&format!(
+            "stty -g >{before}; {top}; echo ended=$?; stty -g >{after}; echo all=over"
+        ));
+        if variable.is_empty() {
+            let screen = terminal.wait_for("q quit");
+            for part in ["backlog", "memory", "lanes: idle", "longest ever none", "OUTPUT1"] {
+                assert!(screen.contains(part), "no '{part}' in\n{screen}");
+            }
+            assert_eq!(
+                (terminal.state("alternate_on"), terminal.state("cursor_flag")),
+                ("1".into(), "0".into())
+            );
+        }
+        end(&terminal, &pid);
+        let screen = terminal.wait_for("\nall=over");
+        assert!(screen.contains(&format!("\nended={code}\n")), "{screen}");
+        assert_eq!(code == 134, screen.contains("panicked at"), "{screen}");
+        assert!(!screen.contains("q quit"), "{screen}");
+        assert_eq!(terminal.state("alternate_on"), "0", "{screen}");
+        assert_eq!(terminal.state("cursor_flag"), "1", "{screen}");
+        let [before, after] = [before, after].map(|name| fs::read_to_string(name).unwrap());
+        assert_eq!(before, after);
+    }
+    drop(open);
+    succeed(&["umount", b]);
+}

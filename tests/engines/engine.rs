@@ -1,0 +1,115 @@
+//! An engine, for a test alone: started by `tests/engines/engine`, stopped by `Drop`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::support::{Mount, succeed, text};
+
+/// All that the script knows.
+pub const ENGINES: [&str; 4] = ["gluster", "moosefs", "sshfs", "overlay"];
+
+/// Bounds a command of the script, in seconds; starting an engine takes most.
+const LIMIT: &str = "240";
+
+/// A running one.
+pub struct Engine {
+    dir: TempDir,
+}
+
+impl Engine {
+    /// Why one cannot be started here, if it cannot.
+    pub fn cannot_start(name: &str) -> Option<String> {
+        let output = script(&["check", name]).output().ok()?;
+        let said = String::from_utf8_lossy(&output.stdout).trim().replace('\n', "; ");
+        (!output.status.success()).then_some(said)
+    }
+
+    /// Starts it.
+    pub fn start(name: &str) -> Engine {
+        Self::start_with(name, "2G")
+    }
+
+    /// Starts it, each of its disks so large, as truncate(1) has it.
+    pub fn start_with(name: &str, bytes: &str) -> Engine {
+        let dir = tempfile::Builder::new().prefix("coalescefs-engine-").tempdir().unwrap();
+        let engine = Engine { dir };
+        let mut start = script(&["start", name]);
+        start.env("ENGINE_OWNER", std::process::id().to_string()).env("ENGINE_BYTES", bytes);
+        run(start.arg(engine.path()));
+        fs::create_dir(engine.files()).unwrap();
+        engine
+    }
+
+    /// One with a mount over it. In this order, so that a test that fails ends the engine first:
+    /// nobody is left waiting for it.
+    pub fn mounted(name: &str, options: &[&str]) -> (Mount, Engine) {
+        let engine = Self::start(name);
+        let mount = engine.mount(options);
+        (mount, engine)
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The engine's own mount.
+    pub fn root(&self) -> PathBuf {
+        self.path().join("mnt")
+    }
+
+    /// A directory in it, which is what [`Engine::mount`] covers.
+    pub fn files(&self) -> PathBuf {
+        self.root().join("files")
+    }
+
+    /// coalescefs over [`Engine::files`], mounted beside; log and mountpoint are not on the engine.
+    pub fn mount(&self, options: &[&str]) -> Mount {
+        let bind = |at: &Path| {
+            succeed(Command::new("mount").arg("--bind").arg(self.files()).arg(at));
+        };
+        Mount::beside_made(bind, options)
+    }
+
+    /// One of the script's commands, which must succeed.
+    pub fn order(&self, command: &str) {
+        run(script(&[command]).arg(self.path()));
+    }
+
+    /// Another client, which knows nothing of what the first one held.
+    pub fn change_client(&self) {
+        self.order("crash");
+        self.order("remount");
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Removes the directory, too.
+        let _ = script(&["stop"]).arg(self.path()).status();
+    }
+}
+
+fn script(words: &[&str]) -> Command {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engines/engine");
+    let mut command = Command::new("timeout");
+    command.args(["-k", "5", LIMIT]).arg(file).args(words).stdin(Stdio::null());
+    command
+}
+
+/// By way of files: what an engine leaves running would keep a pipe open.
+fn run(command: &mut Command) {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let (out, err) = (log.reopen().unwrap(), log.reopen().unwrap());
+    let status = command.stdout(out).stderr(err).status().unwrap();
+    let said = fs::read_to_string(log.path()).unwrap_or_default();
+    assert!(status.success(), "{command:?}: {status}\n{said}");
+}
+
+/// What `coalescefs WORDS MOUNTPOINT` says.
+pub fn say(mount: &Mount, words: &[&str]) -> String {
+    let mut command = Command::new(crate::support::PROGRAM);
+    text(&command.args(words).arg(mount.path()).output().unwrap())
+}

@@ -1,0 +1,73 @@
+# MooseFS: a master, three chunkservers that keep two copies of everything, and its FUSE client.
+# shellcheck shell=bash disable=SC2154 # dir and address come from `engine`
+
+check_engine() { missing mfsmaster mfschunkserver mfsmount mfssetgoal mfssettrashtime; }
+
+serve() {
+    local server
+    mkdir -p "$dir/master"
+    cp /var/lib/mfs/metadata.mfs.empty "$dir/master/metadata.mfs"
+    echo '* / rw,alldirs,maproot=0' >"$dir/master/exports"
+    # No higher priority than what it is tested with.
+    cat >"$dir/master/config" <<END
+WORKING_USER = root
+WORKING_GROUP = root
+DISABLE_OOM_KILLER = 0
+NICE_LEVEL = 0
+DATA_PATH = $dir/master
+EXPORTS_FILENAME = $dir/master/exports
+END
+    mfsmaster -c "$dir/master/config" start
+    for server in 1 2 3; do
+        disk "c$server"
+        mkdir "$dir/c$server" "$dir/disks/c$server/chunks"
+        echo "$dir/disks/c$server/chunks" >"$dir/c$server/disks"
+        cat >"$dir/c$server/config" <<END
+WORKING_USER = root
+WORKING_GROUP = root
+DISABLE_OOM_KILLER = 0
+NICE_LEVEL = 0
+DATA_PATH = $dir/c$server
+HDD_CONF_FILENAME = $dir/c$server/disks
+HDD_LEAVE_SPACE_DEFAULT = 64MiB
+MASTER_HOST = $address
+CSSERV_LISTEN_PORT = 94${server}2
+END
+        serve_chunks "$server"
+    done
+}
+
+serve_chunks() { mfschunkserver -c "$dir/c$1/config" start; }
+
+attach() {
+    mfsmount "$dir/mnt" -H "$address" -o "$client_options" >>"$dir/client.log"
+    until_true mountpoint -q "$dir/mnt"
+    until_true has_space
+    mfssetgoal -r 2 "$dir/mnt" >>"$dir/client.log"
+    # What is removed makes room at once.
+    mfssettrashtime -r 0 "$dir/mnt" >>"$dir/client.log"
+}
+
+client_options=mfsnice=0,mfsallowoomkiller,mfsattrcacheto=0
+
+# The chunkservers tell the master of theirs.
+has_space() { [ "$(stat -f -c %b "$dir/mnt")" -gt 0 ]; }
+
+# It calls itself so.
+is_client() { [[ $1 == "mfsmount (mounted on: $dir/mnt)"* ]]; }
+
+kill_server() { kill -KILL "$(pidof_server 1)"; }
+
+# pidof_server NUMBER: its lock file names it.
+pidof_server() { tr -dc 0-9 <"$dir/c$1/.mfschunkserver.lock"; }
+
+revive_server() { serve_chunks 1; }
+
+# The master copies what has fewer copies than it should.
+whole_server() { :; }
+
+# What the client got from the kernel; what it sends to the servers nobody counts.
+requests() {
+    awk '/^fuse_ops:/ { all = $2 } /^fuse_ops.write:/ { writes = $2 } END { print writes, all }' \
+        "$dir/mnt/.stats"
+}

@@ -1,0 +1,132 @@
+//! Parts of an engine that die or cannot be reached while programs write: nothing acknowledged is
+//! lost, no program sees an error that the engine recovers from, and `status` says what is waited
+//! for.
+
+use std::time::Duration;
+
+use crate::engine::{Engine, say};
+use crate::support::{Mount, is_mounted, text};
+use crate::writers::{Outputs, Writers};
+
+const WRITERS: usize = 8;
+/// Drained all the time; memory for what comes during an outage.
+const OPTIONS: [&str; 6] = ["--memory", "64M", "--chunk", "256K", "--max-age", "500ms"];
+
+/// Longer than all that the engines' clients wait before they take a connection for dead.
+fn outage() -> Duration {
+    let seconds = std::env::var("COALESCEFS_CUT_SECONDS").ok().and_then(|value| value.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(30))
+}
+
+/// Unmounts, and compares by way of another client.
+fn assert_stored(engine: &Engine, name: &str, mount: &Mount, outputs: &Outputs) {
+    mount.umount_clean();
+    if name != "overlay" {
+        engine.change_client();
+    }
+    outputs.assert_in(&engine.files());
+}
+
+/// What was refused is stored by now. Who closes a file before that is told of the refusal.
+fn wait_until_stored(mount: &Mount) {
+    mount.wait_for("everything to be stored", |status| {
+        status["errors"].as_array().is_some_and(Vec::is_empty)
+    });
+}
+
+fn kill_worker(mount: &Mount) {
+    // SAFETY: a process of ours.
+    unsafe { libc::kill(mount.worker_pid(), libc::SIGKILL) };
+}
+
+/// Goal: deaths of the worker between the programs and the engine are seen by neither.
+pub fn worker_killed(name: &str) {
+    let (mount, engine) = Engine::mounted(name, &OPTIONS);
+    let writers = Writers::start(mount.path(), WRITERS);
+    for _ in 0..5 {
+        writers.wait_for_records(3000);
+        kill_worker(&mount);
+    }
+    writers.wait_for_records(3000);
+    let outputs = writers.end();
+    assert_stored(&engine, name, &mount, &outputs);
+}
+
+/// Goal: the death of a server that holds data, in the middle of it, is bridged: by its copies, or
+/// by waiting until it is back. Later the copies are all the same.
+pub fn server_killed(name: &str) {
+    let (mount, engine) = Engine::mounted(name, &OPTIONS);
+    let writers = Writers::start(mount.path(), WRITERS);
+    writers.wait_for_records(3000);
+    engine.order("kill");
+    std::thread::sleep(Duration::from_secs(3));
+    writers.wait_for_records(3000);
+    engine.order("revive");
+    writers.wait_for_records(3000);
+    wait_until_stored(&mount);
+    let outputs = writers.end();
+    assert_stored(&engine, name, &mount, &outputs);
+    engine.order("whole");
+    outputs.assert_in(&engine.files());
+}
+
+/// Goal: while the network is down programs write on, into memory, `status` says what is waited for;
+/// when it is back everything is stored.
+pub fn network_cut(name: &str) {
+    let (mount, engine) = Engine::mounted(name, &OPTIONS);
+    let writers = Writers::start(mount.path(), WRITERS);
+    writers.wait_for_records(3000);
+    engine.order("cut");
+    let half = outage() / 2;
+    std::thread::sleep(half);
+    let words = say(&mount, &["status"]);
+    assert!(words.contains("not stored: ") || words.contains(": lane 0 for "), "{words}");
+    writers.wait_for_records(3000);
+    std::thread::sleep(half);
+    engine.order("join");
+    writers.wait_for_records(3000);
+    wait_until_stored(&mount);
+    let outputs = writers.end();
+    assert_stored(&engine, name, &mount, &outputs);
+}
+
+/// Goal: the same, and the worker dies while it waits for the engine. The next one may have to wait
+/// for it, too.
+pub fn cut_while_the_worker_dies(name: &str) {
+    let (mount, engine) = Engine::mounted(name, &OPTIONS);
+    let writers = Writers::start(mount.path(), WRITERS);
+    writers.wait_for_records(3000);
+    let worker = mount.worker_pid();
+    engine.order("cut");
+    std::thread::sleep(Duration::from_secs(3));
+    // SAFETY: a process of ours.
+    unsafe { libc::kill(worker, libc::SIGKILL) };
+    std::thread::sleep(outage());
+    engine.order("join");
+    writers.wait_for_records(3000);
+    wait_until_stored(&mount);
+    let outputs = writers.end();
+    assert_stored(&engine, name, &mount, &outputs);
+}
+
+/// Goal: when the engine's client is killed, the directory below is gone for good, also when another
+/// client is mounted at its place. What is buffered can be read on, is named, and `umount` refuses;
+/// nobody hangs.
+pub fn client_killed(name: &str) {
+    let (mount, engine) = Engine::mounted(name, &["--memory", "64M", "--max-age", "500ms"]);
+    let writers = Writers::start(mount.path(), WRITERS);
+    writers.wait_for_records(3000);
+    engine.order("crash");
+    writers.wait_for_records(3000);
+    mount.wait_for("the loss to be seen", |status| {
+        status["errors"].as_array().is_some_and(|errors| !errors.is_empty())
+    });
+    let words = say(&mount, &["status"]);
+    assert!(words.contains("not stored: ") && words.contains("ENOTCONN"), "{words}");
+    engine.order("remount");
+    let refused = mount.umount();
+    assert_eq!(refused.status.code(), Some(75), "{}", text(&refused));
+    writers.abandon();
+    let ended = say(&mount, &["umount", "--discard"]);
+    assert!(!is_mounted(mount.path()), "{ended}");
+}
