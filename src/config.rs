@@ -52,6 +52,10 @@ pub struct MountConfig {
     /// Globs of the files that are coalesced where no rule says whether; none is all.
     #[serde(default)]
     pub only: Vec<String>,
+    /// For so long programs are not told that an engine, which is another process or another machine,
+    /// does not answer.
+    #[serde(default = "default_patience_ms")]
+    pub patience_ms: u64,
     /// Whether users other than the mount's owner may use the mount.
     pub allow_other: bool,
     /// `MS_*` flags of mount(2) beside those of the backing filesystem. Builds before it had none.
@@ -79,6 +83,11 @@ pub enum Layout {
     Ring,
     /// Files in few pieces, by allocating ahead: for outputs that are read many times
     File,
+}
+
+/// Of mounts that were made by builds before there was a choice.
+fn default_patience_ms() -> u64 {
+    60_000
 }
 
 /// Smallest accepted `--memory`.
@@ -127,6 +136,7 @@ impl MountConfig {
             min_free_bytes: 0,
             rules: Vec::new(),
             only: Vec::new(),
+            patience_ms: default_patience_ms(),
             allow_other: false,
             mount_flags: 0,
         }

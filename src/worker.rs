@@ -9,6 +9,7 @@
 //! The end: everything is drained while the mount still works, then the keeper is asked to
 //! unmount, then what the unmounting itself brought is drained, and the backing filesystem synced.
 
+mod engines;
 mod wake;
 
 use std::io;
@@ -116,6 +117,7 @@ fn serve(context: &WorkerContext) -> io::Result<i32> {
         arena,
         backing_fd: context.backing_fd,
         storage: Arc::new(KernelStorage),
+        engines: Box::new(engines::Mounted::new(&context.config)),
         descriptors,
     })?;
     let (ended, session_ended) = bounded(1);
@@ -432,9 +434,10 @@ impl Ending<'_> {
         server::wait_for_clients();
     }
 
-    /// Shows the keeper that this worker is alive.
+    /// Shows the keeper that this worker is alive, and looks after engines that do not answer.
     fn beat(&self) -> u64 {
         let backlog_bytes = self.filesystem.pulse();
+        self.filesystem.look_at_engines();
         self.context.arena.control().beat(backlog_bytes);
         backlog_bytes
     }

@@ -313,6 +313,13 @@ pub struct MountOptions {
     /// Writes that would take it fail with ENOSPC.
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size, default_value = "0")]
     pub min_free: u64,
+    /// Outages of a network filesystem to bridge
+    ///
+    /// A shorter one is seen by no program. In a longer one close and fsync fail, and so does write
+    /// when memory is full.
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration,
+          default_value = "60s")]
+    pub patience: Duration,
     /// Settings of some files: GLOB:NAME=VALUE,...
     ///
     /// NAME=VALUE is chunk=SIZE, max-age=DURATION, priority=normal or high, coalesce=on or off. The

@@ -126,6 +126,7 @@ fn checked_config(
         min_free_bytes: options.min_free,
         rules: options.rule.clone(),
         only: Vec::new(),
+        patience_ms: u64::try_from(options.patience.as_millis()).unwrap_or(u64::MAX),
         allow_other: options.allow_other || (around.is_root && !options.no_allow_other),
         mount_flags: options.mount_options.iter().fold(0, |flags, change| change.applied_to(flags)),
     };

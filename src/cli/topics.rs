@@ -102,7 +102,8 @@ With /sbin/mount.coalescefs, a line of /etc/fstab is
 
 The backing directory and the mountpoint may be the same. Options of
 'coalescefs mount' lose their dashes: memory=, chunk=, max_age=, lanes=,
-drain_rate=, min_free=, fsync=, log_level=, log_file=, no_writeback_cache,
+drain_rate=, min_free=, patience=, fsync=, log_level=, log_file=,
+no_writeback_cache,
 list_attributes, allow_other, no_allow_other.
 
 ro, nosuid, nodev, noexec, noatime, nodiratime, relatime, strictatime, sync,

@@ -149,6 +149,12 @@ pub struct Status {
     /// The devices that files of the mount are on.
     #[serde(default)]
     pub disks: Vec<DiskStatus>,
+    /// Requests of programs that have waited for more than a second for what is below.
+    #[serde(default)]
+    pub hanging_requests: u64,
+    /// How long the longest of them has.
+    #[serde(default)]
+    pub longest_request_ms: u64,
     /// What they did in the last seconds.
     #[serde(default)]
     pub recent: RecentDrain,
@@ -180,6 +186,46 @@ pub struct DiskStatus {
     pub positioning_us: Option<f64>,
     /// Written in a second from there on.
     pub bytes_per_s: Option<f64>,
+    /// Of a filesystem that is another process's or another machine's.
+    #[serde(default)]
+    pub engine: Option<EngineStatus>,
+}
+
+/// Whether what keeps the files answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineStatus {
+    /// While it does not, so that it is asked now and then only.
+    pub outage: Option<OutageStatus>,
+    /// Writes that have not come back for so long that others go on without them.
+    pub late_writes: u64,
+    /// Outages since the worker was started.
+    pub outages: u64,
+}
+
+/// An engine that does not answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutageStatus {
+    /// Since its first failure.
+    pub for_ms: u64,
+    /// The last error; `ETIMEDOUT` when there was no answer.
+    pub errno: i32,
+    /// Its name.
+    pub name: String,
+    /// Until it is tried again; `None` while a try is under way.
+    pub next_try_ms: Option<u64>,
+}
+
+impl OutageStatus {
+    /// What there is to be said of it, in a line.
+    pub fn describe(&self, time: impl Fn(u64) -> String) -> String {
+        let next = match self.next_try_ms {
+            None => "a try is under way".to_owned(),
+            Some(0) => "the next try is due".to_owned(),
+            Some(ms) => format!("next try in {}", time(ms)),
+        };
+        let why = std::io::Error::from_raw_os_error(self.errno);
+        format!("{}: {why}, for {}; {next}", self.name, time(self.for_ms))
+    }
 }
 
 /// State of one file.
@@ -300,8 +346,20 @@ impl Status {
             errors: Vec::new(),
             lanes: Vec::new(),
             disks: Vec::new(),
+            hanging_requests: 0,
+            longest_request_ms: 0,
             recent: RecentDrain::default(),
         }
+    }
+}
+
+impl Status {
+    /// The longest outage of an engine of the mount, with its device.
+    pub fn outage(&self) -> Option<(&str, &OutageStatus)> {
+        let outages = self.disks.iter().filter_map(|disk| {
+            Some((disk.device.as_str(), disk.engine.as_ref()?.outage.as_ref()?))
+        });
+        outages.max_by_key(|(_, outage)| outage.for_ms)
     }
 }
 

@@ -1,17 +1,21 @@
 //! A lane: one thread that gives one file after another its turn on a backing device.
+//!
+//! A turn is begun when the [`Engine`] is to be asked. There are threads to spare for writes that do
+//! not come back; what is neither late nor waiting is never more than the lanes that were asked for.
 
-use std::cell::Cell;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use super::engine::{Crew, Engine, EngineState};
 use super::rate::Rate;
 use super::{Plan, Run, RunSize, Source, Throttle, Written, write_run};
 use crate::arena::Arena;
 use crate::backing::{Storage, errno};
-use crate::clock::boottime_ms;
+use crate::clock::{boottime_ms, boottime_us};
 use crate::isolation::Isolation;
 use crate::priority;
+use crate::schedule::circuit::{Attempt, Refused};
 use crate::schedule::{FileId, Outcome, Policy, Scheduler, Turn};
 
 /// A run has at most such a part of the memory.
@@ -37,20 +41,65 @@ struct Known {
     rate: Rate,
 }
 
+/// Whose turn it is, and whether there is to be one.
+#[derive(Debug)]
+struct Turns {
+    scheduler: Scheduler,
+    engine: Engine,
+}
+
+impl Turns {
+    /// `Err`: when to look again; `None` when somebody will wake us.
+    fn next(&mut self, now_ms: u64) -> Result<(Turn, Attempt), Option<u64>> {
+        let was_closed = self.engine.is_closed();
+        let attempt = match self.engine.try_begin(now_ms) {
+            Ok(attempt) => attempt,
+            Err(Refused::Until(at_ms)) => return Err(Some(at_ms)),
+            Err(Refused::WhileOut) => return Err(None),
+        };
+        if !was_closed {
+            // The engine's pause is over: those of its files have been pauses enough.
+            self.scheduler.end_all_delays();
+        }
+        match self.scheduler.next_turn(now_ms) {
+            Some(turn) => Ok((turn, attempt)),
+            None => {
+                self.engine.cancel(attempt, now_ms);
+                Err(self.scheduler.wake_at_ms())
+            }
+        }
+    }
+}
+
+/// How an attempt ended.
+enum Ended {
+    /// The engine was not asked for anything that it has to answer.
+    Unasked,
+    Stored,
+    Refused(i32),
+}
+
 /// The scheduler of one backing device and the lanes that wait for it.
 #[derive(Debug)]
 pub struct LaneQueue {
-    scheduler: Mutex<Scheduler>,
+    turns: Mutex<Turns>,
     changed: Condvar,
+    crew: Crew,
     /// By the number of the lane.
     lanes: Mutex<Vec<Known>>,
 }
 
 impl LaneQueue {
     /// An empty queue.
-    pub fn new(policy: Policy) -> LaneQueue {
-        let scheduler = Mutex::new(Scheduler::new(policy));
-        LaneQueue { scheduler, changed: Condvar::new(), lanes: Mutex::default() }
+    pub fn new(policy: Policy, crew: Crew) -> LaneQueue {
+        let seed = u64::from(std::process::id()) << 32 ^ boottime_us();
+        let turns = Turns { scheduler: Scheduler::new(policy), engine: Engine::new(crew, seed) };
+        LaneQueue {
+            turns: Mutex::new(turns),
+            changed: Condvar::new(),
+            crew,
+            lanes: Mutex::default(),
+        }
     }
 
     /// What each lane has in hand.
@@ -72,17 +121,17 @@ impl LaneQueue {
         note(&mut lanes[lane]);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Scheduler> {
-        self.scheduler.lock().expect("the scheduler does not panic")
+    fn lock(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().expect("the scheduler does not panic")
     }
 
     /// Tells the scheduler something, and wakes a lane in case there is work now. Does no I/O.
     pub fn with<R>(&self, tell: impl FnOnce(&mut Scheduler) -> R) -> R {
-        let mut scheduler = self.lock();
-        let before = scheduler.wake_at_ms();
-        let result = tell(&mut scheduler);
-        let after = scheduler.wake_at_ms();
-        drop(scheduler);
+        let mut turns = self.lock();
+        let before = turns.scheduler.wake_at_ms();
+        let result = tell(&mut turns.scheduler);
+        let after = turns.scheduler.wake_at_ms();
+        drop(turns);
         if after.is_some_and(|after| before.is_none_or(|before| after < before)) {
             self.changed.notify_one();
         }
@@ -94,22 +143,86 @@ impl LaneQueue {
         self.changed.notify_all();
     }
 
+    /// Whether the engine is another process or another machine.
+    pub fn is_elsewhere(&self) -> bool {
+        self.crew.patience.is_some()
+    }
+
+    /// Whether an error of writing says that the engine cannot be reached, and nothing of the file.
+    pub fn is_outage(&self, errno: i32) -> bool {
+        self.lock().engine.is_at_fault(errno)
+    }
+
+    /// What is known of the engine.
+    pub fn engine(&self) -> EngineState {
+        self.lock().engine.state()
+    }
+
+    /// Notes which writes are late; other threads then go on in their place. To be called every now
+    /// and then. Does no I/O.
+    pub fn expire(&self, now_ms: u64) {
+        if self.lock().engine.expire(now_ms) {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Nobody waits for the end of a pause any longer, neither an engine's nor a file's.
+    pub fn end_pauses(&self) {
+        let mut turns = self.lock();
+        turns.engine.end_pause(boottime_ms());
+        turns.scheduler.end_all_delays();
+        drop(turns);
+        self.changed.notify_all();
+    }
+
     /// Waits until some file has a turn.
-    fn wait_turn(&self) -> Turn {
-        let mut scheduler = self.lock();
+    fn wait_turn(&self) -> (Turn, Attempt) {
+        let mut turns = self.lock();
         loop {
             let now_ms = boottime_ms();
-            if let Some(turn) = scheduler.next_turn(now_ms) {
-                return turn;
-            }
-            scheduler = match scheduler.wake_at_ms() {
-                Some(at_ms) => {
+            turns = match turns.next(now_ms) {
+                Ok(begun) => return begun,
+                Err(Some(at_ms)) => {
                     let wait = Duration::from_millis(at_ms.saturating_sub(now_ms).max(1));
-                    let waited = self.changed.wait_timeout(scheduler, wait);
+                    let waited = self.changed.wait_timeout(turns, wait);
                     waited.expect("the scheduler does not panic").0
                 }
-                None => self.changed.wait(scheduler).expect("the scheduler does not panic"),
+                Err(None) => self.changed.wait(turns).expect("the scheduler does not panic"),
             };
+        }
+    }
+
+    /// The time of the attempt begins.
+    fn restart(&self, attempt: Option<&Attempt>) {
+        if let Some(attempt) = attempt {
+            self.lock().engine.restart(attempt, boottime_ms());
+        }
+    }
+
+    /// Ends an attempt, if there is one.
+    fn end(&self, attempt: Option<Attempt>, ended: Ended) {
+        if let Some(attempt) = attempt {
+            self.end_in(&mut self.lock().engine, attempt, ended);
+        }
+    }
+
+    /// The next attempt of a turn whose last one went well. `None` when it is not to go on.
+    fn go_on(&self, attempt: Option<Attempt>) -> Option<Attempt> {
+        let mut turns = self.lock();
+        self.end_in(&mut turns.engine, attempt?, Ended::Stored);
+        turns.engine.try_begin(boottime_ms()).ok()
+    }
+
+    fn end_in(&self, engine: &mut Engine, attempt: Attempt, ended: Ended) {
+        let (was_closed, now_ms) = (engine.is_closed(), boottime_ms());
+        match ended {
+            Ended::Unasked => engine.cancel(attempt, now_ms),
+            Ended::Stored => engine.succeed(attempt, now_ms),
+            Ended::Refused(errno) => engine.refuse(attempt, errno, now_ms),
+        }
+        if !was_closed {
+            // Others may go on.
+            self.changed.notify_all();
         }
     }
 }
@@ -124,12 +237,11 @@ struct Lane {
     throttle: Arc<Throttle>,
     arena: Arena,
     isolation: Arc<Isolation>,
-    run_size: Cell<RunSize>,
+    run_size: Arc<Mutex<RunSize>>,
 }
 
-/// Starts `count` lanes on a queue. They run as long as the process.
+/// Starts the lanes of a queue. They run as long as the process.
 pub fn spawn_lanes(
-    count: u32,
     queue: &Arc<LaneQueue>,
     source: &Arc<dyn Source>,
     storage: &Arc<dyn Storage>,
@@ -138,6 +250,7 @@ pub fn spawn_lanes(
     isolation: &Arc<Isolation>,
 ) -> std::io::Result<()> {
     let memory_bytes = u64::from(arena.segments()) * u64::from(arena.segment_bytes());
+    let run_bytes_max = throttle.run_bytes_max(memory_bytes / RUN_PART);
     let lane = Lane {
         number: 0,
         queue: queue.clone(),
@@ -146,9 +259,9 @@ pub fn spawn_lanes(
         throttle: throttle.clone(),
         arena,
         isolation: isolation.clone(),
-        run_size: Cell::new(RunSize::new(throttle.run_bytes_max(memory_bytes / RUN_PART))),
+        run_size: Arc::new(Mutex::new(RunSize::new(run_bytes_max))),
     };
-    for number in 0..count as usize {
+    for number in 0..queue.crew.threads() {
         let lane = Lane { number, ..lane.clone() };
         std::thread::Builder::new().name(format!("lane-{number}")).spawn(move || {
             priority::run_soon();
@@ -162,19 +275,26 @@ pub fn spawn_lanes(
 
 impl Lane {
     fn take_turn(&self) {
-        let turn = self.queue.wait_turn();
+        let (turn, attempt) = self.queue.wait_turn();
+        let mut attempt = Some(attempt);
         let end = |load, outcome| {
             let now_ms = boottime_ms();
             self.queue.with(|scheduler| scheduler.end_turn(turn.file, load, outcome, now_ms));
         };
-        let Some(_in_hand) = self.isolation.begin_writing(turn.file.0) else {
-            let put_off = &mut |load, at_ms| end(load, Outcome::RetryAt(at_ms));
-            return self.source.turn_refused(turn.file, put_off);
-        };
-        self.note_work(turn.file, 0..0);
-        let (bytes, outcome) = self.write_turn(&turn);
-        self.source.turn_ended(turn.file, turn.reason, bytes, &mut |load| end(load, outcome));
-        self.queue.note(self.number, |known| known.work = None);
+        match self.isolation.begin_writing(turn.file.0) {
+            None => {
+                let put_off = &mut |load, at_ms| end(load, Outcome::RetryAt(at_ms));
+                self.source.turn_refused(turn.file, put_off);
+            }
+            Some(_in_hand) => {
+                self.note_work(turn.file, 0..0);
+                let (bytes, outcome) = self.write_turn(&turn, &mut attempt);
+                let end = &mut |load| end(load, outcome);
+                self.source.turn_ended(turn.file, turn.reason, bytes, end);
+                self.queue.note(self.number, |known| known.work = None);
+            }
+        }
+        self.queue.end(attempt, Ended::Unasked);
     }
 
     fn note_work(&self, file: FileId, range: Range<u64>) {
@@ -198,7 +318,12 @@ impl Lane {
         }
     }
 
-    fn write_turn(&self, turn: &Turn) -> (u64, Outcome) {
+    fn run_size(&self) -> MutexGuard<'_, RunSize> {
+        self.run_size.lock().expect("no panics under this lock")
+    }
+
+    /// `attempt` is left with what the turn's end needs, if anything.
+    fn write_turn(&self, turn: &Turn, attempt: &mut Option<Attempt>) -> (u64, Outcome) {
         let mut range = match self.source.plan_turn(turn.file, turn.reason) {
             Plan::Write(range) => range,
             Plan::Nothing => return (0, Outcome::Written),
@@ -206,16 +331,14 @@ impl Lane {
         };
         let mut bytes = 0;
         loop {
-            let run =
-                match self.source.take_run(turn.file, range.clone(), self.run_size.get().bytes()) {
-                    Ok(Some(run)) => run,
-                    Ok(None) => return (bytes, Outcome::Written),
-                    Err(error) => {
-                        let retry_at_ms = self.source.failed(turn.file, None, error);
-                        return (bytes, Outcome::RetryAt(retry_at_ms));
-                    }
-                };
+            let run_bytes = self.run_size().bytes();
+            let run = match self.source.take_run(turn.file, range.clone(), run_bytes) {
+                Ok(Some(run)) => run,
+                Ok(None) => return (bytes, Outcome::Written),
+                Err(error) => return (bytes, self.put_off(turn.file, None, error, attempt)),
+            };
             self.throttle.wait_turn(run.len);
+            self.queue.restart(attempt.as_ref());
             log::trace!("write file={} offset={} len={}", run.file.0, run.offset, run.len);
             // Behind the run's start nothing is taken again in this turn: it ends.
             range.start = run.offset + run.len;
@@ -224,17 +347,28 @@ impl Lane {
             match self.write(&run) {
                 Ok(written) => {
                     bytes += run.len;
-                    let (mut size, took) = (self.run_size.get(), begun.elapsed());
-                    size.note(run.len, took);
+                    let took = begun.elapsed();
+                    *attempt = self.queue.go_on(attempt.take());
+                    self.run_size().note(run.len, took);
                     self.note_written(run.len, took);
-                    self.run_size.set(size);
                     self.source.stored(run, written, took);
+                    if attempt.is_none() {
+                        return (bytes, Outcome::Written);
+                    }
                 }
-                Err(error) => {
-                    let retry_at_ms = self.source.failed(turn.file, Some(run), error);
-                    return (bytes, Outcome::RetryAt(retry_at_ms));
-                }
+                Err(error) => return (bytes, self.put_off(turn.file, Some(run), error, attempt)),
             }
         }
+    }
+
+    fn put_off(
+        &self,
+        file: FileId,
+        run: Option<Run>,
+        error: std::io::Error,
+        attempt: &mut Option<Attempt>,
+    ) -> Outcome {
+        self.queue.end(attempt.take(), Ended::Refused(errno(&error)));
+        Outcome::RetryAt(self.source.failed(file, run, error))
     }
 }

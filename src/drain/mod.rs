@@ -10,6 +10,7 @@
 //! source.
 
 mod data_file;
+mod engine;
 mod lane;
 mod rate;
 mod run_size;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use data_file::{Access, DataFile, Need};
+pub use engine::{Crew, EngineState, Outage, PATIENCE};
 pub use lane::{LaneQueue, Work, spawn_lanes};
 pub use run_size::{RunSize, whole_stripes};
 pub use throttle::Throttle;

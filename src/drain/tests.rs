@@ -1,5 +1,7 @@
 //! Lanes and the writer against stand-ins for storage and filesystem.
 
+mod engines;
+
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -60,6 +62,8 @@ impl Storage for ScriptedStorage {
         }
     }
 }
+
+const POLICY: Policy = Policy { max_age_ms: 30_000, closed_delay_ms: 10 };
 
 fn arena() -> Arena {
     Arena::create(&MountConfig::for_tests(Path::new("/"), 16 << 20)).unwrap()
@@ -240,10 +244,10 @@ fn a_lane_writes_fails_and_tries_again() {
     let scripted = Arc::new(ScriptedStorage::default());
     *scripted.answers.lock().unwrap() = [Answer::Fail(libc::EIO)].into();
     let storage: Arc<dyn Storage> = scripted;
-    let queue = Arc::new(LaneQueue::new(Policy { max_age_ms: 30_000, closed_delay_ms: 10 }));
+    let queue = Arc::new(LaneQueue::new(POLICY, Crew { lanes: 1, patience: None }));
     let throttle = Arc::new(Throttle::new(None));
     let isolation = Arc::new(Isolation::new(arena));
-    spawn_lanes(1, &queue, &source, &storage, &throttle, arena, &isolation).unwrap();
+    spawn_lanes(&queue, &source, &storage, &throttle, arena, &isolation).unwrap();
     let load = Load {
         dirty_bytes: 500_000,
         has_whole_chunk: true,

@@ -3,7 +3,8 @@
 //!
 //! A failure lasts from the first refusal until everything that was refused is stored, cut off or
 //! given up. Each handle hears of it once, by close or by a write that is not cached; fsync fails
-//! as long as it lasts. The bytes stay in memory, so what is answered with an error may be stored
+//! as long as it lasts. That of an engine which cannot be reached is nobody's business before
+//! `--patience` is over (`outage`). The bytes stay in memory, so what is answered with an error may be stored
 //! all the same: nobody is told less than is true.
 //!
 //! Memory full of refused bytes must not hold writers for ever, since they wait in the kernel where
@@ -17,8 +18,11 @@ use std::ops::Range;
 use super::Filesystem;
 use super::data::FileState;
 use super::nodes::Node;
+use super::outage::pauses;
 use crate::clock::boottime_ms;
+use crate::drain::Outage;
 use crate::schedule::FileId;
+use crate::schedule::circuit::Backoff;
 
 /// How long a writer waits for a file's failure to pass.
 const PATIENCE_MS: u64 = 3000;
@@ -42,6 +46,15 @@ pub(super) struct Failure {
     pub(super) last_ms: u64,
     /// What was refused and is not stored since; none when the file could not even be opened.
     refused: Vec<Range<u64>>,
+    /// When the last try failed because the engine cannot be reached.
+    outage: Option<Bridged>,
+}
+
+/// An outage that programs do not hear of at first.
+#[derive(Clone, Debug)]
+struct Bridged {
+    patience_ms: u64,
+    pauses: Backoff,
 }
 
 impl Failure {
@@ -54,24 +67,67 @@ impl Failure {
         self.last_ms + (self.last_ms - self.since_ms).clamp(FIRST_PAUSE_MS, longest_ms)
     }
 
+    fn bridge(&mut self, patience_ms: u64) -> &mut Bridged {
+        let seed = self.last_ms;
+        self.outage.get_or_insert_with(|| Bridged { patience_ms, pauses: pauses(seed) })
+    }
+
     pub(super) fn is_lasting(&self) -> bool {
-        self.last_ms - self.since_ms >= PATIENCE_MS
+        let patience_ms = self.outage.as_ref().map_or(PATIENCE_MS, |outage| outage.patience_ms);
+        self.last_ms - self.since_ms >= patience_ms
+    }
+
+    /// Whether close(2) and fsync(2) tell of it.
+    pub(super) fn is_told(&self) -> bool {
+        self.outage.is_none() || self.is_lasting()
     }
 }
 
 impl FileState {
-    /// Returns when to try again.
+    /// The failure of a try that ended now; returns when to try again.
     pub(super) fn note_failure(&mut self, errno: i32, refused: Option<Range<u64>>) -> u64 {
         let now_ms = boottime_ms();
+        let failure = self.failed_at(errno, now_ms, now_ms, refused);
+        failure.outage = None;
+        failure.next_try_ms()
+    }
+
+    /// The same, of an engine that cannot be reached.
+    pub(super) fn note_unreached(
+        &mut self,
+        errno: i32,
+        refused: Option<Range<u64>>,
+        patience_ms: u64,
+    ) -> u64 {
+        let now_ms = boottime_ms();
+        let outage = self.failed_at(errno, now_ms, now_ms, refused).bridge(patience_ms);
+        now_ms + outage.pauses.next_pause_ms()
+    }
+
+    /// The file waits for an engine that was tried with another one. The errno, if the failure lasts.
+    pub(super) fn note_outage(&mut self, outage: &Outage, patience_ms: u64) -> Option<i32> {
+        let failure = self.failed_at(outage.errno, outage.since_ms, outage.last_ms, None);
+        failure.bridge(patience_ms);
+        failure.is_lasting().then_some(outage.errno)
+    }
+
+    fn failed_at(
+        &mut self,
+        errno: i32,
+        since_ms: u64,
+        now_ms: u64,
+        refused: Option<Range<u64>>,
+    ) -> &mut Failure {
         if self.failure.is_none() {
             self.failures += 1;
         }
         let failure = self.failure.get_or_insert_with(|| Failure {
             errno,
             attempts: 0,
-            since_ms: now_ms,
+            since_ms,
             last_ms: now_ms,
             refused: Vec::new(),
+            outage: None,
         });
         failure.errno = errno;
         failure.attempts = failure.attempts.saturating_add(1);
@@ -86,7 +142,7 @@ impl FileState {
                 failure.refused.push(start..end);
             }
         }
-        failure.next_try_ms()
+        failure
     }
 
     /// What of the file is not in the backing file: ascending, apart.
@@ -200,10 +256,7 @@ impl Filesystem {
 
     /// Files that wait for their next try are tried now.
     pub fn retry_now(&self) {
-        self.each_queue(|queue| {
-            queue.with(crate::schedule::Scheduler::end_all_delays);
-            queue.wake_all();
-        });
+        self.each_queue(crate::drain::LaneQueue::end_pauses);
     }
 }
 
@@ -224,8 +277,14 @@ mod tests {
 
     #[test]
     fn pauses_grow_with_the_time_that_a_failure_lasts() {
-        let mut failure =
-            Failure { errno: 5, attempts: 1, since_ms: 0, last_ms: 0, refused: Vec::new() };
+        let mut failure = Failure {
+            errno: 5,
+            attempts: 1,
+            since_ms: 0,
+            last_ms: 0,
+            refused: Vec::new(),
+            outage: None,
+        };
         let mut pauses = Vec::new();
         for _ in 0..10 {
             let next_ms = failure.next_try_ms();

@@ -152,7 +152,10 @@ impl Filesystem {
         let Some(data) = node.data_if_any() else { return Ok(()) };
         let (failures, failure, loss) = {
             let state = data.lock();
-            (state.failures, state.failure.as_ref().map(|f| f.errno), state.stability.loss)
+            let told = state.failure.as_ref().filter(|failure| failure.is_told());
+            // Who asks now is to hear of it later, if it stays.
+            let untold = u64::from(state.failure.is_some() && told.is_none());
+            (state.failures - untold, told.map(|failure| failure.errno), state.stability.loss)
         };
         let mut files = self.handles.files.lock().expect("no panics under this lock");
         let seen = files.entry(handle).or_default().tell(closer, failures);

@@ -12,6 +12,7 @@
 //! | `space` | disk space: what buffered bytes need, what is held for them |
 //! | `reserve` | finds space for writes, allocates ahead of streams, gives it back |
 //! | `failing` | files that cannot be written: what is known, when it is tried, who is refused |
+//! | `outage` | engines that do not answer: what files and programs hear of it, and when
 //! | `give_up` | bytes that the user gives up |
 //! | `reopen` | another descriptor, where one is dead that was opened before |
 //! | `gate` | programs that are held back before they write |
@@ -33,7 +34,8 @@
 //! No function here waits for the disk to take data, or for memory: what must wait takes a
 //! [`Reply`] and parks it. Locks, in the order in which they may be taken: writes that found no
 //! room, a file's state, then any one of node map, lane queue, slot pool, admission, gate. Only names and
-//! attributes are looked up in the backing directory on the calling thread.
+//! attributes are looked up in the backing directory on the calling thread: where that may hang,
+//! `fuse` calls from [`Filesystem::on_askers`] or the pool.
 
 mod ahead;
 mod attrs;
@@ -49,6 +51,7 @@ mod ioctl;
 mod look_anew;
 mod names;
 mod nodes;
+mod outage;
 mod pool;
 mod quiet;
 mod rebuild;
@@ -67,7 +70,7 @@ mod virtual_files;
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 
 use crate::arena::{Arena, SlotPool};
@@ -86,6 +89,7 @@ pub use drain_now::Draining;
 pub use give_up::{GiveUp, KernelPages};
 pub use handles::DirectoryEntry;
 pub use names::{Entry, Mode};
+pub use outage::Engines;
 pub use room::{Limits, WRITE_BYTES_MAX};
 pub use virtual_files::is_virtual;
 
@@ -117,6 +121,8 @@ pub struct Parts {
     pub backing_fd: RawFd,
     /// What lanes write through.
     pub storage: Arc<dyn Storage>,
+    /// Which of what is below may hang while this machine works.
+    pub engines: Box<dyn Engines>,
     /// Descriptors that the file caches may use.
     pub descriptors: u64,
 }
@@ -148,6 +154,10 @@ pub struct Filesystem {
     gate: WriterGate,
     isolation: Arc<Isolation>,
     pool: Pool,
+    /// Requests about names and attributes, where what is below may hang.
+    askers: Pool,
+    may_hang: AtomicBool,
+    engines: Box<dyn Engines>,
     storage: Arc<dyn Storage>,
     throttle: Arc<Throttle>,
     devices: RwLock<Vec<(u64, Device)>>,
@@ -168,7 +178,7 @@ impl Filesystem {
     /// Attaches to the arena: empty for a new mount, else with what a former worker left, which
     /// is taken over. Starts the pool, and lanes as backing devices are met.
     pub fn attach(parts: Parts) -> io::Result<Arc<Filesystem>> {
-        let Parts { config, arena, backing_fd, storage, descriptors } = parts;
+        let Parts { config, arena, backing_fd, storage, engines, descriptors } = parts;
         let rules = Rules::new(&config).map_err(io::Error::other)?;
         let isolation = Arc::new(Isolation::new(arena));
         let (slots, held) = SlotPool::rebuild(&arena);
@@ -191,7 +201,10 @@ impl Filesystem {
             slots,
             room: Room::new(&limits),
             gate: WriterGate::new(&limits),
-            pool: Pool::new(isolation.clone()),
+            pool: Pool::new("pool", isolation.clone()),
+            askers: Pool::new("ask", isolation.clone()),
+            may_hang: AtomicBool::new(false),
+            engines,
             isolation,
             storage,
             throttle: Arc::new(Throttle::new(config.drain_rate)),
@@ -210,6 +223,10 @@ impl Filesystem {
             arena,
         });
         filesystem.pool.start()?;
+        filesystem.askers.start()?;
+        if filesystem.engines.is_any_below() {
+            filesystem.note_may_hang();
+        }
         filesystem.start_reserving()?;
         filesystem.start_gate()?;
         filesystem.start_looking_anew()?;
@@ -273,14 +290,14 @@ impl Filesystem {
         if let Some(device) = find(&self.devices.read().expect("no panics under this lock")) {
             return Ok(device);
         }
+        let crew = self.crew(dev);
         let mut devices = self.devices.write().expect("no panics under this lock");
         if let Some(device) = find(&devices) {
             return Ok(device);
         }
-        let queue = Arc::new(LaneQueue::new(self.policy));
+        let queue = Arc::new(LaneQueue::new(self.policy, crew));
         let source: Arc<dyn crate::drain::Source> = self.arc();
         crate::drain::spawn_lanes(
-            self.config.lanes,
             &queue,
             &source,
             &self.storage,

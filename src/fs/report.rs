@@ -10,11 +10,15 @@ use super::{Device, Filesystem};
 use crate::clock::boottime_ms;
 use crate::control::errno;
 use crate::control::protocol::{
-    ByteRange, DiskStatus, FailureStatus, FileStatus, LaneStatus, Status,
+    ByteRange, DiskStatus, EngineStatus, FailureStatus, FileStatus, LaneStatus, OutageStatus,
+    Status,
 };
+use crate::drain::EngineState;
 
 /// Most files named in one answer; the fullest come first.
 const FILES_MAX: usize = 10_000;
+/// Requests that wait for so long for what is below are counted as hanging.
+const HANGING_MS: u64 = 1000;
 /// Most ranges named of one file.
 const RANGES_MAX: usize = 32;
 
@@ -49,6 +53,7 @@ impl Filesystem {
         let bytes_out = get(&counters.bytes_out);
         let waits = [self.room.oldest_wait_ms(), self.gate.oldest_wait_ms()];
         let waited_ms = waits.into_iter().flatten().max().unwrap_or(0);
+        let hanging = self.hanging(now_ms);
         Status {
             config: (*self.config).clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -82,8 +87,18 @@ impl Filesystem {
             errors: self.failing_files(),
             lanes: self.lanes(),
             disks: self.disks(),
+            hanging_requests: hanging.0,
+            longest_request_ms: hanging.1,
             recent: self.stats.recent().sum(now_ms),
         }
+    }
+
+    /// Requests that wait for what is below: how many, and for how many milliseconds at most.
+    fn hanging(&self, now_ms: u64) -> (u64, u64) {
+        let since_ms = now_ms.saturating_sub(HANGING_MS);
+        let [names, bytes] = [&self.askers, &self.pool].map(|pool| pool.older_than(since_ms));
+        let oldest_ms = names.1.into_iter().chain(bytes.1).min();
+        (names.0 + bytes.0, oldest_ms.map_or(0, |at_ms| now_ms.saturating_sub(at_ms)))
     }
 
     fn disks(&self) -> Vec<DiskStatus> {
@@ -95,6 +110,7 @@ impl Filesystem {
                 chunk_bytes: device.chunk.bytes(),
                 positioning_us: service.map(|service| service.positioning_us),
                 bytes_per_s: service.map(|service| service.bytes_per_s),
+                engine: engine_status(&device.queue.engine()),
             }
         };
         devices.iter().map(disk).collect()
@@ -155,6 +171,18 @@ impl Filesystem {
             failure,
         })
     }
+}
+
+fn engine_status(engine: &EngineState) -> Option<EngineStatus> {
+    let now_ms = boottime_ms();
+    let outage = engine.outage.map(|outage| OutageStatus {
+        for_ms: now_ms.saturating_sub(outage.since_ms),
+        errno: outage.errno,
+        name: errno::name(outage.errno),
+        next_try_ms: outage.next_try_ms.map(|at_ms| at_ms.saturating_sub(now_ms)),
+    });
+    let (late_writes, outages) = (engine.late as u64, engine.outages);
+    engine.is_elsewhere.then_some(EngineStatus { outage, late_writes, outages })
 }
 
 fn failure_status(state: &FileState) -> Option<FailureStatus> {

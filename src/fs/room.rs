@@ -247,6 +247,11 @@ impl Filesystem {
         self.set_urgency();
     }
 
+    /// Whether the mount is to end.
+    pub(super) fn is_finishing(&self) -> bool {
+        self.room.finishing.load(Ordering::Relaxed)
+    }
+
     /// The mount stays after all.
     pub fn resume(&self) {
         self.room.finishing.store(false, Ordering::Relaxed);

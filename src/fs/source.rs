@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::Filesystem;
 use super::data::FileState;
+use super::failing::Failure;
 use super::nodes::Node;
 use super::reserve::Job;
 use super::stable::Unsynced;
@@ -134,7 +135,13 @@ impl Source for Filesystem {
                 let lost = (before + run.len).saturating_sub(state.buffer.dirty_bytes());
                 self.backlog_bytes.fetch_sub(lost, Ordering::Relaxed);
             }
-            if let Some(errno) = run.as_ref().and_then(|run| run.data_file.take_lost()) {
+            let queue = node.data_if_any().map(|data| data.queue.clone());
+            let is_elsewhere = queue.as_ref().is_some_and(|queue| queue.is_elsewhere());
+            let is_outage = queue.is_some_and(|queue| queue.is_outage(errno));
+            // What is stored elsewhere is synced: nothing that waits in a page cache is missed.
+            if let Some(errno) = run.as_ref().and_then(|run| run.data_file.take_lost())
+                && !is_elsewhere
+            {
                 state.note_loss(errno);
             }
             if state.failure.is_none() {
@@ -142,10 +149,15 @@ impl Source for Filesystem {
                 log::error!("cannot write to {path}: {error}; the data is kept and tried again");
             }
             let refused = run.as_ref().map(|run| run.offset..run.offset + run.len);
-            retry_at_ms = state.note_failure(errno, refused);
-            lasting = state.failure.as_ref().filter(|failure| failure.is_lasting()).map(|_| errno);
+            retry_at_ms = match is_outage {
+                true => state.note_unreached(errno, refused, self.config.patience_ms),
+                false => state.note_failure(errno, refused),
+            };
+            let failure = state.failure.as_ref();
+            lasting = failure.filter(|failure| failure.is_lasting()).map(|_| errno);
+            let is_told = failure.is_some_and(Failure::is_told);
             self.note_failing(node);
-            self.release_waiters(state, Some(errno));
+            self.release_waiters(state, is_told.then_some(errno));
         });
         if matches!(errno, libc::ENOSPC | libc::EDQUOT) {
             // Before it is tried again; a quota counts what is allocated ahead.

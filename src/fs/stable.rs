@@ -173,9 +173,13 @@ impl Filesystem {
         // What was written is safe then: another descriptor knows of nothing less.
         if let Err(error) = &synced
             && before < Unsynced::Data
-            && let Some(file) = self.reopened(node, backing::errno(error))
         {
-            synced = self.storage.sync((*file).as_fd(), kind);
+            let mut code = backing::errno(error);
+            synced = self.through_outage(&data.queue, || {
+                let file = self.reopened(node, code).ok_or_else(|| errno(code))?;
+                let synced = self.storage.sync((*file).as_fd(), kind);
+                synced.inspect_err(|error| code = backing::errno(error))
+            });
         }
         if let Err(error) = &synced {
             let mut state = data.lock();

@@ -2,6 +2,7 @@
 //! with storage that can be told to wait or to fail.
 
 mod failing;
+mod outage;
 mod power;
 mod reserved;
 mod rules;
@@ -18,6 +19,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::nodes::ROOT_ID;
+use super::outage::Elsewhere;
 use super::quiet::Until;
 use super::*;
 use crate::backing::{KernelStorage, SetTime, SyncKind};
@@ -92,12 +94,16 @@ impl Fixture {
 
 impl<S: Storage + 'static> Fixture<S> {
     fn with(storage: Arc<S>, set: impl FnOnce(&mut MountConfig)) -> Fixture<S> {
+        Fixture::on(Elsewhere(false), storage, set)
+    }
+
+    fn on(engines: Elsewhere, storage: Arc<S>, set: impl FnOnce(&mut MountConfig)) -> Fixture<S> {
         let dir = tempfile::tempdir().unwrap();
         let mut config = MountConfig::for_tests(dir.path(), 4 << 20);
         set(&mut config);
         let config = Arc::new(config);
         let arena = Arena::create(&config).unwrap();
-        let fs = attach(&config, arena, storage.clone());
+        let fs = attach_to(&config, arena, storage.clone(), engines);
         let fixture = Fixture { dir, config, arena, storage, fs };
         // Else the first writes wait for space, not for memory.
         fixture.wait_until("space to be held", |fs| fs.holds_space());
@@ -155,11 +161,21 @@ impl<S: Storage + 'static> Fixture<S> {
 }
 
 fn attach(config: &Arc<MountConfig>, arena: Arena, storage: Arc<dyn Storage>) -> Arc<Filesystem> {
+    attach_to(config, arena, storage, Elsewhere(false))
+}
+
+fn attach_to(
+    config: &Arc<MountConfig>,
+    arena: Arena,
+    storage: Arc<dyn Storage>,
+    engines: Elsewhere,
+) -> Arc<Filesystem> {
     let parts = Parts {
         config: config.clone(),
         arena,
         backing_fd: crate::backing::open_root(&config.backing).unwrap().into_raw_fd(),
         storage,
+        engines: Box::new(engines),
         descriptors: 1024,
     };
     Filesystem::attach(parts).unwrap()

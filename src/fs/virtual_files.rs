@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -64,12 +65,15 @@ pub fn is_virtual(id: u64) -> bool {
 pub(super) struct VirtualFiles {
     snapshots: Mutex<HashMap<u64, Arc<Vec<u8>>>>,
     since: Time,
+    /// Nothing below has the name, and through the mount nobody can make it.
+    is_known: AtomicBool,
 }
 
 impl VirtualFiles {
     pub(super) fn new() -> VirtualFiles {
         let (secs, nanos) = clock::realtime();
-        VirtualFiles { snapshots: Mutex::default(), since: Time { secs, nanos } }
+        let since = Time { secs, nanos };
+        VirtualFiles { snapshots: Mutex::default(), since, is_known: AtomicBool::new(false) }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Vec<u8>>>> {
@@ -90,6 +94,12 @@ impl Filesystem {
         is_there.then(|| Ok(self.virtual_entry(DIRECTORY_ID)))
     }
 
+    /// Whether a name is looked up without asking what is below.
+    pub fn is_at_hand(&self, parent: u64, name: &OsStr) -> bool {
+        let is_known = || self.virtual_files.is_known.load(Ordering::Relaxed);
+        is_virtual(parent) || (parent == ROOT_ID && name == NAME && is_known())
+    }
+
     fn virtual_entry(&self, id: u64) -> Entry {
         Entry { attr: self.virtual_attr(id), generation: 0 }
     }
@@ -99,9 +109,16 @@ impl Filesystem {
         if parent != ROOT_ID || name != NAME {
             return Ok(false);
         }
+        // Asked once: it is to be seen also while what is below hangs.
+        if self.virtual_files.is_known.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
         match backing::attr_at(self.root(), name) {
             Ok(_) => Ok(false),
-            Err(error) if backing::errno(&error) == libc::ENOENT => Ok(true),
+            Err(error) if backing::errno(&error) == libc::ENOENT => {
+                self.virtual_files.is_known.store(true, Ordering::Relaxed);
+                Ok(true)
+            }
             Err(error) => Err(error),
         }
     }

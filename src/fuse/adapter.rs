@@ -3,21 +3,21 @@
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use fuser::{
     CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use super::answering::{About, Adapter};
 use super::convert::{
     as_told_by_close, caller, code, file_attr, kind_of_entry, reply_attr, reply_empty, reply_entry,
     reply_ioctl, reply_opened, reply_written, reply_xattr, set_time, sync_kind, ttl,
 };
-use crate::fs::{Caller, Change, Entry, Filesystem, Mode, Mtime, is_virtual};
+use crate::fs::{Change, Entry, Mode, Mtime, is_virtual};
 use crate::killpoint::{self, Point};
 
 /// Asked for where the kernel has them. Without KILLPRIV_V2 the kernel looks an attribute up on
@@ -33,40 +33,6 @@ const WANTED: [InitFlags; 8] = [
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
 ];
-
-pub(super) struct Adapter {
-    fs: Arc<Filesystem>,
-    /// There once the session is.
-    notifier: Arc<OnceLock<Notifier>>,
-}
-
-impl Adapter {
-    pub(super) fn new(fs: Arc<Filesystem>, notifier: Arc<OnceLock<Notifier>>) -> Adapter {
-        Adapter { fs, notifier }
-    }
-
-    /// Where a node was last found, for messages.
-    pub(super) fn path(&self, ino: INodeNo) -> String {
-        self.fs.path_of_id(ino.0)
-    }
-
-    /// Set-id bits go with the write of somebody who may not keep them. The kernel leaves that to
-    /// us, and would go on showing the mode it has.
-    fn privileges_killed(&self, ino: INodeNo, changed: io::Result<bool>) -> io::Result<()> {
-        let changed = changed?;
-        if let Some(notifier) = self.notifier.get().filter(|_| changed) {
-            // A negative offset: attributes only.
-            notifier.inval_inode(ino, -1, 0)?;
-        }
-        Ok(())
-    }
-
-    /// The filesystem, for one more request.
-    fn counted(&self) -> &Arc<Filesystem> {
-        self.fs.count_request();
-        &self.fs
-    }
-}
 
 impl fuser::Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
@@ -90,19 +56,25 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        reply_entry(reply, self.counted().lookup(caller(request), parent.0, name));
+        let (caller, name) = (caller(request), name.to_owned());
+        if self.fs.is_at_hand(parent.0, &name) {
+            return reply_entry(reply, self.fs.lookup(caller, parent.0, &name));
+        }
+        self.answer(parent, About::Names, move |me| {
+            reply_entry(reply, me.fs.lookup(caller, parent.0, &name));
+        });
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, nlookup: u64) {
-        self.counted().forget(ino.0, nlookup);
+        self.answer(ino, About::Names, move |me| me.fs.forget(ino.0, nlookup));
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         let answer = move |result| reply_attr(reply, result);
-        match fh {
-            Some(_) => self.counted().getattr_before_write(ino.0, Box::new(answer)),
-            None => answer(self.counted().getattr(ino.0)),
-        }
+        self.answer(ino, About::Names, move |me| match fh {
+            Some(_) => me.fs.getattr_before_write(ino.0, Box::new(answer)),
+            None => answer(me.fs.getattr(ino.0)),
+        });
     }
 
     fn setattr(
@@ -125,15 +97,18 @@ impl fuser::Filesystem for Adapter {
     ) {
         let change =
             Change { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
-        let answer = Box::new(move |result| reply_attr(reply, result));
-        self.counted().setattr(caller(request), ino.0, change, answer);
+        let caller = caller(request);
+        self.answer(ino, About::Names, move |me| {
+            let answer = Box::new(move |result| reply_attr(reply, result));
+            me.fs.setattr(caller, ino.0, change, answer);
+        });
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.counted().read_link(ino.0) {
+        self.answer(ino, About::Names, move |me| match me.fs.read_link(ino.0) {
             Ok(target) => reply.data(target.as_encoded_bytes()),
             Err(error) => reply.error(code(&error)),
-        }
+        });
     }
 
     fn mknod(
@@ -147,7 +122,10 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let mode = Mode { bits: mode, umask };
-        reply_entry(reply, self.counted().mknod(caller(request), parent.0, name, mode, rdev));
+        let (caller, name) = (caller(request), name.to_owned());
+        self.answer(parent, About::Names, move |me| {
+            reply_entry(reply, me.fs.mknod(caller, parent.0, &name, mode, rdev));
+        });
     }
 
     fn mkdir(
@@ -161,15 +139,24 @@ impl fuser::Filesystem for Adapter {
     ) {
         killpoint::pass(Point::MkdirBegun);
         let mode = Mode { bits: mode, umask };
-        reply_entry(reply, self.counted().mkdir(caller(request), parent.0, name, mode));
+        let (caller, name) = (caller(request), name.to_owned());
+        self.answer(parent, About::Names, move |me| {
+            reply_entry(reply, me.fs.mkdir(caller, parent.0, &name, mode));
+        });
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, self.counted().unlink(caller(request), parent.0, name));
+        let (caller, name) = (caller(request), name.to_owned());
+        self.answer(parent, About::Names, move |me| {
+            reply_empty(reply, me.fs.unlink(caller, parent.0, &name));
+        });
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, self.counted().rmdir(caller(request), parent.0, name));
+        let (caller, name) = (caller(request), name.to_owned());
+        self.answer(parent, About::Names, move |me| {
+            reply_empty(reply, me.fs.rmdir(caller, parent.0, &name));
+        });
     }
 
     fn symlink(
@@ -180,7 +167,10 @@ impl fuser::Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        reply_entry(reply, self.counted().symlink(caller(request), parent.0, link_name, target));
+        let (caller, name, target) = (caller(request), link_name.to_owned(), target.to_owned());
+        self.answer(parent, About::Names, move |me| {
+            reply_entry(reply, me.fs.symlink(caller, parent.0, &name, &target));
+        });
     }
 
     fn rename(
@@ -193,9 +183,11 @@ impl fuser::Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let (from, to) = ((parent.0, name), (newparent.0, newname));
-        let renamed = self.counted().rename(caller(request), from, to, flags.bits());
-        reply_empty(reply, renamed);
+        let (caller, name, newname) = (caller(request), name.to_owned(), newname.to_owned());
+        self.answer(parent, About::Names, move |me| {
+            let (from, to) = ((parent.0, name.as_os_str()), (newparent.0, newname.as_os_str()));
+            reply_empty(reply, me.fs.rename(caller, from, to, flags.bits()));
+        });
     }
 
     fn link(
@@ -206,12 +198,18 @@ impl fuser::Filesystem for Adapter {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        reply_entry(reply, self.counted().link(caller(request), ino.0, newparent.0, newname));
+        let (caller, name) = (caller(request), newname.to_owned());
+        self.answer(ino, About::Names, move |me| {
+            reply_entry(reply, me.fs.link(caller, ino.0, newparent.0, &name));
+        });
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let opened = self.counted().open(caller(request), ino.0, flags.0);
-        reply_opened(reply, opened, self.cache_of(ino.0));
+        let caller = caller(request);
+        self.answer(ino, About::Names, move |me| {
+            let opened = me.fs.open(caller, ino.0, flags.0);
+            reply_opened(reply, opened, me.cache_of(ino.0));
+        });
     }
 
     fn create(
@@ -225,16 +223,19 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let mode = Mode { bits: mode, umask };
-        match self.counted().create(caller(request), parent.0, name, mode, flags) {
-            Ok((Entry { attr, generation }, handle)) => reply.created(
-                ttl(&attr),
-                &file_attr(&attr),
-                Generation(u64::from(generation)),
-                FileHandle(handle),
-                self.cache_of(attr.id),
-            ),
-            Err(error) => reply.error(code(&error)),
-        }
+        let (caller, name) = (caller(request), name.to_owned());
+        self.answer(parent, About::Names, move |me| {
+            match me.fs.create(caller, parent.0, &name, mode, flags) {
+                Ok((Entry { attr, generation }, handle)) => reply.created(
+                    ttl(&attr),
+                    &file_attr(&attr),
+                    Generation(u64::from(generation)),
+                    FileHandle(handle),
+                    me.cache_of(attr.id),
+                ),
+                Err(error) => reply.error(code(&error)),
+            }
+        });
     }
 
     fn read(
@@ -252,10 +253,10 @@ impl fuser::Filesystem for Adapter {
             Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(code(&error)),
         };
-        if is_virtual(ino.0) {
-            return answer(self.counted().virtual_read(ino.0, fh.0, offset, size));
-        }
-        self.counted().read(ino.0, offset, size, Box::new(answer));
+        self.answer(ino, About::Bytes, move |me| match is_virtual(ino.0) {
+            true => answer(me.fs.virtual_read(ino.0, fh.0, offset, size)),
+            false => me.fs.read(ino.0, offset, size, Box::new(answer)),
+        });
     }
 
     fn write(
@@ -270,26 +271,35 @@ impl fuser::Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let is_cached = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let has_cache = self.fs.uses_writeback_cache();
-        let mtime = if has_cache { Mtime::OfKernel } else { Mtime::OfNow };
-        // A handle is only guessed for writes from the page cache: errors wait for flush then.
-        let checked = if is_cached { Ok(()) } else { self.fs.check(ino.0, fh.0) };
-        let checked = checked.and_then(|()| {
-            if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
-                let killed = self.fs.kill_privileges(caller(request), ino.0);
-                self.privileges_killed(ino, killed)?;
+        let caller = caller(request);
+        let write = move |me: &Adapter, data: &[u8]| {
+            let is_cached = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+            let has_cache = me.fs.uses_writeback_cache();
+            let mtime = if has_cache { Mtime::OfKernel } else { Mtime::OfNow };
+            // A handle is only guessed for writes from the page cache: errors wait for flush then.
+            let checked = if is_cached { Ok(()) } else { me.fs.check(ino.0, fh.0) };
+            let checked = checked.and_then(|()| {
+                if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+                    me.privileges_killed(ino, me.fs.kill_privileges(caller, ino.0))?;
+                }
+                Ok(())
+            });
+            if let Err(error) = checked {
+                return reply.error(code(&error));
             }
-            Ok(())
-        });
-        if let Err(error) = checked {
-            return reply.error(code(&error));
-        }
-        let answer = move |result: io::Result<u32>| match is_cached {
-            true => reply_written(reply, result.map_err(as_told_by_close)),
-            false => reply_written(reply, result),
+            let answer = move |result: io::Result<u32>| match is_cached {
+                true => reply_written(reply, result.map_err(as_told_by_close)),
+                false => reply_written(reply, result),
+            };
+            me.fs.write(ino.0, offset, data, mtime, Box::new(answer));
         };
-        self.counted().write(ino.0, offset, data, mtime, Box::new(answer));
+        // The copy only where the thread could not wait.
+        if !self.fs.may_hang() {
+            self.fs.count_request();
+            return write(self, data);
+        }
+        let data = data.to_vec();
+        self.answer(ino, About::Bytes, move |me| write(me, &data));
     }
 
     fn flush(
@@ -300,8 +310,10 @@ impl fuser::Filesystem for Adapter {
         lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        // The owner of locks stands for the closer's table of descriptors.
-        reply_empty(reply, self.counted().flush(ino.0, fh.0, lock_owner.0));
+        self.answer(ino, About::Bytes, move |me| {
+            // The owner of locks stands for the closer's table of descriptors.
+            reply_empty(reply, me.fs.flush(ino.0, fh.0, lock_owner.0));
+        });
     }
 
     fn release(
@@ -314,8 +326,11 @@ impl fuser::Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.counted().release(caller(request), ino.0, fh.0);
-        reply.ok();
+        let caller = caller(request);
+        self.answer(ino, About::Bytes, move |me| {
+            me.fs.release(caller, ino.0, fh.0);
+            reply.ok();
+        });
     }
 
     fn fsync(
@@ -326,17 +341,21 @@ impl fuser::Filesystem for Adapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        let fs = self.fs.clone();
-        let answer = move |result: io::Result<()>| {
-            // The handle has been told; an error that came before is told now, too.
-            let told = fs.check(ino.0, fh.0);
-            reply_empty(reply, result.and(told));
-        };
-        self.counted().fsync(ino.0, sync_kind(datasync), Box::new(answer));
+        self.answer(ino, About::Bytes, move |me| {
+            let fs = me.fs.clone();
+            let answer = move |result: io::Result<()>| {
+                // The handle has been told; an error that came before is told now, too.
+                let told = fs.check(ino.0, fh.0);
+                reply_empty(reply, result.and(told));
+            };
+            me.fs.fsync(ino.0, sync_kind(datasync), Box::new(answer));
+        });
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply_opened(reply, self.counted().open_directory(ino.0), FopenFlags::empty());
+        self.answer(ino, About::Names, move |me| {
+            reply_opened(reply, me.fs.open_directory(ino.0), FopenFlags::empty());
+        });
     }
 
     fn readdir(
@@ -347,14 +366,16 @@ impl fuser::Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let read = self.counted().read_directory(ino.0, fh.0, offset, |entry| {
-            let kind = kind_of_entry(entry.kind);
-            !reply.add(INodeNo(entry.ino), entry.next_offset, kind, &entry.name)
+        self.answer(ino, About::Names, move |me| {
+            let read = me.fs.read_directory(ino.0, fh.0, offset, |entry| {
+                let kind = kind_of_entry(entry.kind);
+                !reply.add(INodeNo(entry.ino), entry.next_offset, kind, &entry.name)
+            });
+            match read {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(code(&error)),
+            }
         });
-        match read {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(code(&error)),
-        }
     }
 
     fn readdirplus(
@@ -365,25 +386,30 @@ impl fuser::Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let read = self.counted().read_directory(ino.0, fh.0, offset, |entry| {
-            self.add_plus(request, ino, entry, &mut reply)
+        let caller = caller(request);
+        self.answer(ino, About::Names, move |me| {
+            let read = me.fs.read_directory(ino.0, fh.0, offset, |entry| {
+                me.add_plus(caller, ino, entry, &mut reply)
+            });
+            match read {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(code(&error)),
+            }
         });
-        match read {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(code(&error)),
-        }
     }
 
     fn releasedir(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.counted().release_directory(fh.0);
-        reply.ok();
+        self.answer(ino, About::Names, move |me| {
+            me.fs.release_directory(fh.0);
+            reply.ok();
+        });
     }
 
     fn fsyncdir(
@@ -394,17 +420,19 @@ impl fuser::Filesystem for Adapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        let answer = Box::new(move |result| reply_empty(reply, result));
-        self.counted().fsync_directory(ino.0, sync_kind(datasync), answer);
+        self.answer(ino, About::Bytes, move |me| {
+            let answer = Box::new(move |result| reply_empty(reply, result));
+            me.fs.fsync_directory(ino.0, sync_kind(datasync), answer);
+        });
     }
 
     fn statfs(&self, _request: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        match self.counted().statfs(ino.0) {
+        self.answer(INodeNo::ROOT, About::Names, move |me| match me.fs.statfs(ino.0) {
             Ok(s) => reply.statfs(
                 s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namelen, s.frsize,
             ),
             Err(error) => reply.error(code(&error)),
-        }
+        });
     }
 
     fn setxattr(
@@ -417,27 +445,37 @@ impl fuser::Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply_empty(reply, self.counted().set_xattr(caller(request), ino.0, name, value, flags));
+        let (caller, name, value) = (caller(request), name.to_owned(), value.to_vec());
+        self.answer(ino, About::Names, move |me| {
+            reply_empty(reply, me.fs.set_xattr(caller, ino.0, &name, &value, flags));
+        });
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let mut value = vec![0; size as usize];
-        match self.counted().get_xattr(ino.0, name, &mut value) {
-            Ok(len) if size == 0 => reply.size(len as u32),
-            Ok(len) => reply.data(&value[..len]),
-            Err(error) => reply.error(code(&error)),
-        }
+        let name = name.to_owned();
+        self.answer(ino, About::Names, move |me| {
+            let mut value = vec![0; size as usize];
+            match me.fs.get_xattr(ino.0, &name, &mut value) {
+                Ok(len) if size == 0 => reply.size(len as u32),
+                Ok(len) => reply.data(&value[..len]),
+                Err(error) => reply.error(code(&error)),
+            }
+        });
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        match self.counted().list_xattr(caller(request), ino.0) {
+        let caller = caller(request);
+        self.answer(ino, About::Names, move |me| match me.fs.list_xattr(caller, ino.0) {
             Ok(names) => reply_xattr(reply, size, &names),
             Err(error) => reply.error(code(&error)),
-        }
+        });
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, self.counted().remove_xattr(caller(request), ino.0, name));
+        let (caller, name) = (caller(request), name.to_owned());
+        self.answer(ino, About::Names, move |me| {
+            reply_empty(reply, me.fs.remove_xattr(caller, ino.0, &name));
+        });
     }
 
     fn fallocate(
@@ -450,12 +488,15 @@ impl fuser::Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let killed = self.fs.kill_privileges_unless_kept(caller(request), ino.0);
-        if let Err(error) = self.privileges_killed(ino, killed) {
-            return reply.error(code(&error));
-        }
-        let answer = Box::new(move |result| reply_empty(reply, result));
-        self.counted().allocate(ino.0, mode, offset, length, answer);
+        let caller = caller(request);
+        self.answer(ino, About::Bytes, move |me| {
+            let killed = me.fs.kill_privileges_unless_kept(caller, ino.0);
+            if let Err(error) = me.privileges_killed(ino, killed) {
+                return reply.error(code(&error));
+            }
+            let answer = Box::new(move |result| reply_empty(reply, result));
+            me.fs.allocate(ino.0, mode, offset, length, answer);
+        });
     }
 
     fn ioctl(
@@ -469,8 +510,11 @@ impl fuser::Filesystem for Adapter {
         output_bytes: u32,
         reply: ReplyIoctl,
     ) {
-        let answer = Box::new(move |result| reply_ioctl(reply, result));
-        self.counted().ioctl(caller(request), ino.0, command, input, output_bytes, answer);
+        let (caller, input) = (caller(request), input.to_vec());
+        self.answer(ino, About::Names, move |me| {
+            let answer = Box::new(move |result| reply_ioctl(reply, result));
+            me.fs.ioctl(caller, ino.0, command, &input, output_bytes, answer);
+        });
     }
 
     fn lseek(
@@ -486,21 +530,23 @@ impl fuser::Filesystem for Adapter {
             Ok(offset) => reply.offset(offset),
             Err(error) => reply.error(code(&error)),
         };
-        let fs = self.counted().clone();
-        if !fs.uses_writeback_cache() {
-            return fs.seek(ino.0, offset, whence, Box::new(answer));
-        }
-        let notifier = self.notifier.clone();
-        self.fs.on_pool(move || {
-            // The kernel asks before it has handed over what was just written. Told to let go of
-            // the file's pages, it writes them out first, and waits until other threads of ours
-            // have answered.
-            if let Some(notifier) = notifier.get()
-                && let Err(error) = notifier.inval_inode(ino, 0, 0)
-            {
-                log::debug!("cannot have node {ino} written out: {error}");
+        self.answer(ino, About::Bytes, move |me| {
+            let fs = me.fs.clone();
+            if !fs.uses_writeback_cache() {
+                return fs.seek(ino.0, offset, whence, Box::new(answer));
             }
-            fs.seek(ino.0, offset, whence, Box::new(answer));
+            let notifier = me.notifier.clone();
+            me.fs.on_pool(move || {
+                // The kernel asks before it has handed over what was just written. Told to let go
+                // of the file's pages, it writes them out first, and waits until other threads of
+                // ours have answered.
+                if let Some(notifier) = notifier.get()
+                    && let Err(error) = notifier.inval_inode(ino, 0, 0)
+                {
+                    log::debug!("cannot have node {ino} written out: {error}");
+                }
+                fs.seek(ino.0, offset, whence, Box::new(answer));
+            });
         });
     }
 
@@ -517,58 +563,15 @@ impl fuser::Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let killed = self.fs.kill_privileges_unless_kept(caller(request), ino_out.0);
-        if let Err(error) = self.privileges_killed(ino_out, killed) {
-            return reply.error(code(&error));
-        }
-        let answer = move |result| reply_written(reply, result);
-        let (from, to) = ((ino_in.0, offset_in), (ino_out.0, offset_out));
-        self.counted().copy_range(from, to, len, Box::new(answer));
-    }
-}
-
-impl Adapter {
-    /// Whether the kernel is to keep pages of an open file.
-    fn cache_of(&self, id: u64) -> FopenFlags {
-        match is_virtual(id) || self.fs.is_uncached(id) {
-            true => FopenFlags::FOPEN_DIRECT_IO,
-            false => FopenFlags::FOPEN_KEEP_CACHE,
-        }
-    }
-
-    /// Adds an entry with its attributes; `false` when the reply is full. The dot entries are not
-    /// looked up: the kernel does not count them.
-    fn add_plus(
-        &self,
-        request: &Request,
-        dir: INodeNo,
-        entry: &crate::fs::DirectoryEntry,
-        reply: &mut ReplyDirectoryPlus,
-    ) -> bool {
-        let name = entry.name.as_os_str();
-        let looked_up = match name.as_encoded_bytes() {
-            b"." | b".." => self.fs.getattr(dir.0).ok().map(|attr| (attr, 0, false)),
-            _ => {
-                // Each entry is counted, also when the request comes again.
-                let caller = Caller { is_repeated: false, ..caller(request) };
-                let entry = self.fs.lookup(caller, dir.0, name).ok();
-                entry.map(|entry| (entry.attr, entry.generation, true))
+        let caller = caller(request);
+        self.answer(ino_out, About::Bytes, move |me| {
+            let killed = me.fs.kill_privileges_unless_kept(caller, ino_out.0);
+            if let Err(error) = me.privileges_killed(ino_out, killed) {
+                return reply.error(code(&error));
             }
-        };
-        // Gone since the directory was read: left out, as a later read would.
-        let Some((attr, generation, counted)) = looked_up else { return true };
-        let generation = Generation(u64::from(generation));
-        let full = reply.add(
-            INodeNo(attr.id),
-            entry.next_offset,
-            name,
-            ttl(&attr),
-            &file_attr(&attr),
-            generation,
-        );
-        if full && counted {
-            self.fs.forget(attr.id, 1);
-        }
-        !full
+            let answer = move |result| reply_written(reply, result);
+            let (from, to) = ((ino_in.0, offset_in), (ino_out.0, offset_out));
+            me.fs.copy_range(from, to, len, Box::new(answer));
+        });
     }
 }

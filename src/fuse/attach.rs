@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use fuser::{Config, Session, SessionACL};
 
-use super::adapter::Adapter;
+use super::answering::Adapter;
 use super::guard::Guard;
 use super::kernel_pages::Pages;
 use crate::arena::Arena;

@@ -17,7 +17,7 @@ use fuser::{
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::adapter::Adapter;
+use super::answering::Adapter;
 use super::convert::caller;
 use crate::isolation::{InHand, Isolation};
 use crate::killpoint::{self, Point};

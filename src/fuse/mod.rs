@@ -6,6 +6,7 @@
 //! [`fs`]: crate::fs
 
 mod adapter;
+mod answering;
 mod attach;
 mod convert;
 mod guard;

@@ -103,6 +103,20 @@ impl MountTable {
         self.0.iter().any(|mount| mount.device == device && mount.mount_point == mount_point)
     }
 
+    /// A mount of the filesystem.
+    pub fn of(&self, device: Device) -> Option<&Mount> {
+        self.0.iter().find(|mount| mount.device == device)
+    }
+
+    /// The mounts at a path, absolute and without symbolic links, and below; with that on which the
+    /// path lies.
+    pub fn below(&self, path: &Path) -> impl Iterator<Item = &Mount> {
+        let at_or_below = self.0.iter().filter(move |mount| mount.mount_point.starts_with(path));
+        let around = path.ancestors().skip(1).find_map(|above| self.top_at(above));
+        let is_mountpoint = self.top_at(path).is_some_and(|mount| !mount.is_ours());
+        around.filter(|_| !is_mountpoint).into_iter().chain(at_or_below)
+    }
+
     /// All coalescefs mounts.
     pub fn ours(&self) -> impl Iterator<Item = &Mount> {
         self.0.iter().filter(|mount| mount.is_ours())

@@ -9,8 +9,8 @@
 //! Rejected: to count a share of failures in a time. With one lane there are too few attempts for a
 //! share to mean anything, and an engine of which one server is down answers the others all the time.
 //!
-//! `drain` is to begin, end and expire attempts under the lock of its queue; see there for which
-//! errors are the engine's and not a file's own. Times are milliseconds of a clock that never goes back.
+//! `drain` begins, ends and expires attempts under the lock of its queue; see there for which errors
+//! are the engine's and not a file's own. Times are milliseconds of a clock that never goes back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -162,8 +162,8 @@ impl Circuit {
         if self.end(&attempt) {
             self.backoff.reset();
             self.state = State::Closed { failures: 0 };
-        } else if let State::Open { until_ms } = &mut self.state {
-            *until_ms = now_ms.min(*until_ms);
+        } else {
+            self.end_pause(now_ms);
         }
     }
 
@@ -201,6 +201,28 @@ impl Circuit {
     /// When the next attempt becomes late.
     pub fn next_deadline_ms(&self) -> Option<u64> {
         self.by_deadline.first().map(|(deadline_ms, _)| *deadline_ms)
+    }
+
+    /// The time until now was none that the engine took: the attempt has all of it again. One that is
+    /// late stays so.
+    pub fn restart(&mut self, attempt: &Attempt, now_ms: u64) {
+        if let Some(deadline_ms) = self.out.get_mut(&attempt.0) {
+            self.by_deadline.remove(&(*deadline_ms, attempt.0));
+            *deadline_ms = now_ms.saturating_add(self.patience.deadline_ms);
+            self.by_deadline.insert((*deadline_ms, attempt.0));
+        }
+    }
+
+    /// Somebody asks for a try: no pause is waited for.
+    pub fn end_pause(&mut self, now_ms: u64) {
+        if let State::Open { until_ms } = &mut self.state {
+            *until_ms = now_ms.min(*until_ms);
+        }
+    }
+
+    /// Attempts that are out and not late.
+    pub fn in_time(&self) -> usize {
+        self.out.len()
     }
 
     /// Attempts that are out and late.

@@ -103,11 +103,32 @@ fn health(text: &mut Text, status: &Status) {
         "How long the longest write that is under way has taken: long when a disk hangs.",
         longest_ms as f64 / MILLI,
     );
+    engines(text, status);
     text.gauge(
         "coalescefs_kernel_limits_tuned",
         "1 when the kernel's limits for the mount's dirty pages could be set.",
         u64::from(status.bdi == "tuned"),
     );
+}
+
+/// Other processes and machines that keep files.
+fn engines(text: &mut Text, status: &Status) {
+    let known = || status.disks.iter().filter_map(|disk| disk.engine.as_ref());
+    let outages = || known().filter_map(|engine| engine.outage.as_ref());
+    let about =
+        "Network filesystems below that do not answer, so that they are asked now and then only.";
+    text.gauge("coalescefs_engines_unreachable", about, outages().count());
+    let longest_ms = outages().map(|outage| outage.for_ms).max().unwrap_or(0);
+    let about = "How long the longest of these outages has lasted.";
+    text.gauge("coalescefs_engine_outage_seconds", about, longest_ms as f64 / MILLI);
+    let late = known().map(|engine| engine.late_writes).sum::<u64>();
+    let about = "Writes that do not come back, without which others go on.";
+    text.gauge("coalescefs_engine_late_writes", about, late);
+    let count = known().map(|engine| engine.outages).sum();
+    let about = "Outages since the worker was started.";
+    text.counter("coalescefs_engine_outages_total", about, count);
+    let about = "Requests that have waited for more than a second for what is below.";
+    text.gauge("coalescefs_hanging_requests", about, status.hanging_requests);
 }
 
 /// Within a label's quotes.

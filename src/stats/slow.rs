@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::control::protocol::Status;
+use crate::control::protocol::{OutageStatus, Status};
 
 /// A lane that takes longer for one write waits for a disk that hangs.
 pub const STUCK_MS: u64 = 1000;
@@ -19,6 +19,11 @@ const MIB: u64 = 1 << 20;
 /// What holds programs back: the first that applies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Slowness {
+    /// Another process or machine, which keeps the files, does not answer.
+    Outage {
+        /// What is known of it.
+        outage: OutageStatus,
+    },
     /// A write to the disk does not come back.
     StuckLane {
         /// Which lane.
@@ -70,6 +75,9 @@ pub enum Slowness {
 /// Says it of `now`; with `before`, a state of the same mount some moments earlier, also how fast
 /// programs write.
 pub fn explain(now: &Status, before: Option<&Status>) -> Slowness {
+    if let Some((_, outage)) = now.outage() {
+        return Slowness::Outage { outage: outage.clone() };
+    }
     if let Some(lane) = now.lanes.iter().max_by_key(|lane| lane.for_ms)
         && lane.for_ms >= STUCK_MS
     {
@@ -129,6 +137,9 @@ impl Slowness {
     /// In a line, with bytes and milliseconds as `size` and `time` write them.
     pub fn in_words(&self, size: impl Fn(u64) -> String, time: impl Fn(u64) -> String) -> String {
         match self {
+            Slowness::Outage { outage } => {
+                format!("waits for the engine: {}", outage.describe(time))
+            }
             Slowness::StuckLane { lane, path, for_ms } => format!(
                 "lane {lane} has been stuck in one write to {} for {}: the disk does not answer",
                 path.display(),

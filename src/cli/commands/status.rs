@@ -190,6 +190,25 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
         };
         lines.push(("disk", format!("{}: chunk {}{learned}", disk.device, size(disk.chunk_bytes))));
     }
+    for disk in &status.disks {
+        let Some(engine) = &disk.engine else { continue };
+        if let Some(outage) = &engine.outage {
+            let what = outage.describe(units::duration_ms);
+            lines.push(("engine", format!("{}: waits for the engine: {what}", disk.device)));
+        }
+        if engine.late_writes > 0 {
+            let late = engine.late_writes;
+            lines.push(("engine", format!("{}: {late} writes do not come back", disk.device)));
+        }
+    }
+    if status.hanging_requests > 0 {
+        let what = format!(
+            "{} requests of programs wait for what is below, the longest for {}",
+            status.hanging_requests,
+            units::duration_ms(status.longest_request_ms)
+        );
+        lines.push(("hanging", what));
+    }
     for lane in status.lanes.iter().filter(|lane| lane.for_ms >= slow::STUCK_MS) {
         let what = format!(
             "lane {} for {} at {}: {} at {}",

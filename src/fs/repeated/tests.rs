@@ -2,6 +2,7 @@
 //! answered as the first time and changes nothing more. Method: each request is called twice, the
 //! second time marked as repeated, by a second filesystem on the same arena: the next worker.
 
+use crate::fs::outage::Elsewhere;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -34,6 +35,7 @@ impl Scene {
             arena: self.arena,
             backing_fd: backing::open_root(self.dir.path()).unwrap().into_raw_fd(),
             storage: Arc::new(KernelStorage),
+            engines: Box::new(Elsewhere(false)),
             descriptors: 1024,
         };
         Filesystem::attach(parts).unwrap()

@@ -116,6 +116,23 @@ fn a_probe_with_nothing_to_write_leaves_the_next_one_free() {
     assert!(circuit.try_begin(until_ms).is_ok());
 }
 
+/// What a rate limit takes is not the engine's; and a pause ends when somebody asks.
+#[test]
+fn an_attempt_that_begins_anew_has_all_of_its_time() {
+    let mut circuit = Circuit::new(PATIENCE, 1);
+    let attempt = begin(&mut circuit, 0);
+    circuit.restart(&attempt, 700);
+    assert_eq!((circuit.next_deadline_ms(), circuit.expire(1699)), (Some(1700), 0));
+    assert_eq!((circuit.expire(1700), circuit.in_time(), circuit.late()), (1, 0, 1));
+    circuit.restart(&attempt, 1800);
+    assert_eq!((circuit.in_time(), circuit.late()), (0, 1), "late is late");
+    circuit.succeed(attempt, 1900);
+    let until_ms = open(&mut circuit, 2000);
+    assert!(circuit.try_begin(2001).is_err() && until_ms > 2001);
+    circuit.end_pause(2001);
+    assert!(circuit.try_begin(2001).is_ok());
+}
+
 #[test]
 fn pauses_double_to_the_longest_and_are_shortened_by_half_at_most() {
     for seed in 0..1000 {

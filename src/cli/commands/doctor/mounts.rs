@@ -73,6 +73,7 @@ fn judge(what: &str, status: &Status) -> Vec<Check> {
             units::size(status.memory_bytes)
         ),
     )];
+    checks.extend(unreachable(what, status));
     checks.extend(failing(what, status));
     checks.extend(deaths(what, status));
     checks.extend(slow(what, status));
@@ -88,6 +89,17 @@ fn judge(what: &str, status: &Status) -> Vec<Check> {
         ));
     }
     checks
+}
+
+fn unreachable(what: &str, status: &Status) -> Option<Check> {
+    let (device, outage) = status.outage()?;
+    let text = format!(
+        "waits for the engine (device {device}): {}; the data stays in memory, and programs hear of \
+         it after {}: look at the network filesystem below",
+        outage.describe(units::duration_ms),
+        units::duration_ms(status.config.patience_ms)
+    );
+    Some(Check::problem(what, text))
 }
 
 fn failing(what: &str, status: &Status) -> Option<Check> {

@@ -1,0 +1,138 @@
+//! Engines that do not answer: another process or another machine keeps the backing files, and may
+//! hang, be cut off, and come back.
+//!
+//! While an outage is shorter than `--patience` no program hears of it: close(2) says yes, since the
+//! bytes are kept and tried again, and fsync(2) waits. After that it is a failure of every file
+//! that has bytes which the engine was asked to take in vain, and `failing` says what that means.
+//!
+//! A thread that asks such an engine may never come back. So requests are answered by threads of two
+//! pools that grow, names and attributes by one, bytes by the other: writes go on while lookups hang.
+//! Rejected: to do so only while the circuit is open. The request that finds out is the one that hangs.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Filesystem;
+use super::nodes::Node;
+use crate::clock::boottime_ms;
+use crate::drain::{Crew, LaneQueue, Outage, PATIENCE};
+use crate::schedule::FileId;
+use crate::schedule::circuit::Backoff;
+
+/// Between two tries of a file while the engine answers others.
+const FIRST_PAUSE_MS: u64 = 250;
+const LONGEST_PAUSE_MS: u64 = 10_000;
+
+/// Which filesystems are another process's or another machine's. Asked on threads that must not wait.
+pub trait Engines: Send + Sync {
+    /// Of the files on this device.
+    fn is_elsewhere(&self, dev: u64) -> bool;
+
+    /// The backing directory's, or one that is mounted below it.
+    fn is_any_below(&self) -> bool;
+}
+
+/// Pauses between tries of one file, or of one sync.
+pub(super) fn pauses(seed: u64) -> Backoff {
+    Backoff::new(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, seed)
+}
+
+impl Filesystem {
+    /// Whether what is below may hang while this machine works.
+    pub fn may_hang(&self) -> bool {
+        self.may_hang.load(Ordering::Relaxed)
+    }
+
+    /// Runs `job`, which asks what is below for names or attributes, on a thread that may wait for it.
+    pub fn on_askers(&self, job: impl FnOnce() + Send + 'static) {
+        self.askers.run(job);
+    }
+
+    pub(super) fn note_may_hang(&self) {
+        self.may_hang.store(true, Ordering::Relaxed);
+        self.pool.may_grow();
+        self.askers.may_grow();
+    }
+
+    /// Who writes to a device.
+    pub(super) fn crew(&self, dev: u64) -> Crew {
+        let is_elsewhere = self.engines.is_elsewhere(dev);
+        if is_elsewhere {
+            self.note_may_hang();
+        }
+        Crew { lanes: self.config.lanes, patience: is_elsewhere.then_some(PATIENCE) }
+    }
+
+    /// Lets other threads write in the place of those whose writes are late, and tells who waits of
+    /// an outage that lasts. To be called every now and then; waits for no disk.
+    pub fn look_at_engines(&self) {
+        let now_ms = boottime_ms();
+        let devices = self.devices.read().expect("no panics under this lock").clone();
+        for (_, device) in devices {
+            device.queue.expire(now_ms);
+            let Some(outage) = device.queue.engine().outage else { continue };
+            let is_over = outage.last_ms - outage.since_ms >= self.config.patience_ms;
+            if is_over || self.is_finishing() {
+                self.fail_unstored(&device.queue, &outage);
+            }
+        }
+    }
+
+    /// What the engine was asked to take in vain counts as refused, file by file.
+    fn fail_unstored(&self, queue: &Arc<LaneQueue>, outage: &Outage) {
+        let nodes: Vec<Arc<Node>> = self.nodes.read().values().cloned().collect();
+        for node in nodes {
+            let Some(data) = node.data_if_any() else { continue };
+            // Held by somebody who waits for the engine: the next time.
+            let Ok(mut state) = data.try_lock() else { continue };
+            let is_meant = Arc::ptr_eq(&data.queue, queue)
+                && state.buffer.oldest_ms().is_some_and(|born_ms| born_ms <= outage.last_ms)
+                && state.failure.as_ref().is_none_or(|failure| failure.last_ms < outage.last_ms);
+            if !is_meant {
+                continue;
+            }
+            let lasting = state.note_outage(outage, self.config.patience_ms);
+            self.note_failing(&node);
+            if lasting.is_some() {
+                self.release_waiters(&mut state, lasting);
+            }
+            drop(state);
+            self.refuse_waiting(FileId(node.id()), lasting);
+        }
+    }
+
+    /// Tries again what failed for an outage, as long as patience lasts. Waits; on the pool.
+    pub(super) fn through_outage(
+        &self,
+        queue: &LaneQueue,
+        mut attempt: impl FnMut() -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        let begun_ms = boottime_ms();
+        let mut pauses = pauses(begun_ms);
+        loop {
+            let result = attempt();
+            let Err(error) = &result else { return result };
+            let is_outage = queue.is_outage(crate::backing::errno(error));
+            if !is_outage || boottime_ms() - begun_ms >= self.config.patience_ms {
+                return result;
+            }
+            std::thread::sleep(Duration::from_millis(pauses.next_pause_ms()));
+        }
+    }
+}
+
+#[cfg(test)]
+/// Everything is on this machine, or nothing is.
+pub(super) struct Elsewhere(pub(super) bool);
+
+#[cfg(test)]
+impl Engines for Elsewhere {
+    fn is_elsewhere(&self, _: u64) -> bool {
+        self.0
+    }
+
+    fn is_any_below(&self) -> bool {
+        self.0
+    }
+}

@@ -1,0 +1,106 @@
+//! Engines that cannot be reached for a while: what programs hear of it, and when.
+
+use super::*;
+
+fn unreachable(patience_ms: u64) -> Fixture {
+    let storage = MoodyStorage::new(Mood::Fail(libc::ENOTCONN));
+    Fixture::on(Elsewhere(true), storage, |config| config.patience_ms = patience_ms)
+}
+
+/// Whether `status` says so.
+fn is_out(fs: &Filesystem) -> bool {
+    fs.status().outage().is_some_and(|(_, outage)| outage.name == "ENOTCONN")
+}
+
+/// Goal: an outage that is shorter than patience is seen by no program: close says yes, fsync waits
+/// and then says yes, and nothing is lost. The user sees it.
+#[test]
+fn no_program_sees_a_short_outage() {
+    let fixture = unreachable(3_600_000);
+    let (id, handle) = fixture.create("f");
+    fixture.write(id, 0, b"precious").recv().unwrap().unwrap();
+    let (reply, synced) = replies();
+    fixture.fs.fsync(id, SyncKind::Data, reply);
+    fixture.wait_until("the outage", is_out);
+    fixture.fs.look_at_engines();
+    let failing = fixture.fs.failing_files();
+    assert_eq!(failing[0].failure.as_ref().unwrap().name, "ENOTCONN");
+    assert_eq!(code(fixture.fs.flush(id, handle, 1)), None, "close");
+    let other = fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap();
+    assert_eq!(code(fixture.fs.check(id, other)), None, "who opens it meanwhile");
+    assert!(matches!(synced.try_recv(), Err(TryRecvError::Empty)), "fsync waits");
+    fixture.storage.set(Mood::Work);
+    synced.recv_timeout(LONG).unwrap().unwrap();
+    assert_eq!(std::fs::read(fixture.path("f")).unwrap(), b"precious");
+    for handle in [handle, other] {
+        assert_eq!(code(fixture.fs.flush(id, handle, 2)), None, "told after the outage");
+    }
+    assert!(fixture.fs.failing_files().is_empty() && !is_out(&fixture.fs));
+}
+
+/// Goal: one that is longer is told as any failure, also of files which were never tried, since the
+/// engine was left alone; and it ends when the engine is back.
+#[test]
+fn a_long_outage_is_told_of_each_file() {
+    let fixture = unreachable(1);
+    let files: Vec<_> = (0..8).map(|number| fixture.create(&format!("f{number}"))).collect();
+    let mut synced = Vec::new();
+    for (id, _) in &files {
+        fixture.write(*id, 0, b"precious").recv().unwrap().unwrap();
+        let (reply, replied) = replies();
+        fixture.fs.fsync(*id, SyncKind::Data, reply);
+        synced.push(replied);
+    }
+    fixture.wait_until("all to be told", |fs| {
+        fs.look_at_engines();
+        fs.failing_files().len() == files.len()
+    });
+    for replied in synced {
+        assert_eq!(code(replied.recv_timeout(LONG).unwrap()), Some(libc::ENOTCONN));
+    }
+    for (id, handle) in &files {
+        fixture.wait_until("the failure to last", |fs| {
+            fs.look_at_engines();
+            code(fs.flush(*id, *handle, 1)) == Some(libc::ENOTCONN)
+        });
+        assert_eq!(code(fixture.fs.flush(*id, *handle, 1)), None, "once");
+    }
+    fixture.storage.set(Mood::Work);
+    fixture.fs.retry_now();
+    fixture.wait_until("everything to be stored", |fs| fs.backlog_bytes() == 0);
+    assert!(fixture.fs.failing_files().is_empty());
+}
+
+/// Goal: who unmounts is not kept waiting for patience: what the engine was just asked to take in
+/// vain counts as failing, so that he is told.
+#[test]
+fn the_end_of_a_mount_does_not_wait_for_an_outage() {
+    let fixture = unreachable(3_600_000);
+    for number in 0..8 {
+        let (id, _) = fixture.create(&format!("f{number}"));
+        fixture.write(id, 0, b"precious").recv().unwrap().unwrap();
+    }
+    fixture.fs.finish();
+    let begun_ms = crate::clock::boottime_ms();
+    fixture.fs.retry_now();
+    fixture.wait_until("all to be known as failing", |fs| {
+        fs.look_at_engines();
+        fs.only_failing_left(begun_ms)
+    });
+    assert_eq!(fixture.fs.failing_files().len(), 8);
+}
+
+/// Goal: what hangs on the pool holds up no other job there, however many hang.
+#[test]
+fn jobs_that_hang_hold_up_no_others() {
+    let fixture = unreachable(1);
+    let (let_go, hang) = crossbeam_channel::bounded::<()>(0);
+    for _ in 0..50 {
+        let hang = hang.clone();
+        fixture.fs.on_askers(move || assert!(hang.recv().is_err()));
+    }
+    let (tell, told) = channel();
+    fixture.fs.on_askers(move || tell.send(()).unwrap());
+    told.recv_timeout(LONG).expect("not held up");
+    drop(let_go);
+}
