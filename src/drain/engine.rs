@@ -9,11 +9,11 @@
 
 use crate::schedule::circuit::{Attempt, Circuit, CircuitState, Patience, Refused};
 
-/// Of an engine that is elsewhere. A run is what the engine takes in a tenth of a second: ten
-/// seconds are a hundred times that, and most clients of network filesystems take longer to give up.
-/// A thousand nodes that wait ask it a hundred times a second.
+/// Of an engine that is elsewhere. A run is what the engine takes in a tenth of a second: the deadline
+/// is fifty times that. It is the one that was simulated with a thousand nodes, which in an outage
+/// ask between a hundred and two hundred times a second.
 pub const PATIENCE: Patience = Patience {
-    deadline_ms: 10_000,
+    deadline_ms: 5_000,
     failures_max: 3,
     late_max: 4,
     first_pause_ms: 250,

@@ -109,7 +109,7 @@ fn fill(engine: &Engine, filler: &std::path::Path) -> io::Result<()> {
 /// stored in the file that has no name any more, or refused, kept and named; nobody hangs, nothing
 /// else is hurt, and discarding it ends the matter.
 pub fn removed_below(name: &str) {
-    let (mount, engine) = Engine::mounted(name, &["--max-age", "1h"]);
+    let (mount, engine) = Engine::mounted(name, &["--max-age", "1h", "--patience", "5s"]);
     let (gone, other) = (mount.path().join("gone"), mount.path().join("other"));
     let file = File::create(&gone).unwrap();
     file.write_all_at(&records(1, 1000), 0).unwrap();

@@ -80,7 +80,8 @@ pub fn network_cut(name: &str) {
     let half = outage() / 2;
     std::thread::sleep(half);
     let words = say(&mount, &["status"]);
-    assert!(words.contains("not stored: ") || words.contains(": lane 0 for "), "{words}");
+    let is_said = ["not stored: ", "waits for the engine", " do not come back", "stuck: lane "];
+    assert!(is_said.iter().any(|part| words.contains(part)), "{words}");
     writers.wait_for_records(3000);
     std::thread::sleep(half);
     engine.order("join");

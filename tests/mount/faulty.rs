@@ -59,7 +59,7 @@ impl Faulty {
         &self.store
     }
 
-    /// `work`; `hang`: writes; `write ERRNO`: from now on; `write ERRNO N`: the Nth from now only;
+    /// `work`; `hang`: writes; `hang NAME`: those of a file; `freeze NAME`: also looks at it; `write ERRNO`: from now on; `write ERRNO N`: the Nth from now only;
     /// `fsync ERRNO`: the next one.
     pub fn order(&mut self, order: &str) {
         writeln!(self.orders.as_mut().unwrap(), "{order}").unwrap();
@@ -84,6 +84,16 @@ struct Faults {
     write_after: Option<u64>,
     fsync: Option<i32>,
     hangs: bool,
+    /// The file that hangs, if it is one only.
+    hung: Option<String>,
+    /// Looks hang, too.
+    is_frozen: bool,
+}
+
+impl Faults {
+    fn hang(&self, name: &OsStr) -> bool {
+        self.hangs && self.hung.as_ref().is_none_or(|hung| name == hung.as_str())
+    }
 }
 
 #[derive(Default)]
@@ -99,7 +109,11 @@ impl Shared {
         let mut faults = self.faults.lock().unwrap();
         match words[0] {
             "work" => *faults = Faults::default(),
-            "hang" => faults.hangs = true,
+            "hang" | "freeze" => {
+                faults.hangs = true;
+                faults.hung = words.get(1).map(|name| name.to_string());
+                faults.is_frozen = words[0] == "freeze";
+            }
             "write" => {
                 (faults.write, faults.write_after) = (number(1), number(2).map(|n| n as u64))
             }
@@ -109,9 +123,15 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    fn write(&self) -> Result<(), Errno> {
+    fn look(&self, name: &OsStr) {
+        let faults = self.faults.lock().unwrap();
+        let hangs = |faults: &mut Faults| faults.is_frozen && faults.hang(name);
+        drop(self.changed.wait_while(faults, hangs).unwrap());
+    }
+
+    fn write(&self, name: &OsStr) -> Result<(), Errno> {
         let mut faults = self.faults.lock().unwrap();
-        while faults.hangs {
+        while faults.hang(name) {
             faults = self.changed.wait(faults).unwrap();
         }
         match (faults.write, &mut faults.write_after) {
@@ -150,7 +170,8 @@ pub fn serve(places: &OsStr) {
     // SAFETY: no handler.
     unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
     let mut config = Config::default();
-    config.n_threads = Some(4);
+    // Some hang.
+    config.n_threads = Some(32);
     let device = mount(path);
     let session = Session::from_fd(passing, device, SessionACL::All, config);
     std::thread::spawn(move || session.unwrap().run());
@@ -198,6 +219,10 @@ impl Passing {
         }
         let names = self.names.lock().unwrap();
         Ok(self.store.join(names.get(&ino.0).ok_or(Errno::ESTALE)?))
+    }
+
+    fn name(&self, ino: INodeNo) -> OsString {
+        self.names.lock().unwrap().get(&ino.0).cloned().unwrap_or_default()
     }
 
     fn attr(&self, path: &Path) -> Result<FileAttr, Errno> {
@@ -274,6 +299,7 @@ impl Filesystem for Passing {
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        self.shared.look(&self.name(ino));
         match self.path(ino).and_then(|path| self.attr(&path)) {
             Ok(attr) => reply.attr(&TTL, &attr),
             Err(error) => reply.error(error),
@@ -358,7 +384,7 @@ impl Filesystem for Passing {
     fn write(
         &self,
         _: &Request,
-        _: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
@@ -368,7 +394,7 @@ impl Filesystem for Passing {
         reply: ReplyWrite,
     ) {
         let write = || {
-            self.shared.write()?;
+            self.shared.write(&self.name(ino))?;
             Ok(self.file(fh).write_all_at(data, offset)?)
         };
         match write() {

@@ -20,6 +20,7 @@ mod layout;
 mod lifecycle;
 mod load;
 mod operations;
+mod outages;
 mod owners;
 mod places;
 mod points;
@@ -144,6 +145,8 @@ fn main() {
         errors::umount_discard_of_a_mount_in_use_loses_nothing,
         errors::run_keeps_or_discards_what_cannot_be_stored,
         errors::a_disk_that_hangs_is_shown_and_waited_for,
+        outages::a_file_that_hangs_holds_up_no_others,
+        outages::an_outage_that_passes_is_seen_by_no_program,
         errors::writers_end_when_memory_is_full_of_refused_bytes,
         errors::close_tells_of_a_quota_while_memory_is_full,
         errors::writers_end_when_the_disk_is_full,

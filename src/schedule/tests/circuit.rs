@@ -127,6 +127,8 @@ fn an_attempt_that_begins_anew_has_all_of_its_time() {
     circuit.restart(&attempt, 1800);
     assert_eq!((circuit.in_time(), circuit.late()), (0, 1), "late is late");
     circuit.succeed(attempt, 1900);
+    let attempt = begin(&mut circuit, 1900);
+    circuit.succeed(attempt, 1900);
     let until_ms = open(&mut circuit, 2000);
     assert!(circuit.try_begin(2001).is_err() && until_ms > 2001);
     circuit.end_pause(2001);
