@@ -30,9 +30,9 @@ pub struct Crew {
 }
 
 impl Crew {
-    /// Threads that it takes: late attempts bind some.
+    /// Threads that it takes: two for each lane, and late attempts bind some.
     pub(super) fn threads(&self) -> usize {
-        self.lanes as usize + self.patience.map_or(0, |patience| patience.late_max)
+        2 * self.lanes as usize + self.patience.map_or(0, |patience| patience.late_max)
     }
 }
 
@@ -94,9 +94,16 @@ impl Engine {
         self.circuit.state() == CircuitState::Closed
     }
 
-    /// Asks for one of the lanes, and to begin. See [`Circuit::try_begin`].
-    pub(super) fn try_begin(&mut self, now_ms: u64) -> Result<Attempt, Refused> {
-        if self.circuit.in_time() >= self.crew.lanes as usize {
+    /// Every lane has a turn.
+    pub(super) fn is_full(&self) -> bool {
+        self.circuit.in_time() >= self.crew.lanes as usize
+    }
+
+    /// Asks for one of the lanes, or for one of another that so many may have beside the turn which
+    /// they end; and to begin. See [`Circuit::try_begin`].
+    pub(super) fn try_begin(&mut self, ending: usize, now_ms: u64) -> Result<Attempt, Refused> {
+        let lanes = self.crew.lanes as usize;
+        if self.circuit.in_time() >= lanes + ending.min(lanes) {
             return Err(Refused::WhileOut);
         }
         self.circuit.try_begin(now_ms)

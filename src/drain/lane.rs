@@ -46,13 +46,18 @@ struct Known {
 struct Turns {
     scheduler: Scheduler,
     engine: Engine,
+    /// Lanes whose turn is being written to its end: nothing else of it is to come.
+    ending: usize,
+    /// When the last of them ended.
+    ended: Option<Instant>,
 }
 
 impl Turns {
     /// `Err`: when to look again; `None` when somebody will wake us.
     fn next(&mut self, now_ms: u64) -> Result<(Turn, Attempt), Option<u64>> {
         let was_closed = self.engine.is_closed();
-        let attempt = match self.engine.try_begin(now_ms) {
+        let is_beside = self.engine.is_full();
+        let attempt = match self.engine.try_begin(self.ending, now_ms) {
             Ok(attempt) => attempt,
             Err(Refused::Until(at_ms)) => return Err(Some(at_ms)),
             Err(Refused::WhileOut) => return Err(None),
@@ -61,11 +66,16 @@ impl Turns {
             // The engine's pause is over: those of its files have been pauses enough.
             self.scheduler.end_all_delays();
         }
-        match self.scheduler.next_turn(now_ms) {
+        let turn = match is_beside {
+            true => self.scheduler.next_turn_beside(now_ms),
+            false => self.scheduler.next_turn(now_ms),
+        };
+        match turn {
             Some(turn) => Ok((turn, attempt)),
             None => {
                 self.engine.cancel(attempt, now_ms);
-                Err(self.scheduler.wake_at_ms())
+                // Whoever ends a turn looks for the next one.
+                Err(self.scheduler.wake_at_ms().filter(|_| !is_beside))
             }
         }
     }
@@ -93,7 +103,12 @@ impl LaneQueue {
     /// An empty queue.
     pub fn new(policy: Policy, crew: Crew) -> LaneQueue {
         let seed = u64::from(std::process::id()) << 32 ^ boottime_us();
-        let turns = Turns { scheduler: Scheduler::new(policy), engine: Engine::new(crew, seed) };
+        let turns = Turns {
+            scheduler: Scheduler::new(policy),
+            engine: Engine::new(crew, seed),
+            ending: 0,
+            ended: None,
+        };
         LaneQueue {
             turns: Mutex::new(turns),
             changed: Condvar::new(),
@@ -199,6 +214,23 @@ impl LaneQueue {
         }
     }
 
+    /// All of a turn is on its way to the disk: so that it need not wait for us between two turns,
+    /// another lane may prepare the next one and have it wait at the disk.
+    fn begin_end(&self) {
+        self.lock().ending += 1;
+        self.changed.notify_one();
+    }
+
+    /// How long the disk had the end of a turn in hand, which was handed to it at `begun`: what was
+    /// there before went first.
+    fn end_end(&self, begun: Instant) -> Duration {
+        let mut turns = self.lock();
+        turns.ending -= 1;
+        let now = Instant::now();
+        let before = turns.ended.replace(now);
+        now - before.map_or(begun, |before| before.max(begun))
+    }
+
     /// Ends an attempt, if there is one.
     fn end(&self, attempt: Option<Attempt>, ended: Ended) {
         if let Some(attempt) = attempt {
@@ -210,7 +242,8 @@ impl LaneQueue {
     fn go_on(&self, attempt: Option<Attempt>) -> Option<Attempt> {
         let mut turns = self.lock();
         self.end_in(&mut turns.engine, attempt?, Ended::Stored);
-        turns.engine.try_begin(boottime_ms()).ok()
+        let ending = turns.ending;
+        turns.engine.try_begin(ending, boottime_ms()).ok()
     }
 
     fn end_in(&self, engine: &mut Engine, attempt: Attempt, ended: Ended) {
@@ -318,6 +351,17 @@ impl Lane {
         }
     }
 
+    /// The same, and how long the disk took for it.
+    fn write_timed(&self, run: &Run, is_last: bool) -> (std::io::Result<Written>, Duration) {
+        let begun = Instant::now();
+        if !is_last {
+            return (self.write(run), begun.elapsed());
+        }
+        self.queue.begin_end();
+        let written = self.write(run);
+        (written, self.queue.end_end(begun))
+    }
+
     fn run_size(&self) -> MutexGuard<'_, RunSize> {
         self.run_size.lock().expect("no panics under this lock")
     }
@@ -343,11 +387,10 @@ impl Lane {
             // Behind the run's start nothing is taken again in this turn: it ends.
             range.start = run.offset + run.len;
             self.note_work(run.file, run.offset..range.start);
-            let begun = Instant::now();
-            match self.write(&run) {
+            let (written, took) = self.write_timed(&run, range.is_empty());
+            match written {
                 Ok(written) => {
                     bytes += run.len;
-                    let took = begun.elapsed();
                     *attempt = self.queue.go_on(attempt.take());
                     self.run_size().note(run.len, took);
                     self.note_written(run.len, took);

@@ -40,6 +40,10 @@ const HIGH_RUN: u32 = 4;
 /// Among so many whole chunks the order of turns is chosen by place.
 pub(super) const NEAR_FILES: usize = 8;
 
+/// Where filesystems give out blocks at several places, those are further away from each other; and
+/// files of the same place have less between their ends.
+const NEAR_BYTES: u64 = 1 << 30;
+
 /// Delays, fixed for the lifetime of a mount.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
@@ -250,6 +254,19 @@ impl Totals {
     }
 }
 
+/// How far whoever goes before others has got.
+#[derive(Clone, Copy, Debug, Default)]
+struct Runs {
+    /// The last in the ring of whole chunks whose turn is in this round.
+    round_end: Stamp,
+    /// Over-age turns in a row that went before a whole chunk.
+    age: u32,
+    /// Demanded turns in a row that went before an over-age file or a whole chunk.
+    demanded: u32,
+    /// Whole chunks of high priority in a row that went before another file's.
+    high: u32,
+}
+
 /// Decides whose turn it is on one backing device. See the module's head for the order.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -260,16 +277,11 @@ pub struct Scheduler {
     queues: Queues,
     totals: Totals,
     stamps: Stamps,
-    /// Where the last turn ended that told.
+    /// Where the disk will be after the turns that are out: where the last one that was taken ended,
+    /// or, while it is out, where that file's turn before it did.
     place: Option<u64>,
-    /// The last in the ring of whole chunks whose turn is in this round.
-    round_end: Stamp,
-    /// Over-age turns in a row that went before a whole chunk.
-    age_run: u32,
-    /// Demanded turns in a row that went before an over-age file or a whole chunk.
-    demanded_run: u32,
-    /// Whole chunks of high priority in a row that went before another file's.
-    high_run: u32,
+    last_taken: Option<FileId>,
+    runs: Runs,
 }
 
 impl Scheduler {
@@ -283,10 +295,8 @@ impl Scheduler {
             totals: Totals::default(),
             stamps: Stamps::default(),
             place: None,
-            round_end: Stamp::default(),
-            age_run: 0,
-            demanded_run: 0,
-            high_run: 0,
+            last_taken: None,
+            runs: Runs::default(),
         }
     }
 
@@ -360,7 +370,29 @@ impl Scheduler {
     pub fn next_turn(&mut self, now_ms: u64) -> Option<Turn> {
         self.end_delays(now_ms);
         let turn = self.pick(now_ms)?;
+        Some(self.take(turn))
+    }
+
+    /// The same while a turn that was taken before is still being written: `None` also when the disk
+    /// would have to go far for it, since it may do that too early then.
+    pub fn next_turn_beside(&mut self, now_ms: u64) -> Option<Turn> {
+        self.end_delays(now_ms);
+        let runs = self.runs;
+        let turn = self.pick(now_ms)?;
+        let place = self.files.get(&turn.file).and_then(|entry| entry.load.place);
+        let is_near =
+            place.zip(self.place).is_none_or(|(there, here)| there.abs_diff(here) <= NEAR_BYTES);
+        if !is_near {
+            self.runs = runs;
+            return None;
+        }
+        Some(self.take(turn))
+    }
+
+    fn take(&mut self, turn: Turn) -> Turn {
         let entry = self.files.get_mut(&turn.file).expect("a queued file is known");
+        self.place = entry.load.place.or(self.place);
+        self.last_taken = Some(turn.file);
         entry.turn = Some(InTurn {
             reason: turn.reason,
             start_bytes: entry.load.dirty_bytes,
@@ -368,7 +400,7 @@ impl Scheduler {
             removed: false,
         });
         self.settle(turn.file);
-        Some(turn)
+        turn
     }
 
     /// Puts a file back behind all that wait for the same reason, with what it has to write
@@ -378,7 +410,9 @@ impl Scheduler {
         let Some(turn) = entry.turn.take() else { return };
         let load = if turn.removed { Load::default() } else { load };
         entry.note_reach(&turn, load.dirty_bytes);
-        self.place = load.place.or(self.place);
+        if self.last_taken == Some(file) {
+            self.place = load.place.or(self.place);
+        }
         entry.ring = self.stamps.next();
         entry.whole = None;
         entry.demanded = entry.demanded.map(|_| self.stamps.next());
@@ -439,26 +473,27 @@ impl Scheduler {
         let queues = &self.queues;
         let old = queues.age.first_file_due(now_ms);
         let due = match (old, whole) {
-            (Some(_), Some(file)) if self.age_run >= AGE_RUN => Some((file, Reason::WholeChunk)),
+            (Some(_), Some(file)) if self.runs.age >= AGE_RUN => Some((file, Reason::WholeChunk)),
             (Some(file), _) => Some((file, Reason::Age)),
             (None, Some(file)) => Some((file, Reason::WholeChunk)),
             (None, None) => None,
         };
         let demanded = queues.demanded.first_file();
-        if let Some(file) = demanded.filter(|_| due.is_none() || self.demanded_run < DEMANDED_RUN) {
-            self.demanded_run = if due.is_some() { self.demanded_run + 1 } else { 0 };
+        if let Some(file) = demanded.filter(|_| due.is_none() || self.runs.demanded < DEMANDED_RUN)
+        {
+            self.runs.demanded = if due.is_some() { self.runs.demanded + 1 } else { 0 };
             return Some(Turn { file, reason: Reason::Demanded });
         }
-        self.demanded_run = 0;
+        self.runs.demanded = 0;
         if let Some((file, reason)) = due {
             let before_whole = reason == Reason::Age && whole.is_some();
-            self.age_run = if before_whole { self.age_run + 1 } else { 0 };
+            self.runs.age = if before_whole { self.runs.age + 1 } else { 0 };
             if reason == Reason::WholeChunk {
                 self.count_high(file);
             }
             return Some(Turn { file, reason });
         }
-        self.age_run = 0;
+        self.runs.age = 0;
         if let Some(file) = queues.closed.first_file_due(now_ms) {
             return Some(Turn { file, reason: Reason::Closed });
         }
@@ -477,29 +512,29 @@ impl Scheduler {
     fn next_whole(&mut self) -> Option<FileId> {
         let high = self.queues.high.first_file();
         let other = self.near_whole();
-        high.filter(|_| other.is_none() || self.high_run < HIGH_RUN).or(other)
+        high.filter(|_| other.is_none() || self.runs.high < HIGH_RUN).or(other)
     }
 
     /// Of a whole chunk that goes now.
     fn count_high(&mut self, file: FileId) {
         let is_high = self.queues.high.first_file() == Some(file);
         let before_other = is_high && self.queues.whole.first().is_some();
-        self.high_run = if before_other { self.high_run + 1 } else { 0 };
+        self.runs.high = if before_other { self.runs.high + 1 } else { 0 };
     }
 
     /// Of those of normal priority; see the module's head.
     fn near_whole(&mut self) -> Option<FileId> {
         let whole = &self.queues.whole;
         let (first, _) = whole.first()?;
-        if first > self.round_end {
+        if first > self.runs.round_end {
             let last = (whole.len() / 2).clamp(1, NEAR_FILES) - 1;
-            self.round_end = whole.iter().nth(last).map_or(first, |(stamp, _)| stamp);
+            self.runs.round_end = whole.iter().nth(last).map_or(first, |(stamp, _)| stamp);
         }
         let way = |file: &FileId| {
             let last = self.files.get(file).and_then(|entry| entry.load.place);
             last.zip(self.place).map_or(u64::MAX, |(last, now)| last.abs_diff(now))
         };
-        let round = whole.iter().take_while(|(stamp, _)| *stamp <= self.round_end);
+        let round = whole.iter().take_while(|(stamp, _)| *stamp <= self.runs.round_end);
         // The first of equals: the one that waits longest.
         round.map(|(_, file)| file).min_by_key(way)
     }

@@ -430,6 +430,25 @@ fn near_whole_chunks_follow_each_other() {
     assert_eq!(order, [0, 2, 4, 6, 1, 3, 5, 7, 9, 11, 10, 8, 12, 13, 14, 15]);
 }
 
+/// Goal: the same where the next turn is taken before the last one ends.
+#[test]
+fn near_whole_chunks_follow_each_other_while_turns_overlap() {
+    let mut s = Scheduler::new(POLICY);
+    let place_of = |file: u64| file % 2 * 1_000_000 + file;
+    for file in 0..16 {
+        s.update(FileId(file), whole_at(place_of(file)), 0);
+    }
+    let mut order = Vec::new();
+    let mut out = s.next_turn(0);
+    while let Some(turn) = out {
+        order.push(turn.file.0);
+        out = s.next_turn(0);
+        let place = Some(place_of(turn.file.0));
+        s.end_turn(turn.file, Load { place, ..CLEAN }, Outcome::Written, 0);
+    }
+    assert_eq!(order, [0, 2, 4, 6, 1, 3, 5, 7, 9, 11, 10, 8, 12, 13, 14, 15]);
+}
+
 /// Goal: a file far away has its turn all the same, however many near ones there are.
 #[test]
 fn nobody_far_away_waits_for_ever() {
