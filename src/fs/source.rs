@@ -35,6 +35,9 @@ const TURN_PART: u64 = 8;
 /// How often a gap is looked at.
 const GAP_LOOK_MS: u64 = 10;
 
+/// To ask where less than that went costs more than it is worth.
+const PLACED_BYTES_MIN: u64 = 1 << 20;
+
 impl Source for Filesystem {
     fn plan_turn(&self, file: FileId, reason: Reason) -> Plan {
         let Ok(node) = self.node(file.0) else { return Plan::Nothing };
@@ -339,13 +342,10 @@ impl Filesystem {
     /// where the next will be.
     fn place_after(&self, file: FileId, bytes: u64) -> Option<u64> {
         let node = self.node(file.0).ok()?;
-        let (chunk_bytes, end) = {
-            let state = node.data_if_any()?.lock();
-            (state.buffer.chunk_bytes(), state.stored_end)
-        };
-        if bytes < chunk_bytes {
+        if bytes < PLACED_BYTES_MIN {
             return None;
         }
+        let end = node.data_if_any()?.lock().stored_end;
         let data_file = self.writable_file(&node).ok()?;
         backing::place_on_device((*data_file).as_fd(), end.checked_sub(1)?)
     }

@@ -16,7 +16,8 @@
 //! Whole chunks go in rounds of the first half of their ring, [`NEAR_FILES`] at most: of a round, the
 //! file whose last turn ended nearest to where the disk is now. Where a filesystem gives out blocks
 //! at several places, turns at the same place then follow each other. Who had a turn is at the end
-//! of the ring, so that the others have theirs before his next.
+//! of the ring, so that the others have theirs before his next. Under pressure the order is the
+//! same among those whose turns give back about as much.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, btree_map};
@@ -379,10 +380,7 @@ impl Scheduler {
         self.end_delays(now_ms);
         let runs = self.runs;
         let turn = self.pick(now_ms)?;
-        let place = self.files.get(&turn.file).and_then(|entry| entry.load.place);
-        let is_near =
-            place.zip(self.place).is_none_or(|(there, here)| there.abs_diff(here) <= NEAR_BYTES);
-        if !is_near {
+        if self.way_bytes(turn.file).is_some_and(|bytes| bytes > NEAR_BYTES) {
             self.runs = runs;
             return None;
         }
@@ -500,7 +498,7 @@ impl Scheduler {
         match self.urgency {
             Urgency::Normal => None,
             Urgency::Pressure => {
-                queues.fullest.first_file().map(|file| Turn { file, reason: Reason::Pressure })
+                self.near_fullest().map(|file| Turn { file, reason: Reason::Pressure })
             }
             Urgency::Everything => {
                 queues.ring.first_file().map(|file| Turn { file, reason: Reason::Everything })
@@ -530,13 +528,26 @@ impl Scheduler {
             let last = (whole.len() / 2).clamp(1, NEAR_FILES) - 1;
             self.runs.round_end = whole.iter().nth(last).map_or(first, |(stamp, _)| stamp);
         }
-        let way = |file: &FileId| {
-            let last = self.files.get(file).and_then(|entry| entry.load.place);
-            last.zip(self.place).map_or(u64::MAX, |(last, now)| last.abs_diff(now))
-        };
         let round = whole.iter().take_while(|(stamp, _)| *stamp <= self.runs.round_end);
         // The first of equals: the one that waits longest.
-        round.map(|(_, file)| file).min_by_key(way)
+        round.map(|(_, file)| file).min_by_key(|file| self.way_bytes(*file).unwrap_or(u64::MAX))
+    }
+
+    /// Of those whose turn gives back about the most memory. Who is passed over again and again has
+    /// soon more than the others.
+    fn near_fullest(&self) -> Option<FileId> {
+        let fullest = &self.queues.fullest;
+        let ((Reverse(most_bytes), _), _) = fullest.first()?;
+        let round =
+            fullest.iter().take_while(|((Reverse(bytes), _), _)| *bytes >= most_bytes / 4 * 3);
+        let round = round.take(NEAR_FILES).map(|(_, file)| file);
+        round.min_by_key(|file| self.way_bytes(*file).unwrap_or(u64::MAX))
+    }
+
+    /// How far a file's last turn ended from where the disk will be, if that is known.
+    fn way_bytes(&self, file: FileId) -> Option<u64> {
+        let last = self.files.get(&file)?.load.place?;
+        Some(last.abs_diff(self.place?))
     }
 
     /// No file waits for its time of retry any longer.

@@ -449,6 +449,42 @@ fn near_whole_chunks_follow_each_other_while_turns_overlap() {
     assert_eq!(order, [0, 2, 4, 6, 1, 3, 5, 7, 9, 11, 10, 8, 12, 13, 14, 15]);
 }
 
+/// Goal: under pressure the disk stays where it is while others there have about as much.
+#[test]
+fn near_files_follow_each_other_under_pressure() {
+    let mut s = Scheduler::new(POLICY);
+    s.set_urgency(Urgency::Pressure);
+    let far = |file: u64| Some(file % 2 * 1_000_000);
+    for file in 0..8 {
+        s.update(FileId(file), Load { place: far(file), ..some(100 - file, 0) }, 0);
+    }
+    s.update(FileId(8), Load { place: far(0), ..some(50, 0) }, 0);
+    let mut order = Vec::new();
+    while let Some(turn) = s.next_turn(0) {
+        order.push(turn.file.0);
+        s.end_turn(turn.file, Load { place: far(turn.file.0), ..CLEAN }, Outcome::Written, 0);
+    }
+    assert_eq!(order, [0, 2, 4, 6, 1, 3, 5, 7, 8], "file 8 has much less");
+}
+
+/// Goal: while a turn is still being written, only one that lies near it is taken; whoever goes next
+/// is not changed by having asked.
+#[test]
+fn no_turn_far_away_beside_another() {
+    let mut s = Scheduler::new(POLICY);
+    s.update(FileId(1), whole_at(0), 0);
+    let first = s.next_turn(0).unwrap();
+    s.update(FileId(2), whole_at(1 << 40), 0);
+    assert_eq!(s.next_turn_beside(0), None);
+    s.update(FileId(3), whole_at(1 << 20), 0);
+    s.end_turn(first.file, Load { place: Some(10), ..CLEAN }, Outcome::Written, 0);
+    assert_eq!(s.next_turn(0).unwrap().file, FileId(2), "the round began with it");
+    assert_eq!(s.next_turn_beside(0), None);
+    s.update(FileId(4), whole(10, 0), 0);
+    assert_eq!(s.next_turn(0).unwrap().file, FileId(3));
+    assert_eq!(s.next_turn_beside(0).unwrap().file, FileId(4), "nothing is known of its place");
+}
+
 /// Goal: a file far away has its turn all the same, however many near ones there are.
 #[test]
 fn nobody_far_away_waits_for_ever() {
