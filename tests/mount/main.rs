@@ -13,9 +13,11 @@ mod boot;
 mod data;
 mod deaths;
 mod disk;
+mod draining;
 mod errors;
 mod faulty;
 mod keepers;
+mod lanes;
 mod layout;
 mod lifecycle;
 mod load;
@@ -147,6 +149,9 @@ fn main() {
         errors::writers_end_when_memory_is_full_of_refused_bytes,
         errors::close_tells_of_a_quota_while_memory_is_full,
         errors::writers_end_when_the_disk_is_full,
+        draining::a_disk_that_hangs_is_waited_for,
+        draining::what_the_disk_refuses_is_listed,
+        lanes::run_gives_each_disk_a_lane,
     ]);
     trials.extend(trials![
         &root_skip,
@@ -164,7 +169,9 @@ fn main() {
         seeing::a_real_directory_of_that_name_is_left_alone,
         seeing::a_file_tells_its_backlog,
         seeing::the_time_of_a_file_that_passes_through,
-        seeing::drain_returns_when_it_is_stored,
+        draining::one_file_or_all,
+        draining::what_the_kernel_holds_is_stored,
+        draining::what_comes_later_is_not_waited_for,
         seeing::top_prints_lines_into_a_pipe,
         seeing::examples_slow_themselves_down,
     ]);
@@ -183,6 +190,7 @@ fn main() {
     trials.extend(trials![
         &helper_skip,
         places::an_ordinary_user_in_a_namespace_of_mounts,
+        places::options_of_an_ordinary_user_in_a_namespace,
         keepers::a_users_mount_in_a_namespace_outlives_its_keeper,
         owners::a_users_namespace_with_files_of_others,
         owners::what_is_denied_later_in_a_users_namespace_is_kept,
@@ -192,6 +200,7 @@ fn main() {
         &disk_skip,
         power::logs_are_prefixes_after_a_power_cut,
         power::attributes_are_kept_over_deaths,
+        draining::the_power_may_go_afterwards,
     ]);
     trials.extend(space::trials(&skip));
     trials.extend(layout::trials(&skip));
