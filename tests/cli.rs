@@ -460,6 +460,11 @@ fn a_mount_in_use_stays_and_its_users_are_named() {
     assert_eq!(scene.mounts().len(), 1);
     user.kill().unwrap();
     user.wait().unwrap();
+    // What a shell has left to this program is the shell's.
+    let script = "exec 9>\"$1/f\"; \"$0\" umount \"$1\"; exit $?";
+    let shell = Command::new("sh").args(["-c", script, PROGRAM, b]).output().unwrap();
+    assert_refused(&shell, 1, "is in use by sh (");
+    assert!(!stderr(&shell).contains("coalescefs ("), "{}", stderr(&shell));
     succeed(&["umount", b]);
 }
 

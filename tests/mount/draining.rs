@@ -1,16 +1,16 @@
 //! What `coalescefs drain` promises: when it returns, with what, and what it leaves alone.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::disk::Disk;
 use crate::faulty::Setup;
-use crate::support::{Mount, PROGRAM, SOON, records, succeed, text};
+use crate::keepers::wait_until;
+use crate::support::{Mount, PROGRAM, records, succeed, text};
 
 const HELD: &[&str] = &["--max-age", "1h"];
 /// More than are answered at the same time.
@@ -35,14 +35,8 @@ impl Running {
     }
 
     fn wait(&mut self, what: &str) -> ExitStatus {
-        let until = Instant::now() + SOON;
-        loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < until, "{what} does not end");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_until(what, || self.has_ended());
+        self.0.wait().unwrap()
     }
 
     fn signal(&self, signal: i32) {
@@ -91,15 +85,25 @@ pub fn one_file_or_all() {
     mount.umount_clean();
 }
 
-/// Goal: bytes that a program with an open file has only given to the kernel are stored, too.
+/// Goal: bytes that a program with an open file has only given to the kernel are stored, too. Method:
+/// a shell that closes nothing afterwards, since each close hands over what was written.
 pub fn what_the_kernel_holds_is_stored() {
     let mount = Mount::beside(HELD);
+    let bytes = records(1, 1000);
     for (name, path) in ["a", "b"].into_iter().zip(both_ways(&mount, "a")) {
-        let mut file = File::create(mount.path().join(name)).unwrap();
-        file.write_all(&records(1, 1000)).unwrap();
+        let file = mount.path().join(name);
+        let mut writer = Command::new("sh");
+        writer.args(["-c", "exec >\"$0\"; printf %s \"$1\"; read -r _"]).arg(&file);
+        writer.arg(std::str::from_utf8(&bytes).unwrap()).stdin(Stdio::piped());
+        let mut writer = Running::start(&mut writer);
+        wait_until("the writes", || {
+            fs::metadata(&file).is_ok_and(|meta| meta.len() == bytes.len() as u64)
+        });
         succeed(&mut drain(&path));
         let below = fs::read(mount.backing().join(name)).unwrap();
-        assert!(below == records(1, 1000), "{name}: {} bytes", below.len());
+        assert!(below == bytes, "{name}: {} bytes", below.len());
+        drop(writer.0.stdin.take());
+        writer.wait("the writer to end");
     }
     mount.umount_clean();
 }
@@ -122,11 +126,11 @@ pub fn a_disk_that_hangs_is_waited_for() {
             let mut impatient = Running::start(&mut drain(&path));
             std::thread::sleep(Duration::from_millis(20));
             impatient.signal(libc::SIGINT);
-            assert_eq!(impatient.wait("an interrupted drain").signal(), Some(libc::SIGINT));
+            assert_eq!(impatient.wait("an interrupted drain to end").signal(), Some(libc::SIGINT));
         }
         assert!(setup.mount.figure("backlog_bytes") > 0);
         setup.disk.order("work");
-        assert!(waiting.wait("the drain").success());
+        assert!(waiting.wait("the drain to end").success());
         assert!(setup.stored(name) == records(1, 1000), "{name}");
     }
     setup.mount.umount_clean();
@@ -145,11 +149,11 @@ pub fn what_comes_later_is_not_waited_for() {
             status["backlog_bytes"].as_u64() > Some(4 << 20)
         });
         let mut draining = Running::start(&mut drain(&path));
-        assert!(draining.wait("the drain of a busy file").success());
+        assert!(draining.wait("the drain of a busy file to end").success());
         assert!(!busy.has_ended());
     }
     busy.signal(libc::SIGKILL);
-    busy.wait("the writer");
+    busy.wait("the writer to end");
     mount.umount_clean();
 }
 

@@ -112,6 +112,7 @@ fn main() {
         keepers::upgrade_replaces_both_processes,
         keepers::a_keeper_that_cannot_start_is_tried_again,
         keepers::upgrade_to_another_layout_is_refused,
+        boot::every_option_can_stand_in_fstab,
         boot::the_umount_helper_leaves_a_mount_in_use,
         boot::the_manager_is_told_how_it_goes,
         boot::a_worker_that_hangs_is_replaced,
