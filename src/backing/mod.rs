@@ -35,8 +35,9 @@ pub use data::{
 pub use dir::{DirEntry, DirReader};
 pub use ioctl::ioctl;
 pub use names::{
-    create_at, link_fd_at, mkdir_at, mknod_at, open_flags, open_path_at, open_root, read_link,
-    rename_at, reopen, reopen_as_owner, rmdir_at, symlink_at, unlink_at,
+    create_at, link_fd_at, mkdir_at, mknod_at, open_flags, open_path_at, open_root,
+    open_without_links, read_link, rename_at, reopen, reopen_as_owner, rmdir_at, symlink_at,
+    unlink_at,
 };
 pub use probe::{DirectIo, is_elsewhere, longest_file_bytes, probe_direct};
 pub use storage::{KernelStorage, Storage, SyncKind};

@@ -21,6 +21,24 @@ pub fn open_root(path: &Path) -> io::Result<OwnedFd> {
     open_at(libc::AT_FDCWD, &path, libc::O_RDONLY | libc::O_DIRECTORY, 0)
 }
 
+/// Opens a path that leads through no symbolic link, nor through more than `resolve` of openat2(2)
+/// allows. `ELOOP` for a link; with `RESOLVE_CACHED` `EAGAIN` for what the kernel would have to ask
+/// somebody for, and `EINVAL` before Linux 5.12. Others: open(2).
+pub fn open_without_links(path: &Path, flags: i32, resolve: u64) -> io::Result<OwnedFd> {
+    let path = c_string(path.as_os_str())?;
+    // SAFETY: all zeros is a valid structure.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = (flags | libc::O_CLOEXEC) as u64;
+    how.resolve = libc::RESOLVE_NO_SYMLINKS | resolve;
+    let (at, bytes) = (&raw const how, size_of::<libc::open_how>());
+    let open =
+        // SAFETY: a valid C string and structure.
+        || unsafe { libc::syscall(libc::SYS_openat2, libc::AT_FDCWD, path.as_ptr(), at, bytes) };
+    let fd = retry(open)? as libc::c_int;
+    // SAFETY: a fresh descriptor of ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// An O_PATH descriptor of what is at `name`, a symlink itself included. Errors: open(2).
 pub fn open_path_at(dir: BorrowedFd, name: &OsStr) -> io::Result<OwnedFd> {
     open_at(dir.as_raw_fd(), &entry_name(name)?, libc::O_PATH | libc::O_NOFOLLOW, 0)

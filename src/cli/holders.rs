@@ -14,10 +14,11 @@ const NAMED_MAX: usize = 5;
 /// Names some of the processes that use `mount`, as `bash (123), cat (124) and 3 more`; `None` when
 /// none can be seen. `except` are the daemon's own, which use the backing directory of that name.
 pub fn describe(mount: &Mount, except: &[i32]) -> Option<String> {
-    let holders: Vec<i32> = process_ids()
+    let mut holders: Vec<i32> = process_ids()
         .into_iter()
         .filter(|pid| !except.contains(pid) && holds(*pid, mount))
         .collect();
+    leave_out_heirs(&mut holders, std::process::id() as i32);
     if holders.is_empty() {
         return None;
     }
@@ -35,6 +36,21 @@ pub fn describe(mount: &Mount, except: &[i32]) -> Option<String> {
     }
     let last = words.pop()?;
     Some(if words.is_empty() { last } else { format!("{} and {last}", words.join(", ")) })
+}
+
+/// This process and those above it only have what the first of them to hold the mount left to them: a
+/// shell that works in it, or has opened a file for all it starts.
+fn leave_out_heirs(holders: &mut Vec<i32>, mut pid: i32) {
+    while let Some(parent) = parent_of(pid).filter(|parent| holders.contains(parent)) {
+        holders.retain(|holder| *holder != pid);
+        pid = parent;
+    }
+}
+
+/// The fourth word of proc_pid_stat(5); a name before it may hold spaces and brackets.
+fn parent_of(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn process_ids() -> Vec<i32> {
@@ -94,5 +110,20 @@ mod tests {
         };
         assert!(!holds(own_pid, &nowhere));
         assert_eq!(describe(&nowhere, &[]), None);
+    }
+
+    /// Goal: of the processes above this one only the first that holds the mount is named.
+    #[test]
+    fn heirs_are_left_out() {
+        let own_pid = std::process::id() as i32;
+        let parent = parent_of(own_pid).unwrap();
+        for (mut holders, left) in [
+            (vec![parent, own_pid, i32::MAX], vec![parent, i32::MAX]),
+            (vec![own_pid, i32::MAX], vec![own_pid, i32::MAX]),
+            (vec![i32::MAX], vec![i32::MAX]),
+        ] {
+            leave_out_heirs(&mut holders, own_pid);
+            assert_eq!(holders, left);
+        }
     }
 }

@@ -1,15 +1,15 @@
 //! What the kernel holds of files: told to drop it, and asked how much it is.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use fuser::{INodeNo, Notifier};
 
+use crate::backing;
 use crate::fs::KernelPages;
 
 /// By notifications, and by the names that the kernel has cached.
@@ -61,22 +61,9 @@ impl Pages {
 }
 
 /// Opens, but not for its data. With `RESOLVE_CACHED` only what the kernel finds without asking
-/// anybody, us least of all: `EAGAIN` otherwise, and `EINVAL` before Linux 5.12; see openat2(2).
+/// anybody, us least of all.
 fn open_by_name(path: &Path, resolve: u64) -> io::Result<OwnedFd> {
-    let c_path = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: all zeros is a valid structure.
-    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
-    how.flags = (libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC) as u64;
-    how.resolve = libc::RESOLVE_NO_SYMLINKS | resolve;
-    let (at, bytes) = (&raw const how, size_of::<libc::open_how>());
-    // SAFETY: a valid C string and structure.
-    let fd =
-        unsafe { libc::syscall(libc::SYS_openat2, libc::AT_FDCWD, c_path.as_ptr(), at, bytes) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a fresh descriptor of ours.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+    backing::open_without_links(path, libc::O_PATH | libc::O_NOFOLLOW, resolve)
 }
 
 /// The size that the kernel has of it, which it does not ask us for. `None`: it is another file,

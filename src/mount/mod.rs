@@ -20,11 +20,13 @@ pub mod unmount;
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 pub use error::MountError;
+
+use crate::backing;
 
 /// What follows `fuse.` in the type of our mounts.
 pub const SUBTYPE: &str = "coalescefs";
@@ -43,20 +45,9 @@ pub(crate) fn c_path(path: &Path) -> io::Result<CString> {
 }
 
 /// Opens a directory by its canonical path, with `flags` of open(2) besides. `Err(ELOOP)` when a
-/// symbolic link has taken the place of a directory since the path was made: openat2(2).
+/// symbolic link has taken the place of a directory since the path was made.
 pub(crate) fn open_directory(path: &Path, flags: libc::c_int) -> io::Result<OwnedFd> {
-    let c_path = c_path(path)?;
-    // SAFETY: all zeros is a valid structure.
-    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
-    how.flags = (flags | libc::O_DIRECTORY | libc::O_CLOEXEC) as u64;
-    how.resolve = libc::RESOLVE_NO_SYMLINKS;
-    let (at, bytes) = (&raw const how, size_of::<libc::open_how>());
-    // SAFETY: a valid C string and structure.
-    let fd =
-        unsafe { libc::syscall(libc::SYS_openat2, libc::AT_FDCWD, c_path.as_ptr(), at, bytes) };
-    let fd = check(fd as libc::c_int)?;
-    // SAFETY: a fresh descriptor of ours.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    backing::open_without_links(path, flags | libc::O_DIRECTORY, 0)
 }
 
 /// The absolute path of `path` as the mount table shows it, without asking what is mounted there:

@@ -106,8 +106,9 @@ fn of_pressure(now: &Status, before: Option<&Status>) -> Slowness {
     let lane_ms = recent.window_ms * u64::from(now.config.lanes);
     let busy_percent = (recent.busy_ms * 100 / lane_ms.max(1)).min(100);
     let turn_bytes = recent.bytes.checked_div(recent.turns).unwrap_or(0);
-    let for_chunks = now.streams * CHUNKS_PER_FILE * now.config.chunk_bytes;
-    let has_short_turns = recent.turns > 0 && turn_bytes < now.config.chunk_bytes;
+    let chunk_bytes = chunk_in_force(now);
+    let for_chunks = now.streams * CHUNKS_PER_FILE * chunk_bytes;
+    let has_short_turns = recent.turns > 0 && turn_bytes < chunk_bytes;
     if has_short_turns && for_chunks > now.memory_bytes {
         let wanted_bytes = for_chunks.next_multiple_of(MIB);
         return Slowness::Memory { wanted_bytes, streams: now.streams, turn_bytes };
@@ -122,6 +123,13 @@ fn of_pressure(now: &Status, before: Option<&Status>) -> Slowness {
         per_second(bytes, now.uptime_ms.saturating_sub(before.uptime_ms))
     });
     Slowness::Device { drained_bytes, busy_percent, received_bytes }
+}
+
+/// What turns are to be: the largest of all disks, since one that is not written to keeps its first.
+fn chunk_in_force(now: &Status) -> u64 {
+    let learned = now.disks.iter().map(|disk| disk.chunk_bytes).max();
+    // A daemon of an older version says nothing of disks.
+    learned.unwrap_or(now.config.chunk_bytes)
 }
 
 /// Nobody is held back here.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::*;
 use crate::config::MountConfig;
-use crate::control::protocol::{ByteRange, FileStatus, LaneStatus, RecentDrain};
+use crate::control::protocol::{ByteRange, DiskStatus, FileStatus, LaneStatus, RecentDrain};
 
 /// Forty files in plenty of memory, on a disk that is busy.
 fn pressed() -> Status {
@@ -73,6 +73,28 @@ fn short_turns_for_want_of_memory_say_how_much_would_help() {
     // Short turns in plenty of memory are not for want of it.
     now.memory_bytes = 1 << 30;
     now.held_bytes = 900 << 20;
+    assert!(matches!(explain(&now, None), Slowness::Device { .. }));
+}
+
+/// Goal: turns are compared with the chunk that was learned, not with the one the mount began with.
+#[test]
+fn turns_shorter_than_the_learned_chunk_want_memory() {
+    let mut now = Status { memory_bytes: 256 << 20, held_bytes: 250 << 20, ..pressed() };
+    // Of 4 MiB.
+    now.recent.turns = 250;
+    assert!(matches!(explain(&now, None), Slowness::Device { .. }));
+    let disk = |chunk_bytes| DiskStatus {
+        device: "8:1".into(),
+        chunk_bytes,
+        positioning_us: None,
+        bytes_per_s: None,
+    };
+    now.disks = vec![disk(MIB), disk(8 << 20)];
+    let expected = Slowness::Memory { wanted_bytes: 640 << 20, streams: 40, turn_bytes: 4 << 20 };
+    assert_eq!(explain(&now, None), expected);
+    // It is small again: turns are long enough, also for the first one.
+    now.disks = vec![disk(2 << 20)];
+    now.config.chunk_bytes = 8 << 20;
     assert!(matches!(explain(&now, None), Slowness::Device { .. }));
 }
 

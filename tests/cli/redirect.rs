@@ -226,47 +226,6 @@ pub fn places_may_stand_in_a_file() {
     scene.refused(&["run", "--config", config, "--", "true"], 2, said);
 }
 
-/// Why there are no disks to be made here, if there are none.
-pub fn cannot_make_disks() -> Option<String> {
-    let tried = Command::new("mkfs.ext4").arg("-V").stderr(Stdio::null()).status();
-    tried.is_err().then(|| "no mkfs.ext4".to_owned())
-}
-
-/// Goal: files of different disks do not wait for each other: each disk has a lane of its own, in one
-/// mount over both as in a mount for each.
-pub fn two_disks_have_a_lane_each() {
-    let scene = Scene::new(&["data/a", "data/b"]);
-    for disk in ["a", "b"] {
-        let script = "truncate -s 64M \"$0.img\"; mkfs.ext4 -q -F \"$0.img\"; \
-                      mount -o loop \"$0.img\" \"$1\"";
-        let (image, dir) = (scene.at(disk), scene.at(&format!("data/{disk}")));
-        let output = Command::new("sh").args(["-euc", script, &image, &dir]).output().unwrap();
-        assert!(output.status.success(), "{}", stderr(&output));
-    }
-    // The threads named lane-N of the process that serves a directory.
-    let script = "for disk in a b; do echo $disk >data/$disk/OUT; done
-        for dir in $*; do
-            pid=$(\"$0\" status --json data/$dir | sed -n 's/.*\"worker_pid\": \\([0-9]*\\).*/\\1/p')
-            cat /proc/$pid/task/*/comm | grep -c ^lane-
-        done";
-    for (glob, dirs, lanes) in
-        // The third is that of the directory above.
-        [("data/**/OUT", &["."][..], "3\n"), ("data/*/OUT", &["a", "b"], "1\n1\n")]
-    {
-        let options = ["--redirect", glob, "--", "sh", "-euc", script, PROGRAM];
-        let output = run_in(&scene.at(""), &[&options[..], dirs].concat());
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), lanes, "{glob}");
-        for disk in ["a", "b"] {
-            let stored = fs::read_to_string(scene.at(&format!("data/{disk}/OUT"))).unwrap();
-            assert_eq!(stored, format!("{disk}\n"));
-        }
-    }
-    for disk in ["a", "b"] {
-        let dir = scene.at(&format!("data/{disk}"));
-        assert!(Command::new("umount").arg(dir).status().unwrap().success());
-    }
-}
-
 /// Goal: more directories than anybody wants daemons for are refused.
 pub fn very_many_directories_are_refused() {
     let names: Vec<String> = (0..65).map(|number| format!("d/{number}")).collect();

@@ -27,11 +27,16 @@ fn assert_stored(engine: &Engine, name: &str, mount: &Mount, outputs: &Outputs) 
     outputs.assert_in(&engine.files());
 }
 
-/// What was refused is stored by now. Who closes a file before that is told of the refusal.
-fn wait_until_stored(mount: &Mount) {
+/// The engine is there again: programs go on, everything is stored, and the same for another client.
+fn assert_recovered(engine: &Engine, name: &str, mount: &Mount, writers: Writers) -> Outputs {
+    writers.wait_for_records(3000);
+    // Who closes a file before what was refused is stored is told of the refusal.
     mount.wait_for("everything to be stored", |status| {
         status["errors"].as_array().is_some_and(Vec::is_empty)
     });
+    let outputs = writers.end();
+    assert_stored(engine, name, mount, &outputs);
+    outputs
 }
 
 fn kill_worker(mount: &Mount) {
@@ -62,10 +67,7 @@ pub fn server_killed(name: &str) {
     std::thread::sleep(Duration::from_secs(3));
     writers.wait_for_records(3000);
     engine.order("revive");
-    writers.wait_for_records(3000);
-    wait_until_stored(&mount);
-    let outputs = writers.end();
-    assert_stored(&engine, name, &mount, &outputs);
+    let outputs = assert_recovered(&engine, name, &mount, writers);
     engine.order("whole");
     outputs.assert_in(&engine.files());
 }
@@ -85,10 +87,7 @@ pub fn network_cut(name: &str) {
     writers.wait_for_records(3000);
     std::thread::sleep(half);
     engine.order("join");
-    writers.wait_for_records(3000);
-    wait_until_stored(&mount);
-    let outputs = writers.end();
-    assert_stored(&engine, name, &mount, &outputs);
+    assert_recovered(&engine, name, &mount, writers);
 }
 
 /// Goal: the same, and the worker dies while it waits for the engine. The next one may have to wait
@@ -104,10 +103,7 @@ pub fn cut_while_the_worker_dies(name: &str) {
     unsafe { libc::kill(worker, libc::SIGKILL) };
     std::thread::sleep(outage());
     engine.order("join");
-    writers.wait_for_records(3000);
-    wait_until_stored(&mount);
-    let outputs = writers.end();
-    assert_stored(&engine, name, &mount, &outputs);
+    assert_recovered(&engine, name, &mount, writers);
 }
 
 /// Goal: when the engine's client is killed, the directory below is gone for good, also when another

@@ -90,8 +90,16 @@ pub fn helpers_understand_mount_and_umount() {
     let unknown = mount(&["-o", "memory=64M,speed=9"]);
     assert_eq!(unknown.status.code(), Some(1));
     assert!(text(&unknown).contains("option 'speed=9'") && !is_mounted(&out), "{}", text(&unknown));
-    let sloppy = mount(&["-s", "-n", "-o", "memory=64M,speed=9"]);
+    let rules = "rule=*.{dat;raw}:chunk=1M;priority=high,rule=*.log:coalesce=off";
+    let sloppy = mount(&["-s", "-n", "-o", &format!("memory=64M,speed=9,{rules}")]);
     assert!(sloppy.status.success() && is_mounted(&out), "{}", text(&sloppy));
+    let rules = &status_of(&out)["config"]["rules"];
+    assert_eq!(rules[0]["glob"], "*.{dat,raw}", "{rules}");
+    assert_eq!(
+        (&rules[0]["chunk_bytes"], &rules[0]["priority"]),
+        (&(1 << 20).into(), &"high".into())
+    );
+    assert_eq!(rules[1]["coalesce"], false, "{rules}");
     // In use: -l unmounts all the same, and what is open goes on.
     let mut file = File::create(out.join("f")).unwrap();
     let lazy = run("umount.coalescefs", &[&out, Path::new("-l")], &[]);
@@ -100,6 +108,30 @@ pub fn helpers_understand_mount_and_umount() {
     drop(file);
     wait_until("the daemon to end", || processes_of(&out).is_empty());
     assert_eq!(fs::read(out.join("f")).unwrap(), b"more");
+}
+
+/// Goal: whatever `mount` takes can stand in fstab, and is named where its user looks.
+pub fn every_option_can_stand_in_fstab() {
+    let said = |words: &[&str]| {
+        String::from_utf8(succeed(Command::new(PROGRAM).args(words)).stdout).unwrap()
+    };
+    let help = said(&["mount", "--help"]);
+    let words = help.split(|letter: char| !letter.is_alphanumeric() && letter != '-');
+    let here = ["help", "foreground", "mount-options"];
+    let options = words.filter_map(|word| word.strip_prefix("--")).filter(|it| !here.contains(it));
+    let options: Vec<String> = options.map(|option| option.replace('-', "_")).collect();
+    assert!(options.len() > 10, "{options:?}");
+    let texts = [said(&["help", "fstab"])].into_iter().chain(
+        ["mount.coalescefs", "mount.coalescefs.8"]
+            .map(|it| fs::read_to_string(script(it)).unwrap()),
+    );
+    for text in texts {
+        let is_end = |letter: char| !letter.is_alphanumeric() && letter != '_';
+        let known: Vec<&str> = text.split(is_end).collect();
+        for option in &options {
+            assert!(known.contains(&option.as_str()), "no {option} in\n{text}");
+        }
+    }
 }
 
 /// Goal: the ways without systemd leave all bytes below and have the command's exit code.

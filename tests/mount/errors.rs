@@ -1,7 +1,7 @@
 //! A disk that refuses, hangs or loses bytes: who is told, what is shown, and that nothing that can
 //! be stored is lost.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::IntoRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -11,40 +11,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::faulty::Faulty;
+use crate::faulty::{Faulty, Setup};
 use crate::keepers::wait_until;
 use crate::support::{Mount, PROGRAM, SOON, is_mounted, is_running, records, succeed, text};
 
 /// What a writer waits for at most when nothing can be stored, with room for a slow machine.
 const BOUNDED: Duration = Duration::from_secs(90);
-
-/// Dropped in this order: nobody must be left waiting for the disk.
-pub struct Setup {
-    pub mount: Mount,
-    pub disk: Faulty,
-}
-
-impl Setup {
-    /// With what a disk of this machine is like: programs hear of its errors at once.
-    fn new(options: &[&str]) -> Setup {
-        Setup::patient(&[options, &["--patience", "0s"]].concat())
-    }
-
-    pub fn patient(options: &[&str]) -> Setup {
-        let mut disk = None;
-        let mount = Mount::beside_made(|path| disk = Some(Faulty::at(path)), options);
-        Setup { mount, disk: disk.unwrap() }
-    }
-
-    pub fn open(&self, name: &str) -> File {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).open(self.mount.path().join(name)).unwrap()
-    }
-
-    pub fn stored(&self, name: &str) -> Vec<u8> {
-        fs::read(self.disk.store().join(name)).unwrap()
-    }
-}
 
 fn code<T>(result: std::io::Result<T>) -> Option<i32> {
     result.err().and_then(|error| error.raw_os_error())

@@ -23,6 +23,8 @@ use fuser::{
     ReplyEntry, ReplyOpen, ReplyWrite, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
 
+use crate::support::Mount;
+
 /// Holds the store and where to mount it, when this program is to be the filesystem.
 const VARIABLE: &str = "COALESCEFS_TEST_FAULTY";
 /// The kernel asks each time.
@@ -74,6 +76,34 @@ impl Drop for Faulty {
         drop(self.orders.take());
         // It unmounts, and with it all who wait for it are let go.
         let _ = self.child.wait();
+    }
+}
+
+/// A mount over such a filesystem. Dropped in this order: nobody must be left waiting for the disk.
+pub struct Setup {
+    pub mount: Mount,
+    pub disk: Faulty,
+}
+
+impl Setup {
+    /// With what a disk of this machine is like: programs hear of its errors at once.
+    pub fn new(options: &[&str]) -> Setup {
+        Setup::patient(&[options, &["--patience", "0s"]].concat())
+    }
+
+    pub fn patient(options: &[&str]) -> Setup {
+        let mut disk = None;
+        let mount = Mount::beside_made(|path| disk = Some(Faulty::at(path)), options);
+        Setup { mount, disk: disk.unwrap() }
+    }
+
+    pub fn open(&self, name: &str) -> File {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).open(self.mount.path().join(name)).unwrap()
+    }
+
+    pub fn stored(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.disk.store().join(name)).unwrap()
     }
 }
 

@@ -13,9 +13,11 @@ mod boot;
 mod data;
 mod deaths;
 mod disk;
+mod draining;
 mod errors;
 mod faulty;
 mod keepers;
+mod lanes;
 mod layout;
 mod lifecycle;
 mod load;
@@ -111,6 +113,7 @@ fn main() {
         keepers::upgrade_replaces_both_processes,
         keepers::a_keeper_that_cannot_start_is_tried_again,
         keepers::upgrade_to_another_layout_is_refused,
+        boot::every_option_can_stand_in_fstab,
         boot::the_umount_helper_leaves_a_mount_in_use,
         boot::the_manager_is_told_how_it_goes,
         boot::a_worker_that_hangs_is_replaced,
@@ -150,6 +153,9 @@ fn main() {
         errors::writers_end_when_memory_is_full_of_refused_bytes,
         errors::close_tells_of_a_quota_while_memory_is_full,
         errors::writers_end_when_the_disk_is_full,
+        draining::a_disk_that_hangs_is_waited_for,
+        draining::what_the_disk_refuses_is_listed,
+        lanes::run_gives_each_disk_a_lane,
     ]);
     trials.extend(trials![
         &root_skip,
@@ -167,7 +173,9 @@ fn main() {
         seeing::a_real_directory_of_that_name_is_left_alone,
         seeing::a_file_tells_its_backlog,
         seeing::the_time_of_a_file_that_passes_through,
-        seeing::drain_returns_when_it_is_stored,
+        draining::one_file_or_all,
+        draining::what_the_kernel_holds_is_stored,
+        draining::what_comes_later_is_not_waited_for,
         seeing::top_prints_lines_into_a_pipe,
         seeing::examples_slow_themselves_down,
     ]);
@@ -186,6 +194,7 @@ fn main() {
     trials.extend(trials![
         &helper_skip,
         places::an_ordinary_user_in_a_namespace_of_mounts,
+        places::options_of_an_ordinary_user_in_a_namespace,
         keepers::a_users_mount_in_a_namespace_outlives_its_keeper,
         owners::a_users_namespace_with_files_of_others,
         owners::what_is_denied_later_in_a_users_namespace_is_kept,
@@ -195,6 +204,7 @@ fn main() {
         &disk_skip,
         power::logs_are_prefixes_after_a_power_cut,
         power::attributes_are_kept_over_deaths,
+        draining::the_power_may_go_afterwards,
     ]);
     trials.extend(space::trials(&skip));
     trials.extend(layout::trials(&skip));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use crate::support::{Mount, PROGRAM, sh, succeed, text};
 
@@ -121,29 +121,39 @@ print(shown - own - whole(written))
     mount.umount_clean();
 }
 
-/// Goal: an ordinary user mounts over his own directory with the setuid helper; he works as ever,
-/// what his own directory refuses him is refused, and others stay out.
-pub fn an_ordinary_user_in_a_namespace_of_mounts() {
+/// Runs a script of root's in a directory of its own, in a namespace of mounts of its own, with
+/// `./coalescefs`, and `$user` to do something as an ordinary user, who may open /dev/fuse.
+fn in_a_namespace(script: &str) -> Output {
     let dir = tempfile::tempdir().unwrap();
     // /dev/fuse may be root's alone here: a node of the test's own, seen by nobody else.
-    let script = r#"
+    let prepare = r#"
         # User 5 because the helper asks for a name: it is one of Debian's fixed ones.
         program=$1; mount -t tmpfs t /mnt; cd /mnt; mknod fuse c 10 229; chmod 666 fuse
         mount --bind fuse /dev/fuse; cp "$program" coalescefs; chmod 755 . coalescefs
+        mkdir home; chown 5 home
+        user="setpriv --reuid 5 --regid 60 --clear-groups env HOME=/mnt/home""#;
+    Command::new("unshare")
+        .args(["-m", "--propagation", "private", "sh", "-c"])
+        .args([&format!("{prepare}\n{script}"), "sh", PROGRAM])
+        .current_dir(dir.path())
+        .env("LC_ALL", "C")
+        .output()
+        .unwrap()
+}
+
+/// Goal: an ordinary user mounts over his own directory with the setuid helper; he works as ever,
+/// what his own directory refuses him is refused, and others stay out.
+pub fn an_ordinary_user_in_a_namespace_of_mounts() {
+    let output = in_a_namespace(
+        r#"
         mkdir out; echo secret >out/roots; chmod 600 out/roots; mkdir -m 700 out/private
-        chown 5:60 out; mkdir home; chown 5 home
-        user="setpriv --reuid 5 --regid 60 --clear-groups env HOME=/mnt/home"
+        chown 5:60 out
         $user ./coalescefs mount --memory 64M out
         $user sh -c 'seq 1 1000 >out/f; mkdir out/d; chmod 700 out/d; cat out/roots; ls out/private
             chown 54321 out/f; stat -c "%n %u %g %a" out/f out/d' 2>&1
         setpriv --reuid 54321 --regid 54321 --clear-groups ls out 2>&1
-        ls out 2>&1; $user ./coalescefs umount out; wc -l <out/f; stat -c '%u %g' out/f"#;
-    let output = Command::new("unshare")
-        .args(["-m", "--propagation", "private", "sh", "-c", script, "sh", PROGRAM])
-        .current_dir(dir.path())
-        .env("LC_ALL", "C")
-        .output()
-        .unwrap();
+        ls out 2>&1; $user ./coalescefs umount out; wc -l <out/f; stat -c '%u %g' out/f"#,
+    );
     let said = String::from_utf8_lossy(&output.stdout);
     let wanted = "cat: out/roots: Permission denied
 ls: cannot open directory 'out/private': Permission denied
@@ -154,6 +164,47 @@ ls: cannot access 'out': Permission denied
 ls: cannot access 'out': Permission denied
 1000
 5 60
+";
+    assert_eq!(said, wanted, "{}", text(&output));
+}
+
+/// Goal: the generic options that an ordinary user gives hold for a mount that the setuid helper
+/// makes for him; set-id bits and devices stay forbidden whatever he asks for; and those that the
+/// helper does not know, and that restrict nothing, are no obstacle.
+pub fn options_of_an_ordinary_user_in_a_namespace() {
+    let output = in_a_namespace(
+        r#"
+        mkdir out; cp /bin/true out/program; chown -R 5:60 out
+        # What this machine allows is not the question.
+        [ ! -e /etc/fuse.conf ] || mount --bind /dev/null /etc/fuse.conf
+        # Those of the mount, and those of the filesystem.
+        mounted() {
+            awk '/ \/mnt\/out .*fuse.coalescefs/ { sub(/,user_id.*/, "", $NF); print $6, $NF }' \
+                /proc/self/mountinfo
+        }
+        for options in ro noexec,noatime ro,suid,dev,rw,exec relatime,nodiratime,sync,dirsync; do
+            $user ./coalescefs mount --memory 64M -o $options out || continue
+            echo $options: $(mounted)
+            $user sh -c 'touch out/new; out/program && echo runs' 2>&1
+            $user ./coalescefs umount out
+        done
+        $user ./coalescefs mount --memory 64M -o ro,max_age=3s out 2>&1 | grep -o 'given as --max-age, or in fstab'
+        $user ./coalescefs mount --memory 64M --allow-other out 2>&1; mounted"#,
+    );
+    let said = String::from_utf8_lossy(&output.stdout);
+    let wanted = "\
+ro: ro,nosuid,nodev,relatime ro
+touch: cannot touch 'out/new': Read-only file system
+runs
+noexec,noatime: rw,nosuid,nodev,noexec,noatime rw
+sh: 1: out/program: Permission denied
+ro,suid,dev,rw,exec: rw,nosuid,nodev,relatime rw
+runs
+relatime,nodiratime,sync,dirsync: rw,nosuid,nodev,relatime rw,sync,dirsync
+runs
+given as --max-age, or in fstab
+coalescefs: cannot mount over /mnt/out: option allow_other only allowed if 'user_allow_other' is set \
+in /etc/fuse.conf
 ";
     assert_eq!(said, wanted, "{}", text(&output));
 }

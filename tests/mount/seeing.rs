@@ -1,4 +1,4 @@
-//! What a mount shows of itself: virtual files, attributes of files, metrics, `top`, `drain`.
+//! What a mount shows of itself: virtual files, attributes of files, metrics, `top`.
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -226,29 +226,6 @@ pub fn the_time_of_a_file_that_passes_through() {
         assert_eq!(fs::metadata(&path).unwrap().ino(), ino);
         assert_eq!(fs::read(&path).unwrap().len(), 5 * round);
     }
-    mount.umount_clean();
-}
-
-/// Goal: `drain` returns when what was written so far is below, also with the kernel's pages, also
-/// of a file that is written all the time; the mount goes on.
-pub fn drain_returns_when_it_is_stored() {
-    let mount = Mount::beside(HELD);
-    let stream = "i=0; while :; do echo $((i += 1)); done >busy";
-    let mut busy =
-        Command::new("sh").args(["-c", stream]).current_dir(mount.path()).spawn().unwrap();
-    for name in ["a", "b"] {
-        fs::write(mount.path().join(name), records(1, 20_000)).unwrap();
-    }
-    succeed(Command::new(PROGRAM).arg("drain").arg(mount.path().join("a")));
-    assert_eq!(fs::read(mount.backing().join("a")).unwrap(), records(1, 20_000));
-    assert_eq!(fs::read(mount.backing().join("b")).unwrap_or_default().len(), 0);
-    succeed(Command::new(PROGRAM).arg("drain").arg(mount.path()));
-    assert_eq!(fs::read(mount.backing().join("b")).unwrap(), records(1, 20_000));
-    busy.kill().unwrap();
-    busy.wait().unwrap();
-    let other = Command::new(PROGRAM).arg("drain").arg(mount.backing()).output().unwrap();
-    assert_eq!(other.status.code(), Some(1));
-    assert!(text(&other).contains("is not on a coalescefs mount"), "{}", text(&other));
     mount.umount_clean();
 }
 

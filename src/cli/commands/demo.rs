@@ -46,6 +46,7 @@ const SPARE_BYTES: u64 = 64 << 20;
 
 /// Show on this machine what a mount does: 40 programs that write tiny records, without and with it
 #[derive(Clone, Debug, clap::Args)]
+#[command(disable_help_flag = true, after_help = "More about each option: 'coalescefs help demo'.")]
 pub struct DemoArgs {
     /// Number of programs that write at the same time
     #[arg(long, value_name = "N", default_value_t = 40,
@@ -72,6 +73,9 @@ pub struct DemoArgs {
     /// Print the script and do nothing else
     #[arg(long)]
     show_script: bool,
+    /// Print help
+    #[arg(short, long, action = clap::ArgAction::HelpShort)]
+    help: Option<bool>,
     #[command(flatten)]
     helper: HelperArgs,
 }

@@ -26,7 +26,10 @@ pub fn run(args: &DrainArgs) -> Result<(), CliError> {
     let device = Device::from_st_dev(stat.dev());
     let mount = table()?.ours().find(|mount| mount.device == device).cloned();
     let mount = mount.ok_or_else(|| {
-        CliError::Failed(format!("{} is not on a coalescefs mount", path.display()))
+        let path = path.display();
+        CliError::Failed(format!(
+            "{path} is not on a coalescefs mount: 'coalescefs status' lists them"
+        ))
     })?;
     if !stat.is_file() {
         return drain(mount, None);
