@@ -10,10 +10,10 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-/// More than a worker has threads that note what they do, unless it has dozens of lanes.
-const IN_HAND: usize = 64;
+/// More than a worker has threads that note what they do, also where its pools have grown.
+const IN_HAND: usize = 384;
 /// More than can be in hand when a worker dies; the oldest make room.
-const SUSPECTS: usize = 128;
+const SUSPECTS: usize = 512;
 /// So many workers die of a task. Once is an accident, and so may be a second time.
 pub const DEATHS_MAX: u32 = 3;
 /// For so long nobody tries to write a file that workers died of. Its bytes are kept, so that one
