@@ -286,11 +286,12 @@ mod tests {
     fn old_suspects_make_room() {
         let table = table();
         let suspects = Suspects(&table);
-        for unique in 1..=400 {
+        let last = 3 * SUSPECTS as u64;
+        for unique in 1..=last {
             suspects.begin(Task::request(unique));
             suspects.take_over(0);
         }
         assert_eq!(suspects.judge(Task::request(1), 0), Verdict::Ordinary);
-        assert_eq!(suspects.judge(Task::request(400), 0), Verdict::Suspect);
+        assert_eq!(suspects.judge(Task::request(last), 0), Verdict::Suspect);
     }
 }
