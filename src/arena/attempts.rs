@@ -9,10 +9,10 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Entries: those of the threads of one worker, and [`KEPT`] of former ones.
-pub(super) const ATTEMPTS: usize = 128;
+pub(super) const ATTEMPTS: usize = 768;
 /// Entries of former workers that are kept: more than one worker has threads. Numbers of requests
 /// grow, so the highest are the last.
-const KEPT: usize = 64;
+const KEPT: usize = 384;
 
 /// What a name stood for, or a property was: device and inode number, or whatever two numbers the
 /// operation compares. `None` when there was nothing.

@@ -39,7 +39,7 @@ use segments::SegmentEntry;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"coalesce");
 /// Raised whenever the meaning of the arena's bytes changes.
-const LAYOUT_VERSION: u32 = 5;
+const LAYOUT_VERSION: u32 = 6;
 /// Room for the header; the control page has its own.
 const HEADER_BYTES: usize = 4096;
 /// Where the attempts begin.

@@ -10,10 +10,10 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-/// More than a worker has threads that note what they do, unless it has dozens of lanes.
-const IN_HAND: usize = 64;
+/// More than a worker has threads that note what they do, also where its pools have grown.
+const IN_HAND: usize = 384;
 /// More than can be in hand when a worker dies; the oldest make room.
-const SUSPECTS: usize = 128;
+const SUSPECTS: usize = 512;
 /// So many workers die of a task. Once is an accident, and so may be a second time.
 pub const DEATHS_MAX: u32 = 3;
 /// For so long nobody tries to write a file that workers died of. Its bytes are kept, so that one
@@ -286,11 +286,12 @@ mod tests {
     fn old_suspects_make_room() {
         let table = table();
         let suspects = Suspects(&table);
-        for unique in 1..=400 {
+        let last = 3 * SUSPECTS as u64;
+        for unique in 1..=last {
             suspects.begin(Task::request(unique));
             suspects.take_over(0);
         }
         assert_eq!(suspects.judge(Task::request(1), 0), Verdict::Ordinary);
-        assert_eq!(suspects.judge(Task::request(400), 0), Verdict::Suspect);
+        assert_eq!(suspects.judge(Task::request(last), 0), Verdict::Suspect);
     }
 }

@@ -72,14 +72,18 @@ impl Failure {
         self.outage.get_or_insert_with(|| Bridged { patience_ms, pauses: pauses(seed) })
     }
 
-    pub(super) fn is_lasting(&self) -> bool {
-        let patience_ms = self.outage.as_ref().map_or(PATIENCE_MS, |outage| outage.patience_ms);
-        self.last_ms - self.since_ms >= patience_ms
+    fn outlasted(&self, patience_ms: u64) -> bool {
+        self.last_ms.saturating_sub(self.since_ms) >= patience_ms
     }
 
     /// Whether close(2) and fsync(2) tell of it.
     pub(super) fn is_told(&self) -> bool {
-        self.outage.is_none() || self.is_lasting()
+        self.outage.as_ref().is_none_or(|outage| self.outlasted(outage.patience_ms))
+    }
+
+    /// Whether writers do not wait for it any more.
+    pub(super) fn is_lasting(&self) -> bool {
+        self.is_told() && self.outlasted(PATIENCE_MS)
     }
 }
 
@@ -104,11 +108,11 @@ impl FileState {
         now_ms + outage.pauses.next_pause_ms()
     }
 
-    /// The file waits for an engine that was tried with another one. The errno, if the failure lasts.
-    pub(super) fn note_outage(&mut self, outage: &Outage, patience_ms: u64) -> Option<i32> {
+    /// The file waits for an engine that was tried with another one.
+    pub(super) fn note_outage(&mut self, outage: &Outage, patience_ms: u64) -> &Failure {
         let failure = self.failed_at(outage.errno, outage.since_ms, outage.last_ms, None);
         failure.bridge(patience_ms);
-        failure.is_lasting().then_some(outage.errno)
+        failure
     }
 
     fn failed_at(

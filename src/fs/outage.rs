@@ -92,13 +92,12 @@ impl Filesystem {
             if !is_meant {
                 continue;
             }
-            let lasting = state.note_outage(outage, self.config.patience_ms);
+            let failure = state.note_outage(outage, self.config.patience_ms);
+            let (is_told, is_lasting) = (failure.is_told(), failure.is_lasting());
             self.note_failing(&node);
-            if lasting.is_some() {
-                self.release_waiters(&mut state, lasting);
-            }
+            self.release_waiters(&mut state, is_told.then_some(outage.errno));
             drop(state);
-            self.refuse_waiting(FileId(node.id()), lasting);
+            self.refuse_waiting(FileId(node.id()), is_lasting.then_some(outage.errno));
         }
     }
 

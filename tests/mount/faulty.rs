@@ -200,8 +200,8 @@ pub fn serve(places: &OsStr) {
     // SAFETY: no handler.
     unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
     let mut config = Config::default();
-    // Some hang.
-    config.n_threads = Some(32);
+    // Of which many hang.
+    config.n_threads = Some(64);
     let device = mount(path);
     let session = Session::from_fd(passing, device, SessionACL::All, config);
     std::thread::spawn(move || session.unwrap().run());

@@ -55,12 +55,18 @@ pub fn a_file_that_hangs_holds_up_no_others() {
     setup.mount.wait_for("looks to hang", |status| {
         status["hanging_requests"].as_u64() >= Some(PROGRAMS as u64)
     });
-    let other = setup.open("other");
-    other.write_all_at(&records(2, 2000), 0).unwrap();
-    other.sync_all().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let others = path.clone();
+    std::thread::spawn(move || {
+        let other = File::create(others.join("other")).unwrap();
+        other.write_all_at(&records(2, 2000), 0).unwrap();
+        other.sync_all().unwrap();
+        assert!(look(&others.join("before")) && look(&others.join("other")));
+        assert!(fs::read(others.join("before")).unwrap() == records(3, 2000));
+        tell.send(()).unwrap();
+    });
+    told.recv_timeout(SOON).expect("other files are not held up");
     assert!(setup.stored("other") == records(2, 2000));
-    assert!(look(&path.join("before")) && look(&path.join("other")));
-    assert!(fs::read(path.join("before")).unwrap() == records(3, 2000));
     assert_eq!(looking.iter().filter(|thread| thread.is_finished()).count(), 0);
     let words = text(&command(&["status"], &path));
     assert!(words.contains("1 writes do not come back"), "{words}");
@@ -73,7 +79,6 @@ pub fn a_file_that_hangs_holds_up_no_others() {
     assert!(has("coalescefs_engines_unreachable{", " 0"), "the others are answered: {metrics}");
     setup.disk.order("work");
     assert!(looking.into_iter().all(|thread| thread.join().unwrap()));
-    drop(other);
     setup.mount.umount_clean();
     assert!(setup.stored("stuck") == records(1, 2000));
 }
