@@ -176,6 +176,9 @@ pub struct DiskStatus {
     pub device: String,
     /// The chunk in force.
     pub chunk_bytes: u64,
+    /// Files that may be written at the same time; 0 from a daemon that does not say.
+    #[serde(default)]
+    pub lanes: u32,
     /// To go to another file, learned from the runs written; `None` while they do not tell.
     pub positioning_us: Option<f64>,
     /// Written in a second from there on.
@@ -302,6 +305,14 @@ impl Status {
             disks: Vec::new(),
             recent: RecentDrain::default(),
         }
+    }
+}
+
+impl Status {
+    /// Files that may be written at the same time on one disk, now.
+    pub fn lanes_each(&self) -> u32 {
+        let learned = self.disks.iter().map(|disk| disk.lanes).max();
+        learned.filter(|lanes| *lanes > 0).unwrap_or(self.config.lanes)
     }
 }
 

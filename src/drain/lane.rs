@@ -6,13 +6,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::rate::Rate;
+use super::width::Width;
 use super::{Plan, Run, RunSize, Source, Throttle, Written, write_run};
 use crate::arena::Arena;
 use crate::backing::{Storage, errno};
 use crate::clock::boottime_ms;
 use crate::isolation::Isolation;
 use crate::priority;
-use crate::schedule::{FileId, Outcome, Policy, Scheduler, Turn};
+use crate::schedule::{FileId, Lanes, Outcome, Policy, Scheduler, Turn};
 
 /// A run has at most such a part of the memory.
 const RUN_PART: u64 = 16;
@@ -42,15 +43,22 @@ struct Known {
 pub struct LaneQueue {
     scheduler: Mutex<Scheduler>,
     changed: Condvar,
+    width: Width,
     /// By the number of the lane.
     lanes: Mutex<Vec<Known>>,
 }
 
 impl LaneQueue {
-    /// An empty queue.
-    pub fn new(policy: Policy) -> LaneQueue {
+    /// An empty queue, for so many lanes.
+    pub fn new(policy: Policy, lanes: Lanes) -> LaneQueue {
         let scheduler = Mutex::new(Scheduler::new(policy));
-        LaneQueue { scheduler, changed: Condvar::new(), lanes: Mutex::default() }
+        let width = Width::new(lanes);
+        LaneQueue { scheduler, changed: Condvar::new(), width, lanes: Mutex::default() }
+    }
+
+    /// How many lanes may be at work now.
+    pub fn lanes(&self) -> u32 {
+        self.width.count()
     }
 
     /// What each lane has in hand.
@@ -98,8 +106,14 @@ impl LaneQueue {
     fn wait_turn(&self) -> Turn {
         let mut scheduler = self.lock();
         loop {
+            if !self.width.has_room() {
+                // Those at work look again when they are done; who raises the count wakes us.
+                scheduler = self.changed.wait(scheduler).expect("the scheduler does not panic");
+                continue;
+            }
             let now_ms = boottime_ms();
             if let Some(turn) = scheduler.next_turn(now_ms) {
+                self.width.begin();
                 return turn;
             }
             scheduler = match scheduler.wake_at_ms() {
@@ -127,9 +141,8 @@ struct Lane {
     run_size: Cell<RunSize>,
 }
 
-/// Starts `count` lanes on a queue. They run as long as the process.
+/// Starts the lanes of a queue. They run as long as the process.
 pub fn spawn_lanes(
-    count: u32,
     queue: &Arc<LaneQueue>,
     source: &Arc<dyn Source>,
     storage: &Arc<dyn Storage>,
@@ -148,12 +161,13 @@ pub fn spawn_lanes(
         isolation: isolation.clone(),
         run_size: Cell::new(RunSize::new(throttle.run_bytes_max(memory_bytes / RUN_PART))),
     };
-    for number in 0..count as usize {
+    for number in 0..queue.width.threads() as usize {
         let lane = Lane { number, ..lane.clone() };
         std::thread::Builder::new().name(format!("lane-{number}")).spawn(move || {
             priority::run_soon();
             loop {
                 lane.take_turn();
+                lane.queue.width.end();
             }
         })?;
     }
@@ -182,7 +196,10 @@ impl Lane {
         self.queue.note(self.number, |known| known.work = Some(work));
     }
 
-    fn note_written(&self, bytes: u64, took: Duration) {
+    fn note_written(&self, bytes: u64, took: Duration, at_work: u32) {
+        if self.queue.width.note_run(bytes, took, at_work) {
+            self.queue.wake_all();
+        }
         let now_ms = boottime_ms();
         let begun_ms = now_ms.saturating_sub(took.as_millis() as u64);
         self.queue.note(self.number, |known| known.rate.note(bytes, begun_ms, now_ms));
@@ -220,13 +237,13 @@ impl Lane {
             // Behind the run's start nothing is taken again in this turn: it ends.
             range.start = run.offset + run.len;
             self.note_work(run.file, run.offset..range.start);
-            let begun = Instant::now();
+            let (begun, at_work) = (Instant::now(), self.queue.width.at_work());
             match self.write(&run) {
                 Ok(written) => {
                     bytes += run.len;
                     let (mut size, took) = (self.run_size.get(), begun.elapsed());
                     size.note(run.len, took);
-                    self.note_written(run.len, took);
+                    self.note_written(run.len, took, at_work);
                     self.run_size.set(size);
                     self.source.stored(run, written, took);
                 }

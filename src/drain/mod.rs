@@ -14,6 +14,7 @@ mod lane;
 mod rate;
 mod run_size;
 mod throttle;
+mod width;
 mod writer;
 
 use std::io;
