@@ -70,7 +70,7 @@ impl FileState {
         self.buffer.is_clean()
             && self.waiters.is_empty()
             && self.barriers == 0
-            && !self.reserved.is_any
+            && !self.reserved.wants_cut()
             && !has_loss
     }
 }

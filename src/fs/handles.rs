@@ -178,7 +178,7 @@ impl Filesystem {
         let Some(data) = node.data_if_any() else { return };
         let state = data.lock();
         self.tell_queue(&node, data, &state);
-        if state.reserved.is_any && self.arena.nodes().open(node.slot) == 0 {
+        if state.reserved.wants_cut() && self.arena.nodes().open(node.slot) == 0 {
             self.space_jobs.add(Job::Trim(node.clone()));
         }
     }

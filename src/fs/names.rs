@@ -269,7 +269,7 @@ impl Filesystem {
         }
         let mut state = data.lock();
         state.deleted = true;
-        if state.reserved.is_any {
+        if state.reserved.wants_cut() {
             self.space_jobs.add(Job::Trim(node.clone()));
         }
     }

@@ -74,6 +74,9 @@ pub(super) struct Reserved {
     counted_bytes: u64,
     /// Some were allocated, to be given back; after a restart it is not known which.
     pub(super) is_any: bool,
+    /// All were given back, but once fallocate(2) was used on a file, XFS keeps what it allocates
+    /// itself for bytes that come through the page cache, so the file is cut again when it is closed.
+    is_cut_at_close: bool,
     /// Blocks are being allocated, which moves the modification time of the backing file.
     pub(super) is_allocating: bool,
     /// The program allocates itself: nothing is to be given back.
@@ -97,9 +100,15 @@ impl Reserved {
         self.range = 0..0;
     }
 
-    fn clear(&mut self) {
+    fn clear(&mut self, is_closed: bool) {
         self.uncover();
         self.is_any = false;
+        self.is_cut_at_close = !is_closed && !self.is_programs;
+    }
+
+    /// The file is to be cut at its end when it is closed and stored.
+    pub(super) fn wants_cut(&self) -> bool {
+        self.is_any || self.is_cut_at_close
     }
 
     /// Some are allocated, or will be in a moment.
@@ -334,12 +343,13 @@ impl Filesystem {
     /// Gives back what is allocated beyond the end of a file with nothing buffered. Its
     /// modification time stays.
     pub(super) fn trim(&self, node: &Arc<Node>, state: &mut FileState) {
-        if !state.reserved.is_any || !state.buffer.is_clean() || state.barriers > 0 {
+        let is_closed = self.arena.nodes().open(node.slot) == 0;
+        let is_wanted = state.reserved.is_any || is_closed && state.reserved.is_cut_at_close;
+        if !is_wanted || !state.buffer.is_clean() || state.barriers > 0 {
             return;
         }
         let cut = || {
-            let vanishes = state.deleted && self.arena.nodes().open(node.slot) == 0;
-            if vanishes || state.reserved.is_programs {
+            if state.deleted && is_closed || state.reserved.is_programs {
                 return Ok(());
             }
             let file = self.writable_file(node)?;
@@ -377,8 +387,8 @@ impl Filesystem {
 
     /// What is buffered is charged again.
     fn unreserve(&self, node: &Arc<Node>, state: &mut FileState) {
-        state.reserved.clear();
-        self.arena.nodes().set_reserved(node.slot, false);
+        state.reserved.clear(self.arena.nodes().open(node.slot) == 0);
+        self.arena.nodes().set_reserved(node.slot, state.reserved.wants_cut());
         let Some(data) = node.data_if_any() else { return };
         self.charge_again(data, state);
         self.space_jobs.add(Job::Look(node.clone()));
@@ -442,7 +452,10 @@ mod tests {
         assert!(reserved.covers(&(0..16384)), "a part of it");
         reserved.add(40960..45056);
         assert!(!reserved.covers(&(0..10)) && reserved.covers(&(40960..45056)));
-        reserved.clear();
+        reserved.clear(false);
         assert!(!reserved.is_any && reserved.bytes_past(0) == 0);
+        assert!(reserved.wants_cut(), "XFS may still allocate by itself");
+        reserved.clear(true);
+        assert!(!reserved.wants_cut());
     }
 }

@@ -196,7 +196,8 @@ pub fn whole_chunks_in_turn() {
 
 /// Goal: programs that write faster than the disk takes it are equally fast, whoever runs first.
 /// Method: forty of them fill memory more than twice; then what each has written in the same
-/// while is compared, by counting.
+/// while is compared, by counting. Records so large that each is let pass by itself: whoever passes
+/// for a time is equal over many seconds only, which the gate's own tests look at without a clock.
 pub fn programs_are_equally_fast() {
     const SCRIPT: &str = r#"
 import mmap, os, struct, time
@@ -208,13 +209,13 @@ for n in range(N):
     if os.fork() == 0:
         out = os.open(f"OUTPUT{n}", os.O_WRONLY | os.O_CREAT, 0o644)
         while count(N) == 0:
-            struct.pack_into("q", counts, 8 * n, count(n) + os.write(out, b"x" * 4096))
+            struct.pack_into("q", counts, 8 * n, count(n) + os.write(out, b"x" * 16384))
         os._exit(0)
 def at(total):
     while sum(map(count, range(N))) < total:
         time.sleep(0.01)
     return [count(n) for n in range(N)]
-before, after = at(300 << 20), at(460 << 20)
+before, after = at(140 << 20), at(300 << 20)
 struct.pack_into("q", counts, 8 * N, 1)
 for n in range(N):
     assert os.wait()[1] == 0
@@ -222,14 +223,15 @@ had = [b - a for a, b in zip(before, after)]
 print(min(had), max(had))
 "#;
     // A rate that they exceed also where other tests have the processors: else those decide.
-    let mount = Mount::over(&["--memory", "128M", "--drain-rate", "40M"]);
+    let mount = Mount::over(&["--memory", "64M", "--drain-rate", "20M"]);
     let mut programs = Command::new("python3");
     let output = programs.args(["-c", SCRIPT]).current_dir(mount.path()).output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
     let said = String::from_utf8(output.stdout).unwrap();
     let had: Vec<u64> = said.split_whitespace().map(|word| word.parse().unwrap()).collect();
     let (least, most) = (had[0], had[1]);
-    assert!(most <= least * 2, "{least} to {most} bytes");
+    // Left alone, the fastest has seven to sixteen times as much as the slowest.
+    assert!(most <= least * 3, "{least} to {most} bytes");
     // They were asked, many times each: what the kernel does by itself is fair by chance.
     let requests = mount.figure("requests");
     assert!(requests > 4000, "{requests} requests");
