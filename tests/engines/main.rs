@@ -36,9 +36,10 @@ struct Case {
 
 const WITH_NETWORK: &[&str] = &["gluster", "moosefs", "sshfs"];
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 10] = [
     case("pipeline", false, &ENGINES, files::pipeline),
     case("worker_killed", false, &ENGINES, outages::worker_killed),
+    case("writes_end_with_shards", false, &["gluster"], objects::writes_end_with_shards),
     case("layout", false, &["moosefs"], objects::layout),
     case("full", true, &["gluster", "sshfs", "overlay"], files::full),
     case("removed_below", true, &["gluster", "moosefs", "sshfs"], files::removed_below),
@@ -82,15 +83,5 @@ fn main() {
             trials.push(trial.with_ignored_flag(skip.is_some() || is_left_out));
         }
     }
-    let skip = cannot_mount.or_else(objects::cannot_make_shards);
-    if let Some(reason) = &skip {
-        eprintln!("shards are ignored: {reason}");
-    }
-    let shards = Trial::test("shards::writes_end_with_shards", || {
-        let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        objects::writes_end_with_shards();
-        Ok(())
-    });
-    trials.push(shards.with_ignored_flag(skip.is_some()));
     libtest_mimic::run(&arguments, trials).exit();
 }
