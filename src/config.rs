@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backing::Abilities;
+
 /// The resolved options of one mount. Every value has been checked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MountConfig {
@@ -23,16 +25,29 @@ pub struct MountConfig {
     /// Whether the chunk is learned from there on. Builds before it did not.
     #[serde(default)]
     pub chunk_auto: bool,
-    /// The stripe of the RAID below the backing directory, if one is known.
+    /// The stripe of the RAID below the backing directory, or the object of its engine, if one is
+    /// known: no write that reaches the end of one goes on behind it.
     #[serde(default)]
     pub stripe_bytes: Option<u64>,
+    /// So many of them in a row lie side by side; 0 from builds before it.
+    #[serde(default)]
+    pub stripe_count: u32,
+    /// Whether chunks may be parts of one: of an object, not of a RAID's stripe.
+    #[serde(default)]
+    pub stripe_divides: bool,
+    /// What the backing filesystem can do. Builds before it did not ask.
+    #[serde(default)]
+    pub abilities: Abilities,
     /// How the backing files lie on the disk. Builds before it had no choice.
     #[serde(default)]
     pub layout: Layout,
     /// No byte waits longer than this once the disk can take it.
     pub max_age_ms: u64,
-    /// Files written at the same time on one backing device.
+    /// Files written at the same time on one backing device; the first number where it is learned.
     pub lanes: u32,
+    /// Whether it is learned for each device. Builds before it did not.
+    #[serde(default)]
+    pub lanes_auto: bool,
     /// Whether the kernel collects write() calls in its page cache before they reach us.
     pub writeback_cache: bool,
     /// Whether listxattr(2) lists what a file tells of its backlog. Builds before it did not.
@@ -93,6 +108,9 @@ fn default_patience_ms() -> u64 {
 /// Smallest accepted `--memory`.
 pub const MIN_MEMORY_BYTES: u64 = 4 << 20;
 
+/// Smaller parts of an object are not worth a turn.
+const PART_BYTES_MIN: u64 = 256 << 10;
+
 impl MountConfig {
     /// Bytes of one arena segment: a power of two from 4 KiB to 64 KiB.
     ///
@@ -105,13 +123,42 @@ impl MountConfig {
         power.clamp(4 << 10, 64 << 10) as u32
     }
 
-    /// What chunks are to be multiples of: segments, and stripes where some are known.
+    /// What chunks are to be multiples of: segments, and stripes where some are known, or a part of an
+    /// object that is as small as still pays.
     pub fn chunk_unit_bytes(&self) -> u64 {
         let segment_bytes = u64::from(self.segment_bytes());
         let stripe_bytes = self.stripe_bytes.unwrap_or(1).max(1);
+        if self.has_objects() {
+            let mut part_bytes = stripe_bytes;
+            while part_bytes / 2 >= PART_BYTES_MIN && (part_bytes / 2).is_multiple_of(segment_bytes)
+            {
+                part_bytes /= 2;
+            }
+            return part_bytes;
+        }
         // The segment is a power of two.
         let common = stripe_bytes.trailing_zeros().min(segment_bytes.trailing_zeros());
         (stripe_bytes >> common).saturating_mul(segment_bytes)
+    }
+
+    /// What chunks are best multiples of, the largest first: all objects that lie side by side, one,
+    /// and [`MountConfig::chunk_unit_bytes`]; of these a power of two.
+    pub fn chunk_units_bytes(&self) -> Vec<u64> {
+        let unit_bytes = self.chunk_unit_bytes();
+        match self.stripe_bytes.filter(|_| self.has_objects()) {
+            Some(bytes) => {
+                let side_by_side = bytes.saturating_mul(u64::from(self.stripe_count.max(1)));
+                vec![side_by_side, bytes, unit_bytes]
+            }
+            None => vec![unit_bytes],
+        }
+    }
+
+    /// Objects of whole segments.
+    fn has_objects(&self) -> bool {
+        let segment_bytes = u64::from(self.segment_bytes());
+        let is_whole = |bytes: u64| bytes > 0 && bytes.is_multiple_of(segment_bytes);
+        self.stripe_divides && self.stripe_bytes.is_some_and(is_whole)
     }
 }
 
@@ -126,9 +173,13 @@ impl MountConfig {
             chunk_bytes: 256 << 10,
             chunk_auto: false,
             stripe_bytes: None,
+            stripe_count: 1,
+            stripe_divides: false,
+            abilities: Abilities::default(),
             layout: Layout::Ring,
             max_age_ms: 3_600_000,
             lanes: 1,
+            lanes_auto: false,
             writeback_cache: true,
             list_attributes: false,
             drain_rate: None,

@@ -6,6 +6,7 @@
 //! it says otherwise. Errors are those of the man page named. No policy, no locks but the
 //! descriptor cache's.
 
+mod abilities;
 mod attr;
 mod ballast;
 mod cache;
@@ -13,12 +14,14 @@ mod caller;
 mod data;
 mod dir;
 mod ioctl;
+mod layout;
 mod names;
 mod probe;
 mod storage;
 mod stripe;
 mod xattr;
 
+pub use abilities::{Abilities, Calls, KernelCalls, TRIAL_DIR, probe};
 pub use attr::{
     Attr, FsStats, SetTime, Time, attr, attr_at, copies_on_write, fs_stats, is_xfs, keeps_extents,
     set_mode, set_owner, set_times,
@@ -34,6 +37,7 @@ pub use data::{
 };
 pub use dir::{DirEntry, DirReader};
 pub use ioctl::ioctl;
+pub use layout::Engine;
 pub use names::{
     create_at, link_fd_at, mkdir_at, mknod_at, open_flags, open_path_at, open_root,
     open_without_links, read_link, rename_at, reopen, reopen_as_owner, rmdir_at, symlink_at,
@@ -41,7 +45,7 @@ pub use names::{
 };
 pub use probe::{DirectIo, is_elsewhere, longest_file_bytes, probe_direct};
 pub use storage::{KernelStorage, Storage, SyncKind};
-pub use stripe::{Stripe, ToldBy, stripe};
+pub use stripe::{MountedAs, Stripe, ToldBy, is_rotational, stripe};
 pub use xattr::{get_xattr, list_xattr, remove_xattr, set_xattr};
 
 use std::ffi::{CString, OsStr};

@@ -4,13 +4,16 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
+use serde::{Deserialize, Serialize};
+
 use super::{reopen, retry, seek};
 
 /// Taken where the filesystem opens a file with O_DIRECT but does not say what it needs.
 const ALIGNMENT_ASSUMED: u32 = 4096;
 
 /// Whether O_DIRECT works for a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DirectIo {
     /// With these alignments, in bytes, of memory, and of offset and length.
     Aligned {

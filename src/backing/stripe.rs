@@ -1,15 +1,19 @@
-//! The stripe of the RAID below a directory: what its disks take side by side.
+//! Where writes below a directory are to begin and end: the stripes of a RAID, or the objects of a
+//! storage engine.
 //!
 //! A write that covers whole stripes needs no reading before; what covers a part of one makes the
-//! array read the rest to compute its parity. Asked are, in this order: the filesystem, which lays
-//! its blocks out by what it was made or mounted with; the block device; and what stat(2) gives as
-//! the best size of a request. Nothing is read from the disk.
+//! array read the rest to compute its parity. So chunks are whole stripes. Objects may be written in
+//! parts, and are often larger than a chunk; but no write should go on in the next one. Asked are, in
+//! this order: the engine (`layout`); the filesystem, which lays its blocks out by what it was made
+//! or mounted with; the block device; and what stat(2) gives as the best size of a request. Nothing
+//! is read from the disk.
 
 use std::fs;
 use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
+use super::layout::Engine;
 use super::{attr, fs_stats, ioctl, is_xfs};
 
 /// Smaller ones align nothing that is not aligned anyway; larger ones are no stripe, but the largest
@@ -20,11 +24,13 @@ const PAGE_BYTES: u64 = 4 << 10;
 /// Larger than what every filesystem says: one that names such a size means it.
 const BLKSIZE_BYTES_MIN: u64 = 128 << 10;
 
-/// Bytes that are to be written at once, from a multiple of them on.
+/// Bytes from a multiple of which on writes are to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stripe {
     /// How many.
     pub bytes: u64,
+    /// So many in a row lie side by side; of a RAID all that do are one.
+    pub count: u32,
     /// Who says so.
     pub told_by: ToldBy,
 }
@@ -32,6 +38,8 @@ pub struct Stripe {
 /// Who knows of a stripe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ToldBy {
+    /// A storage engine.
+    Engine(Engine),
     /// XFS: `swidth` of its geometry, see ioctl_xfs_fsgeometry(2).
     Xfs,
     /// ext4: the mount option `stripe`, or what mkfs noted.
@@ -45,6 +53,11 @@ pub enum ToldBy {
 impl std::fmt::Display for ToldBy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            ToldBy::Engine(Engine::Ceph) => "CephFS (ceph.file.layout)",
+            ToldBy::Engine(Engine::Lustre) => "Lustre (lustre.lov)",
+            ToldBy::Engine(Engine::BeeGfs) => "BeeGFS (stripe info)",
+            ToldBy::Engine(Engine::MooseFs) => "MooseFS (its chunks)",
+            ToldBy::Engine(Engine::Gluster) => "GlusterFS (shard-block-size)",
             ToldBy::Xfs => "XFS (swidth)",
             ToldBy::Ext4 => "ext4 (stripe)",
             ToldBy::Device => "the block device (optimal_io_size)",
@@ -53,17 +66,37 @@ impl std::fmt::Display for ToldBy {
     }
 }
 
-/// The stripe below a directory, whose mount has these options (the last field of mountinfo).
-/// `None` where nobody knows of one. Waits for no disk but that of the directory's inode.
-pub fn stripe(dir: BorrowedFd, super_options: &[u8]) -> Option<Stripe> {
+/// What the mount table says of the mount that a directory is in, see proc_pid_mountinfo(5).
+#[derive(Clone, Copy, Debug)]
+pub struct MountedAs<'a> {
+    /// Type of the filesystem, with subtype.
+    pub fs_type: &'a [u8],
+    /// Source.
+    pub source: &'a [u8],
+    /// Where it is.
+    pub mount_point: &'a Path,
+    /// The last field.
+    pub super_options: &'a [u8],
+}
+
+/// The stripe below a directory that is in such a mount; `file` is a new one in it, if there is one.
+/// `None` where nobody knows of one. Waits for an engine, else for no disk but that of the
+/// directory's inode.
+pub fn stripe(dir: BorrowedFd, file: Option<BorrowedFd>, mounted: MountedAs) -> Option<Stripe> {
+    let engine = Engine::of(mounted.fs_type, mounted.source);
+    let layout = engine.and_then(|engine| engine.layout(dir, file, mounted.mount_point));
+    if let (Some(engine), Some(layout)) = (engine, layout) {
+        let told_by = ToldBy::Engine(engine);
+        return Some(Stripe { bytes: layout.unit_bytes, count: layout.count, told_by });
+    }
     let told = |bytes: Option<u64>, told_by| {
         let bytes = bytes.filter(|bytes| is_plausible(*bytes))?;
-        Some(Stripe { bytes, told_by })
+        Some(Stripe { bytes, count: 1, told_by })
     };
     told(of_xfs(dir), ToldBy::Xfs)
         .or_else(|| {
             let block_bytes = u64::from(fs_stats(dir).ok()?.frsize);
-            told(of_ext4(super_options, block_bytes), ToldBy::Ext4)
+            told(of_ext4(mounted.super_options, block_bytes), ToldBy::Ext4)
         })
         .or_else(|| {
             let dev = attr(dir).ok()?.dev;
@@ -128,6 +161,20 @@ fn of_device(queue: &Path) -> Option<u64> {
     (optimal > smallest && optimal.is_multiple_of(smallest)).then_some(optimal)
 }
 
+/// Whether a block device, or what it is made of, has heads that move: `queue/rotational`. `None` where
+/// there is no such device, as below network filesystems and btrfs. Does not wait.
+pub fn is_rotational(dev: u64) -> Option<bool> {
+    rotational(&queue_of(Path::new("/sys/dev/block"), dev)?)
+}
+
+fn rotational(queue: &Path) -> Option<bool> {
+    match fs::read_to_string(queue.join("rotational")).ok()?.trim() {
+        "0" => Some(false),
+        "1" => Some(true),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +218,17 @@ mod tests {
         assert_eq!(said("4096\n", "4096\n"), None);
         assert_eq!(said("4096\n", "33553920\n"), None);
         assert_eq!(said("512\n", "33553920\n"), None);
+    }
+
+    #[test]
+    fn disks_with_heads() {
+        let sys = tempfile::tempdir().unwrap();
+        assert_eq!(rotational(sys.path()), None);
+        for (said, expected) in [("1\n", Some(true)), ("0\n", Some(false)), ("x\n", None)] {
+            fs::write(sys.path().join("rotational"), said).unwrap();
+            assert_eq!(rotational(sys.path()), expected);
+        }
+        assert_eq!(is_rotational(0), None, "no device has this number");
     }
 
     #[test]

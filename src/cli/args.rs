@@ -15,6 +15,9 @@ use crate::config::{FsyncPolicy, Layout};
 use crate::keeper::Beginning;
 use crate::mount::{generic, machine};
 
+/// More would only wait for each other.
+const LANES: std::ops::RangeInclusive<u32> = 1..=64;
+
 /// The end of a help that is kept short.
 pub(super) const MORE: &str =
     "More about each option: 'coalescefs help mount', 'coalescefs help run'.";
@@ -292,12 +295,13 @@ pub struct MountOptions {
     #[arg(long, value_name = "DURATION", value_parser = units::parse_duration,
           default_value = "30s")]
     pub max_age: Duration,
-    /// Files written at once on one disk
+    /// Files written at once on one disk, or 'auto'
     ///
-    /// More than 1 only pays off on flash, or on several disks behind one.
-    #[arg(long, value_name = "N", default_value_t = 1,
-          value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub lanes: u32,
+    /// More than 1 only pays off on flash, on several disks behind one, or on a network filesystem.
+    /// 'auto' stays at 1 where the kernel says that the disk has heads, and elsewhere takes one more,
+    /// up to 8, as long as that makes it faster by a tenth.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_lanes)]
+    pub lanes: LanesOption,
     /// Most bytes per second [default: no limit]
     ///
     /// Leaves some for others.
@@ -362,6 +366,41 @@ pub enum ChunkOption {
     Auto,
     /// So many bytes.
     Bytes(u64),
+}
+
+/// `--lanes`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LanesOption {
+    /// Learned from each device.
+    Auto,
+    /// So many.
+    Count(u32),
+}
+
+impl LanesOption {
+    /// At first.
+    pub fn first(self) -> u32 {
+        match self {
+            LanesOption::Auto => 1,
+            LanesOption::Count(count) => count,
+        }
+    }
+}
+
+impl Default for LanesOption {
+    fn default() -> LanesOption {
+        LanesOption::Count(1)
+    }
+}
+
+fn parse_lanes(text: &str) -> Result<LanesOption, String> {
+    if text == "auto" {
+        return Ok(LanesOption::Auto);
+    }
+    let count = text.parse().ok().filter(|count| LANES.contains(count));
+    count.map(LanesOption::Count).ok_or_else(|| {
+        format!("neither a number in {}..={} nor 'auto'", LANES.start(), LANES.end())
+    })
 }
 
 fn parse_chunk(text: &str) -> Result<ChunkOption, String> {

@@ -205,6 +205,7 @@ fn rule_text(table: &DeTable) -> Result<String, String> {
 mod tests {
     use super::*;
     use crate::cli::args::ChunkOption;
+    use crate::cli::args::LanesOption;
     use clap::CommandFactory;
     use std::time::Duration;
 
@@ -250,7 +251,8 @@ rule = ['a*:chunk=1M', 'b*:coalesce=off']
     fn names_and_values_are_those_of_the_options() {
         let options = completed_from(FILE, &[]).unwrap();
         assert_eq!((options.memory, options.chunk), (Some(256 << 20), ChunkOption::Bytes(8 << 20)));
-        assert_eq!((options.max_age, options.lanes), (Duration::from_secs(5), 2));
+        assert_eq!(options.max_age, Duration::from_secs(5));
+        assert_eq!(options.lanes, LanesOption::Count(2));
         assert!(options.no_writeback_cache && options.allow_other);
         assert_eq!(options.rule.len(), 2);
         assert_eq!(options.min_free, 0, "a default that nobody mentions");

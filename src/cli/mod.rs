@@ -21,6 +21,7 @@
 //! | | upgrade, doctor, demo, bench, help |
 
 mod args;
+mod below;
 mod children;
 pub mod commands;
 mod config_file;

@@ -1,18 +1,15 @@
 //! From raw arguments to resolved options. Everything is checked here or in `places`, before
 //! anything is changed.
 
-use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use log::LevelFilter;
 
-use super::args::{ChunkOption, MountOptions};
+use super::args::{ChunkOption, LanesOption, MountOptions};
 use super::exit::CliError;
-use super::units;
-use crate::backing::{self, Stripe};
+use super::{below, units};
+use crate::backing::{Abilities, Stripe, ToldBy};
 use crate::config::{MIN_MEMORY_BYTES, MountConfig};
-use crate::mount::mountinfo::MountTable;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -44,22 +41,28 @@ pub fn default_chunk_bytes(memory_bytes: u64) -> u64 {
 
 /// About that default, in whole stripes where one is known: one stripe, doubled as often as goes. A
 /// stripe of three or five disks is no power of two; the gaps that ext4 leaves then are room only,
-/// while a stripe that is written in parts is read before.
-fn default_chunk_in(unit_bytes: u64, memory_bytes: u64) -> u64 {
-    let default = default_chunk_bytes(memory_bytes);
-    match (default / unit_bytes).checked_ilog2() {
-        Some(doubled) => unit_bytes << doubled,
-        None if unit_bytes <= memory_bytes / CHUNKS_MIN => unit_bytes,
-        None => default,
-    }
+/// while a stripe that is written in parts is read before. Objects may be written in parts.
+fn default_chunk_in(config: &MountConfig) -> u64 {
+    let default = default_chunk_bytes(config.memory_bytes);
+    let doubled = |unit: u64| (default / unit).checked_ilog2().map(|doublings| unit << doublings);
+    config.chunk_units_bytes().into_iter().find_map(doubled).unwrap_or_else(|| {
+        let unit_bytes = config.chunk_unit_bytes();
+        if unit_bytes <= config.memory_bytes / CHUNKS_MIN { unit_bytes } else { default }
+    })
 }
 
-/// The stripe below a directory that is to be mounted over, if one is known.
-pub fn stripe_below(backing: &Path) -> Option<Stripe> {
-    let table = MountTable::read().ok()?;
-    let options = table.holding(backing)?.super_options.as_bytes();
-    let dir = std::fs::File::open(backing).ok()?;
-    backing::stripe(dir.as_fd(), options)
+/// The smallest chunk of at least so many bytes that ends where stripes or objects do: multiples of
+/// the largest unit that is not larger, or of the smallest one doubled until it is.
+fn fitting_chunk_bytes(config: &MountConfig, least_bytes: u64) -> Option<u64> {
+    let units = config.chunk_units_bytes();
+    let (smallest, larger) = units.split_last()?;
+    if larger.is_empty() {
+        return least_bytes.checked_next_multiple_of(*smallest);
+    }
+    match larger.iter().find(|unit| **unit <= least_bytes) {
+        Some(unit) => least_bytes.checked_next_multiple_of(*unit),
+        None => smallest.checked_mul(least_bytes.div_ceil(*smallest).next_power_of_two()),
+    }
 }
 
 /// What the resolution depends on besides the arguments.
@@ -70,7 +73,9 @@ pub struct Surroundings {
     /// Whether the effective user is root.
     pub is_root: bool,
     /// The stripe below the directory that is to be mounted over.
-    pub stripe_bytes: Option<u64>,
+    pub stripe: Option<Stripe>,
+    /// What its filesystem can do.
+    pub abilities: Abilities,
 }
 
 impl Surroundings {
@@ -78,13 +83,14 @@ impl Surroundings {
     pub fn here() -> Surroundings {
         // SAFETY: no arguments, cannot fail.
         let is_root = unsafe { libc::geteuid() } == 0;
-        Surroundings { ram_bytes: crate::mount::machine::ram_bytes(), is_root, stripe_bytes: None }
+        let (ram_bytes, abilities) = (crate::mount::machine::ram_bytes(), Abilities::default());
+        Surroundings { ram_bytes, is_root, stripe: None, abilities }
     }
 
-    /// The same for a mount over a directory. May wait for its disk.
+    /// The same for a mount over a directory. May wait for its disk, but not for ever.
     pub fn below(self, backing: &Path) -> Surroundings {
-        let stripe_bytes = stripe_below(backing).map(|stripe| stripe.bytes);
-        Surroundings { stripe_bytes, ..self }
+        let below::Below { stripe, abilities, .. } = below::look_soon(backing);
+        Surroundings { stripe, abilities, ..self }
     }
 }
 
@@ -115,10 +121,14 @@ fn checked_config(
         memory_bytes,
         chunk_bytes: 0,
         chunk_auto: options.chunk == ChunkOption::Auto,
-        stripe_bytes: around.stripe_bytes,
+        stripe_bytes: around.stripe.map(|stripe| stripe.bytes),
+        stripe_count: around.stripe.map_or(1, |stripe| stripe.count),
+        stripe_divides: around.stripe.is_some_and(|s| matches!(s.told_by, ToldBy::Engine(_))),
+        abilities: around.abilities,
         layout: options.layout,
         max_age_ms: u64::try_from(options.max_age.as_millis()).unwrap_or(u64::MAX),
-        lanes: options.lanes,
+        lanes: options.lanes.first(),
+        lanes_auto: options.lanes == LanesOption::Auto,
         writeback_cache: !options.no_writeback_cache,
         list_attributes: options.list_attributes,
         drain_rate: options.drain_rate,
@@ -130,9 +140,8 @@ fn checked_config(
         allow_other: options.allow_other || (around.is_root && !options.no_allow_other),
         mount_flags: options.mount_options.iter().fold(0, |flags, change| change.applied_to(flags)),
     };
-    let default = default_chunk_in(config.chunk_unit_bytes(), memory_bytes);
     let chunk_bytes = match options.chunk {
-        ChunkOption::Auto => default,
+        ChunkOption::Auto => default_chunk_in(&config),
         ChunkOption::Bytes(bytes) => bytes,
     };
     config.chunk_bytes = checked_chunk_bytes(&config, "--chunk", chunk_bytes)?;
@@ -183,7 +192,7 @@ fn checked_chunk_bytes(config: &MountConfig, name: &str, chunk: u64) -> Result<u
         )));
     }
     let most = config.memory_bytes / CHUNKS_MIN;
-    let in_stripes = chunk.checked_next_multiple_of(config.chunk_unit_bytes());
+    let in_stripes = fitting_chunk_bytes(config, chunk);
     if let Some(chunk) = in_stripes.filter(|chunk| *chunk <= most) {
         return Ok(chunk);
     }
@@ -243,11 +252,13 @@ mod tests {
     use crate::config::rules::Rule;
     use std::time::Duration;
 
-    const AROUND: Surroundings =
-        Surroundings { ram_bytes: 8 << 30, is_root: true, stripe_bytes: None };
+    fn machine() -> Surroundings {
+        let abilities = Abilities::default();
+        Surroundings { ram_bytes: 8 << 30, is_root: true, stripe: None, abilities }
+    }
 
     fn options() -> MountOptions {
-        MountOptions { max_age: Duration::from_secs(30), lanes: 1, ..MountOptions::default() }
+        MountOptions { max_age: Duration::from_secs(30), ..MountOptions::default() }
     }
 
     fn with_chunk(chunk: Option<u64>) -> MountOptions {
@@ -256,7 +267,7 @@ mod tests {
     }
 
     fn resolve(options: &MountOptions) -> Result<MountConfig, CliError> {
-        mount_config(options, "/b".into(), "/b".into(), AROUND)
+        mount_config(options, "/b".into(), "/b".into(), machine())
     }
 
     #[test]
@@ -266,6 +277,9 @@ mod tests {
         assert_eq!(config.chunk_bytes, 16 * MIB);
         assert_eq!(config.max_age_ms, 30_000);
         assert!(config.writeback_cache && config.allow_other);
+        assert_eq!((config.lanes, config.lanes_auto), (1, false));
+        let auto = MountOptions { lanes: LanesOption::Auto, ..options() };
+        assert!(resolve(&auto).unwrap().lanes_auto);
         assert_eq!(default_memory_bytes(100 * MIB), 64 * MIB);
         assert_eq!(default_memory_bytes(1 << 40), 16 << 30);
         assert_eq!(default_chunk_bytes(16 << 30), 16 * MIB);
@@ -296,7 +310,8 @@ mod tests {
     #[test]
     fn chunks_are_whole_stripes() {
         let chunk = |stripe_bytes, memory, chunk| {
-            let around = Surroundings { stripe_bytes: Some(stripe_bytes), ..AROUND };
+            let stripe = Stripe { bytes: stripe_bytes, count: 1, told_by: ToldBy::Xfs };
+            let around = Surroundings { stripe: Some(stripe), ..machine() };
             let options = MountOptions { memory: Some(memory), ..with_chunk(chunk) };
             mount_config(&options, "/b".into(), "/b".into(), around).unwrap().chunk_bytes
         };
@@ -309,15 +324,41 @@ mod tests {
         assert_eq!(chunk(3 * MIB, 8 * MIB, Some(MIB)), MIB, "as given");
     }
 
+    /// Goal: chunks end where objects do, parts and multiples of them; and where rows of them do that
+    /// lie side by side, if they are that large.
+    #[test]
+    fn chunks_are_parts_or_multiples_of_objects() {
+        use crate::backing::Engine;
+        let chunk = |bytes, count, memory, chunk| {
+            let stripe = Stripe { bytes, count, told_by: ToldBy::Engine(Engine::Ceph) };
+            let around = Surroundings { stripe: Some(stripe), ..machine() };
+            let options = MountOptions { memory: Some(memory), ..with_chunk(chunk) };
+            mount_config(&options, "/b".into(), "/b".into(), around).unwrap().chunk_bytes
+        };
+        assert_eq!(chunk(4 * MIB, 1, 1 << 30, None), 16 * MIB, "four objects");
+        assert_eq!(chunk(64 * MIB, 1, 1 << 30, None), 16 * MIB, "a quarter of one");
+        assert_eq!(chunk(30 * MIB, 1, 1 << 30, None), 15 * MIB, "half of one");
+        assert_eq!(chunk(512 * KIB, 4, 1 << 30, None), 16 * MIB, "eight rows");
+        assert_eq!(chunk(MIB, 3, 1 << 30, None), 12 * MIB, "four rows of three");
+        assert_eq!(chunk(4 * MIB, 40, 1 << 30, None), 16 * MIB, "less than a row");
+        assert_eq!(chunk(64 * MIB, 1, 16 * MIB, None), 256 * KIB, "a small memory");
+        assert_eq!(chunk(4 * MIB, 1, 1 << 30, Some(20 * MIB)), 20 * MIB, "as given");
+        assert_eq!(chunk(4 * MIB, 1, 1 << 30, Some(5 * MIB)), 8 * MIB, "rounded up");
+        assert_eq!(chunk(4 * MIB, 1, 1 << 30, Some(3 * MIB)), 4 * MIB, "up to one");
+        assert_eq!(chunk(64 * MIB, 1, 1 << 30, Some(20 * MIB)), 32 * MIB, "up to a half");
+        assert_eq!(chunk(64 * KIB, 4, 1 << 30, Some(MIB)), MIB, "four rows");
+        assert_eq!(chunk(100 * KIB, 1, 1 << 30, Some(MIB)), MIB.next_multiple_of(1600 * KIB));
+    }
+
     #[test]
     fn who_may_use_the_mount() {
-        let user = Surroundings { is_root: false, ..AROUND };
+        let user = Surroundings { is_root: false, ..machine() };
         let other = |options: &MountOptions, around| {
             mount_config(options, "/b".into(), "/b".into(), around).unwrap().allow_other
         };
         assert!(!other(&options(), user));
         assert!(other(&MountOptions { allow_other: true, ..options() }, user));
-        assert!(!other(&MountOptions { no_allow_other: true, ..options() }, AROUND));
+        assert!(!other(&MountOptions { no_allow_other: true, ..options() }, machine()));
     }
 
     proptest::proptest! {
@@ -372,7 +413,7 @@ mod tests {
     #[test]
     fn memory_is_shared_out() {
         let share = |memory, mounts| {
-            shared_out(&MountOptions { memory, ..options() }, mounts, AROUND).memory
+            shared_out(&MountOptions { memory, ..options() }, mounts, machine()).memory
         };
         assert_eq!(share(Some(1 << 30), 4), Some(256 << 20));
         assert_eq!((share(None, 1), share(None, 4)), (None, Some(256 << 20)));

@@ -182,6 +182,9 @@ pub struct DiskStatus {
     pub device: String,
     /// The chunk in force.
     pub chunk_bytes: u64,
+    /// Files that may be written at the same time; 0 from a daemon that does not say.
+    #[serde(default)]
+    pub lanes: u32,
     /// To go to another file, learned from the runs written; `None` while they do not tell.
     pub positioning_us: Option<f64>,
     /// Written in a second from there on.
@@ -360,6 +363,12 @@ impl Status {
             Some((disk.device.as_str(), disk.engine.as_ref()?.outage.as_ref()?))
         });
         outages.max_by_key(|(_, outage)| outage.for_ms)
+    }
+
+    /// Files that may be written at the same time on one disk, now.
+    pub fn lanes_each(&self) -> u32 {
+        let learned = self.disks.iter().map(|disk| disk.lanes).max();
+        learned.filter(|lanes| *lanes > 0).unwrap_or(self.config.lanes)
     }
 }
 

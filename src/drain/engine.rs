@@ -8,6 +8,7 @@
 //! are never late, and its circuit stays closed.
 
 use crate::schedule::circuit::{Attempt, Circuit, CircuitState, Patience, Refused};
+use crate::schedule::{LaneRun, Lanes};
 
 /// Of an engine that is elsewhere. A run is what the engine takes in a tenth of a second: the deadline
 /// is fifty times that. It is the one that was simulated with a thousand nodes, which in an outage
@@ -24,16 +25,9 @@ pub const PATIENCE: Patience = Patience {
 #[derive(Clone, Copy, Debug)]
 pub struct Crew {
     /// Files written at the same time.
-    pub lanes: u32,
+    pub lanes: Lanes,
     /// `None` for one of this machine.
     pub patience: Option<Patience>,
-}
-
-impl Crew {
-    /// Threads that it takes: two for each lane, and late attempts bind some.
-    pub(super) fn threads(&self) -> usize {
-        2 * self.lanes as usize + self.patience.map_or(0, |patience| patience.late_max)
-    }
 }
 
 /// An engine that is not asked as often as there is something to write.
@@ -94,16 +88,45 @@ impl Engine {
         self.circuit.state() == CircuitState::Closed
     }
 
-    /// Every lane has a turn.
-    pub(super) fn is_full(&self) -> bool {
-        self.circuit.in_time() >= self.crew.lanes as usize
+    /// How many there may be now.
+    pub(super) fn lanes(&self) -> u32 {
+        self.crew.lanes.count()
     }
 
-    /// Asks for one of the lanes, or for one of another that so many may have beside the turn which
-    /// they end; and to begin. See [`Circuit::try_begin`].
-    pub(super) fn try_begin(&mut self, ending: usize, now_ms: u64) -> Result<Attempt, Refused> {
-        let lanes = self.crew.lanes as usize;
-        if self.circuit.in_time() >= lanes + ending.min(lanes) {
+    /// How many are at work.
+    pub(super) fn at_work(&self) -> u32 {
+        self.lanes().min(self.circuit.in_time() as u32)
+    }
+
+    /// A run is stored. Whether there may be more lanes now.
+    pub(super) fn note_run(&mut self, run: LaneRun, now_ms: u64) -> bool {
+        let before = self.lanes();
+        self.crew.lanes.note_run(run, now_ms) > before
+    }
+
+    /// Threads that it takes: one lane of a disk has two, and late attempts bind some.
+    pub(super) fn threads(&self) -> usize {
+        let beside = usize::from(self.takes_beside());
+        let late_max = self.crew.patience.map_or(0, |patience| patience.late_max);
+        self.crew.lanes.most().max(1) as usize + beside.max(late_max)
+    }
+
+    /// Every lane has a turn.
+    pub(super) fn is_full(&self) -> bool {
+        self.circuit.in_time() >= self.lanes() as usize
+    }
+
+    /// Whether the next turn may be handed to the disk while the last one ends. Several lanes need
+    /// no such thing, and of an engine that may hang as little as possible is to be on its way.
+    pub(super) fn takes_beside(&self) -> bool {
+        self.lanes() == 1 && !self.is_elsewhere()
+    }
+
+    /// Asks for one of the lanes, or, where the turn of the only one ends (`is_ending`), for the turn
+    /// beside that; and to begin. See [`Circuit::try_begin`].
+    pub(super) fn try_begin(&mut self, is_ending: bool, now_ms: u64) -> Result<Attempt, Refused> {
+        let beside = usize::from(is_ending && self.takes_beside());
+        if self.circuit.in_time() >= self.lanes() as usize + beside {
             return Err(Refused::WhileOut);
         }
         self.circuit.try_begin(now_ms)

@@ -16,7 +16,7 @@ use crate::clock::{boottime_ms, boottime_us};
 use crate::isolation::Isolation;
 use crate::priority;
 use crate::schedule::circuit::{Attempt, Refused};
-use crate::schedule::{FileId, Outcome, Policy, Scheduler, Turn};
+use crate::schedule::{FileId, LaneRun, Outcome, Policy, Scheduler, Turn};
 
 /// A run has at most such a part of the memory.
 const RUN_PART: u64 = 16;
@@ -57,7 +57,7 @@ impl Turns {
     fn next(&mut self, now_ms: u64) -> Result<(Turn, Attempt), Option<u64>> {
         let was_closed = self.engine.is_closed();
         let is_beside = self.engine.is_full();
-        let attempt = match self.engine.try_begin(self.ending, now_ms) {
+        let attempt = match self.engine.try_begin(self.ending > 0, now_ms) {
             Ok(attempt) => attempt,
             Err(Refused::Until(at_ms)) => return Err(Some(at_ms)),
             Err(Refused::WhileOut) => return Err(None),
@@ -94,7 +94,6 @@ enum Ended {
 pub struct LaneQueue {
     turns: Mutex<Turns>,
     changed: Condvar,
-    crew: Crew,
     /// By the number of the lane.
     lanes: Mutex<Vec<Known>>,
 }
@@ -109,12 +108,12 @@ impl LaneQueue {
             ending: 0,
             ended: None,
         };
-        LaneQueue {
-            turns: Mutex::new(turns),
-            changed: Condvar::new(),
-            crew,
-            lanes: Mutex::default(),
-        }
+        LaneQueue { turns: Mutex::new(turns), changed: Condvar::new(), lanes: Mutex::default() }
+    }
+
+    /// How many lanes there may be now.
+    pub fn lanes(&self) -> u32 {
+        self.lock().engine.lanes()
     }
 
     /// What each lane has in hand.
@@ -160,7 +159,7 @@ impl LaneQueue {
 
     /// Whether the engine is another process or another machine.
     pub fn is_elsewhere(&self) -> bool {
-        self.crew.patience.is_some()
+        self.lock().engine.is_elsewhere()
     }
 
     /// Whether an error of writing says that the engine cannot be reached, and nothing of the file.
@@ -227,7 +226,7 @@ impl LaneQueue {
         let mut turns = self.lock();
         turns.ending -= 1;
         let now = Instant::now();
-        let before = turns.ended.replace(now);
+        let before = turns.ended.replace(now).filter(|_| turns.engine.takes_beside());
         now - before.map_or(begun, |before| before.max(begun))
     }
 
@@ -242,8 +241,8 @@ impl LaneQueue {
     fn go_on(&self, attempt: Option<Attempt>) -> Option<Attempt> {
         let mut turns = self.lock();
         self.end_in(&mut turns.engine, attempt?, Ended::Stored);
-        let ending = turns.ending;
-        turns.engine.try_begin(ending, boottime_ms()).ok()
+        let is_ending = turns.ending > 0;
+        turns.engine.try_begin(is_ending, boottime_ms()).ok()
     }
 
     fn end_in(&self, engine: &mut Engine, attempt: Attempt, ended: Ended) {
@@ -294,7 +293,7 @@ pub fn spawn_lanes(
         isolation: isolation.clone(),
         run_size: Arc::new(Mutex::new(RunSize::new(run_bytes_max))),
     };
-    for number in 0..queue.crew.threads() {
+    for number in 0..queue.lock().engine.threads() {
         let lane = Lane { number, ..lane.clone() };
         std::thread::Builder::new().name(format!("lane-{number}")).spawn(move || {
             priority::run_soon();
@@ -335,8 +334,11 @@ impl Lane {
         self.queue.note(self.number, |known| known.work = Some(work));
     }
 
-    fn note_written(&self, bytes: u64, took: Duration) {
-        let now_ms = boottime_ms();
+    fn note_written(&self, bytes: u64, took: Duration, at_work: u32) {
+        let (now_ms, took_us) = (boottime_ms(), took.as_micros() as u64);
+        if self.queue.lock().engine.note_run(LaneRun { bytes, took_us, at_work }, now_ms) {
+            self.queue.wake_all();
+        }
         let begun_ms = now_ms.saturating_sub(took.as_millis() as u64);
         self.queue.note(self.number, |known| known.rate.note(bytes, begun_ms, now_ms));
     }
@@ -387,13 +389,14 @@ impl Lane {
             // Behind the run's start nothing is taken again in this turn: it ends.
             range.start = run.offset + run.len;
             self.note_work(run.file, run.offset..range.start);
+            let at_work = self.queue.lock().engine.at_work();
             let (written, took) = self.write_timed(&run, range.is_empty());
             match written {
                 Ok(written) => {
                     bytes += run.len;
                     *attempt = self.queue.go_on(attempt.take());
                     self.run_size().note(run.len, took);
-                    self.note_written(run.len, took);
+                    self.note_written(run.len, took, at_work);
                     self.source.stored(run, written, took);
                     if attempt.is_none() {
                         return (bytes, Outcome::Written);

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::buffer::Slot;
 use crate::clock::boottime_ms;
 use crate::config::MountConfig;
 use crate::isolation::Isolation;
-use crate::schedule::Policy;
+use crate::schedule::{Lanes, Policy};
 
 /// What a stand-in does with one write.
 #[derive(Clone, Copy, Debug)]
@@ -244,7 +245,7 @@ fn a_lane_writes_fails_and_tries_again() {
     let scripted = Arc::new(ScriptedStorage::default());
     *scripted.answers.lock().unwrap() = [Answer::Fail(libc::EIO)].into();
     let storage: Arc<dyn Storage> = scripted;
-    let queue = Arc::new(LaneQueue::new(POLICY, Crew { lanes: 1, patience: None }));
+    let queue = Arc::new(LaneQueue::new(POLICY, Crew { lanes: Lanes::fixed(1), patience: None }));
     let throttle = Arc::new(Throttle::new(None));
     let isolation = Arc::new(Isolation::new(arena));
     spawn_lanes(&queue, &source, &storage, &throttle, arena, &isolation).unwrap();
@@ -262,6 +263,79 @@ fn a_lane_writes_fails_and_tries_again() {
     assert_eq!(hear(), "stored 500000");
     assert_eq!(hear(), "ended 500000");
     check(&file, 0, 500_000);
+}
+
+/// Holds each turn until it is let go, and notes how many are held at most.
+struct Held {
+    held: AtomicUsize,
+    most: AtomicUsize,
+    begun: mpsc::Sender<()>,
+    let_go: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Source for Held {
+    fn plan_turn(&self, _: FileId, _: Reason) -> Plan {
+        self.most.fetch_max(self.held.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        self.begun.send(()).unwrap();
+        self.let_go.lock().unwrap().recv().unwrap();
+        self.held.fetch_sub(1, Ordering::SeqCst);
+        Plan::Nothing
+    }
+
+    fn turn_ended(&self, _: FileId, _: Reason, _: u64, end: &mut dyn FnMut(Load)) {
+        end(Load::default());
+    }
+
+    fn take_run(&self, _: FileId, _: Range<u64>, _: u64) -> io::Result<Option<Run>> {
+        unreachable!("there is nothing to write")
+    }
+
+    fn stored(&self, _: Run, _: Written, _: Duration) {
+        unreachable!("nothing is written")
+    }
+
+    fn give_space(&self, _: &Run) -> bool {
+        unreachable!("nothing is written")
+    }
+
+    fn failed(&self, _: FileId, _: Option<Run>, _: io::Error) -> u64 {
+        unreachable!("nothing is written")
+    }
+
+    fn turn_refused(&self, _: FileId, _: &mut dyn FnMut(Load, u64)) {
+        unreachable!("no worker died");
+    }
+}
+
+/// Goal: of threads for eight lanes as many are at work as there are lanes, and none is forgotten.
+/// Method: each turn is held for a moment, in which others would begin.
+#[test]
+fn lanes_that_are_too_many_wait() {
+    const FILES: u64 = 6;
+    for (lanes, count) in [(Lanes::measured(8), 1), (Lanes::fixed(3), 3)] {
+        let arena = arena();
+        let ((begun, begins), (release, let_go)) = (mpsc::channel(), mpsc::channel());
+        let (held, most, let_go) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(let_go));
+        let held = Arc::new(Held { held, most, begun, let_go });
+        let source: Arc<dyn Source> = held.clone();
+        let storage: Arc<dyn Storage> = Arc::new(ScriptedStorage::default());
+        let queue = Arc::new(LaneQueue::new(POLICY, Crew { lanes, patience: None }));
+        let (throttle, isolation) =
+            (Arc::new(Throttle::new(None)), Arc::new(Isolation::new(arena)));
+        spawn_lanes(&queue, &source, &storage, &throttle, arena, &isolation).unwrap();
+        for file in 1..=FILES {
+            let load = Load { dirty_bytes: 1, has_whole_chunk: true, ..Load::default() };
+            let load = Load { oldest_ms: Some(boottime_ms()), open: true, ..load };
+            queue.with(|scheduler| scheduler.update(FileId(file), load, boottime_ms()));
+        }
+        for _ in 0..FILES {
+            begins.recv_timeout(Duration::from_secs(60)).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            release.send(()).unwrap();
+        }
+        assert!(held.most.load(Ordering::SeqCst) <= count);
+        assert_eq!(queue.lanes(), count as u32);
+    }
 }
 
 /// Goal: the rate limit spaces runs, and without one nothing waits.

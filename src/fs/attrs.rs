@@ -305,6 +305,9 @@ impl Filesystem {
 
     /// Whether the backing directory's filesystem has POSIX ACLs.
     pub fn has_acls(&self) -> bool {
+        if let Some(has_acls) = self.config.abilities.has_acls {
+            return has_acls;
+        }
         let mut none = [];
         match backing::get_xattr(self.root(), OsStr::new(ACCESS_ACL), &mut none) {
             Ok(_) => true,

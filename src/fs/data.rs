@@ -223,6 +223,9 @@ impl Filesystem {
         let known = self.longest_files.read().expect("no panics under this lock");
         let found = known.iter().find(|(of, _)| *of == dev).map(|(_, longest)| *longest);
         drop(known);
+        let is_root = || self.root_dev().is_ok_and(|root| root == dev);
+        let told = || self.config.abilities.file_bytes_max.filter(|_| is_root());
+        let found = found.or_else(told);
         let longest = match found {
             Some(longest) => longest,
             None => {

@@ -74,12 +74,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 
 use crate::arena::{Arena, SlotPool};
-use crate::backing::{DescriptorCache, Storage};
+use crate::backing::{DescriptorCache, Storage, is_rotational};
 use crate::config::MountConfig;
 use crate::config::rules::Rules;
 use crate::drain::{DataFile, LaneQueue, Throttle};
 use crate::isolation::Isolation;
-use crate::schedule::Policy;
+use crate::schedule::{LANES_MAX, Lanes, Policy};
 use crate::stats::Stats;
 
 pub use attrs::{Change, Lasts, NodeAttr};
@@ -309,6 +309,15 @@ impl Filesystem {
         let device = Device { queue, space, chunk: Arc::new(Chunk::new(&self.config)) };
         devices.push((dev, device.clone()));
         Ok(device)
+    }
+
+    /// More than one lane makes a disk with heads seek, which need not be tried.
+    pub(super) fn lanes_of(&self, dev: u64) -> Lanes {
+        match self.config.lanes {
+            count if !self.config.lanes_auto => Lanes::fixed(count),
+            _ if is_rotational(dev) == Some(true) => Lanes::fixed(1),
+            _ => Lanes::measured(LANES_MAX),
+        }
     }
 
     fn each_queue(&self, mut act: impl FnMut(&LaneQueue)) {

@@ -61,7 +61,7 @@ impl Filesystem {
         if is_elsewhere {
             self.note_may_hang();
         }
-        Crew { lanes: self.config.lanes, patience: is_elsewhere.then_some(PATIENCE) }
+        Crew { lanes: self.lanes_of(dev), patience: is_elsewhere.then_some(PATIENCE) }
     }
 
     /// Lets other threads write in the place of those whose writes are late, and tells who waits of

@@ -108,6 +108,7 @@ impl Filesystem {
             DiskStatus {
                 device: format!("{}:{}", libc::major(*dev), libc::minor(*dev)),
                 chunk_bytes: device.chunk.bytes(),
+                lanes: device.queue.lanes(),
                 positioning_us: service.map(|service| service.positioning_us),
                 bytes_per_s: service.map(|service| service.bytes_per_s),
                 engine: engine_status(&device.queue.engine()),

@@ -1,6 +1,6 @@
 //! Pure: whose turn it is on one backing device ([`Scheduler`]), when a WRITE may be acknowledged
-//! ([`Admission`]), which program may write on before that ([`Gate`]), and whether an engine that
-//! hangs is to be asked again ([`circuit::Circuit`]).
+//! ([`Admission`]), which program may write on before that ([`Gate`]), whether an engine that
+//! hangs is to be asked again ([`circuit::Circuit`]), and how many lanes a device has ([`Lanes`]).
 //!
 //! A ring of files: a turn writes one chunk of one file and passes on, and that file falls to
 //! the bottom while the others go on filling. With equal rates the fill levels form a ramp: the
@@ -18,6 +18,7 @@ mod admission;
 mod chunk_size;
 pub mod circuit;
 mod gate;
+mod lanes;
 mod pace;
 mod queues;
 mod scheduler;
@@ -27,6 +28,7 @@ mod tests;
 pub use admission::{Admission, Granted};
 pub use chunk_size::{ChunkSize, RunTime, ServiceTime};
 pub use gate::{Gate, Pass};
+pub use lanes::{LANES_MAX, LaneRun, Lanes};
 pub use scheduler::{
     Load, Outcome, Policy, Priority, Reason, Scheduler, Turn, Urgency, turn_chunks,
 };

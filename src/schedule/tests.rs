@@ -6,6 +6,7 @@ mod admission;
 mod chunk_size;
 mod circuit;
 mod gate;
+mod lanes;
 mod model;
 mod pace;
 mod random;

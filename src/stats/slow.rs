@@ -103,7 +103,7 @@ fn of_pressure(now: &Status, before: Option<&Status>) -> Slowness {
     {
         return Slowness::RateLimit { limit_bytes };
     }
-    let lane_ms = recent.window_ms * u64::from(now.config.lanes);
+    let lane_ms = recent.window_ms * u64::from(now.lanes_each());
     let busy_percent = (recent.busy_ms * 100 / lane_ms.max(1)).min(100);
     let turn_bytes = recent.bytes.checked_div(recent.turns).unwrap_or(0);
     let chunk_bytes = chunk_in_force(now);

@@ -88,6 +88,8 @@ fn turns_shorter_than_the_learned_chunk_want_memory() {
         chunk_bytes,
         positioning_us: None,
         bytes_per_s: None,
+        lanes: 1,
+        engine: None,
     };
     now.disks = vec![disk(MIB), disk(8 << 20)];
     let expected = Slowness::Memory { wanted_bytes: 640 << 20, streams: 40, turn_bytes: 4 << 20 };

@@ -34,10 +34,21 @@ impl Engine {
 
     /// Starts it, each of its disks so large, as truncate(1) has it.
     pub fn start_with(name: &str, bytes: &str) -> Engine {
+        Self::start_set(name, &[("ENGINE_BYTES", bytes)])
+    }
+
+    /// Starts GlusterFS with files in shards of so many bytes.
+    pub fn start_sharded(bytes: u64) -> Engine {
+        let bytes = bytes.to_string();
+        Self::start_set("gluster", &[("ENGINE_BYTES", "2G"), ("ENGINE_SHARD_BYTES", &bytes)])
+    }
+
+    fn start_set(name: &str, variables: &[(&str, &str)]) -> Engine {
         let dir = tempfile::Builder::new().prefix("coalescefs-engine-").tempdir().unwrap();
         let engine = Engine { dir };
         let mut start = script(&["start", name]);
-        start.env("ENGINE_OWNER", std::process::id().to_string()).env("ENGINE_BYTES", bytes);
+        start.env("ENGINE_OWNER", std::process::id().to_string());
+        start.envs(variables.iter().copied());
         run(start.arg(engine.path()));
         fs::create_dir(engine.files()).unwrap();
         engine

@@ -25,6 +25,10 @@ serve() {
     ask volume set vol network.ping-timeout 10
     # Looked at after each test; the default is ten minutes.
     ask volume set vol cluster.heal-timeout 5
+    if [ -n "${ENGINE_SHARD_BYTES:-}" ]; then
+        ask volume set vol features.shard on
+        ask volume set vol features.shard-block-size "$ENGINE_SHARD_BYTES"
+    fi
     ask volume start vol
     ask volume profile vol start
     until_true all_online 6

@@ -12,6 +12,7 @@ mod support;
 
 mod engine;
 mod files;
+mod objects;
 mod outages;
 mod writers;
 
@@ -35,9 +36,11 @@ struct Case {
 
 const WITH_NETWORK: &[&str] = &["gluster", "moosefs", "sshfs"];
 
-const CASES: [Case; 8] = [
+const CASES: [Case; 10] = [
     case("pipeline", false, &ENGINES, files::pipeline),
     case("worker_killed", false, &ENGINES, outages::worker_killed),
+    case("writes_end_with_shards", false, &["gluster"], objects::writes_end_with_shards),
+    case("layout", false, &["moosefs"], objects::layout),
     case("full", true, &["gluster", "sshfs", "overlay"], files::full),
     case("removed_below", true, &["gluster", "moosefs", "sshfs"], files::removed_below),
     case("server_killed", true, WITH_NETWORK, outages::server_killed),

@@ -9,6 +9,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod abilities;
 mod boot;
 mod data;
 mod deaths;
@@ -208,6 +209,7 @@ fn main() {
     ]);
     trials.extend(space::trials(&skip));
     trials.extend(layout::trials(&skip));
+    trials.extend(abilities::trials(&skip));
     let skips = [
         &skip,
         &points_skip,

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::errors::{Setup, close, command, errors};
+use crate::errors::{close, command, errors};
+use crate::faulty::Setup;
 use crate::support::{SOON, records, succeed, text};
 
 /// stat(2) of what is below, not of what the kernel remembers.

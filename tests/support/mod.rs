@@ -99,6 +99,13 @@ impl Mount {
         mount.start(&[], options, "warn")
     }
 
+    /// Mounts a directory that is there beside it, in a directory of its own.
+    pub fn beside_of(backing: &Path, options: &[&str]) -> Mount {
+        let mut mount = Self::unmounted(&std::env::temp_dir(), "out", "out");
+        mount.backing = backing.to_owned();
+        mount.start(&[], options, "warn")
+    }
+
     /// Lets other users walk to the mount and what is beside it; returns the directory of both.
     pub fn open_to_all(&self) -> &Path {
         let dir = self.dir.path();

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cli::args::StatusArgs;
 use crate::cli::exit::CliError;
-use crate::cli::{print, units};
+use crate::cli::{below, print, units};
 use crate::config::{FsyncPolicy, Layout};
 use crate::control::client::{Client, ClientError, find_mount};
 use crate::control::protocol::{FileStatus, Status};
@@ -148,7 +148,7 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
                     Layout::File => "file",
                 },
                 units::duration_ms(config.max_age_ms),
-                config.lanes,
+                if config.lanes_auto { "auto".to_owned() } else { config.lanes.to_string() },
                 if config.writeback_cache { "on" } else { "off" },
                 match config.fsync {
                     FsyncPolicy::Strict => "strict",
@@ -156,6 +156,7 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
                 }
             ),
         ),
+        ("backing can", below::in_words(&config.abilities)),
         ("open files", status.open_files.to_string()),
         ("received", format!("{} in {} requests", size(status.bytes_in), status.write_requests)),
         (
@@ -188,7 +189,12 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
             }
             _ => String::new(),
         };
-        lines.push(("disk", format!("{}: chunk {}{learned}", disk.device, size(disk.chunk_bytes))));
+        let lanes = match disk.lanes {
+            0 | 1 => String::new(),
+            count => format!(", {count} lanes"),
+        };
+        let chunk = size(disk.chunk_bytes);
+        lines.push(("disk", format!("{}: chunk {chunk}{lanes}{learned}", disk.device)));
     }
     for disk in &status.disks {
         let Some(engine) = &disk.engine else { continue };

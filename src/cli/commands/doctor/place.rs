@@ -1,16 +1,16 @@
 //! A directory that is to be mounted over: what a mount would find there.
 //!
-//! Makes one file without a name (O_TMPFILE) to try things with; nothing is left behind.
+//! Makes a directory to try things in, see `backing::probe`; nothing is left behind.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Check, mounts};
-use crate::backing::{self, DirectIo};
+use super::{Check, Verdict, mounts};
+use crate::backing::{self, Abilities, DirectIo, Stripe};
+use crate::cli::below::{self, Below};
 use crate::cli::resolve::{self, Surroundings};
 use crate::cli::{places, units};
 use crate::mount::mountinfo::{MountTable, type_name};
@@ -22,8 +22,6 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 const TESTED: [&str; 3] = ["ext4", "xfs", "btrfs"];
 /// Those that are memory themselves.
 const IN_MEMORY: [&str; 2] = ["tmpfs", "ramfs"];
-/// Space that is reserved by the trial.
-const TRIAL_BYTES: u64 = 1 << 20;
 
 /// All checks of a directory, whose path has no links and leads through no mount of ours.
 pub(super) fn look(directory: &Path, table: &MountTable) -> Vec<Check> {
@@ -80,20 +78,20 @@ fn probe(directory: &Path) -> Vec<Check> {
         Ok(directory) => directory,
         Err(error) => return vec![Check::problem("directory", error.to_string())],
     };
-    let mut checks = vec![space(&directory), stripe(&directory)];
-    match trial_file(&directory) {
-        Ok(file) => {
-            checks.push(Check::ok("writing", "this user may make files"));
-            checks.extend([direct(&file), reservation(&file), attributes(&file), longest(&file)]);
-        }
-        Err(error) => checks.push(not_writable(&error)),
+    let Below { stripe, abilities, refusal } = match below::look(&directory) {
+        Ok(below) => below,
+        Err(error) => return vec![Check::problem("directory", error.to_string())],
+    };
+    let mut checks = vec![space(&directory), stripes(stripe)];
+    match refusal {
+        None => checks.push(Check::ok("writing", "this user may make files")),
+        Some(error) => checks.push(not_writable(&error)),
     }
+    checks.extend(direct(&abilities));
+    checks.extend(yes_or_no(&abilities));
+    checks.extend([names(&abilities)].into_iter().chain(longest(&abilities)));
+    checks.extend(times(&abilities));
     checks
-}
-
-/// A file that goes with its descriptor.
-fn trial_file(directory: &Path) -> io::Result<File> {
-    tempfile::tempfile_in(directory)
 }
 
 fn not_writable(error: &io::Error) -> Check {
@@ -127,19 +125,24 @@ fn space(directory: &Path) -> Check {
     )
 }
 
-fn stripe(directory: &Path) -> Check {
-    let text = match resolve::stripe_below(directory) {
-        Some(stripe) => {
-            format!("{}, says {}: chunks are multiples", units::size(stripe.bytes), stripe.told_by)
+fn stripes(stripe: Option<Stripe>) -> Check {
+    let text = match stripe {
+        Some(Stripe { bytes, count, told_by }) => {
+            let side_by_side = match count {
+                0 | 1 => String::new(),
+                count => format!(", {count} side by side"),
+            };
+            let size = units::size(bytes);
+            format!("{size}{side_by_side}, says {told_by}: chunks end where stripes do")
         }
         None => "none is known: nothing to align chunks to".to_owned(),
     };
     Check::ok("stripe", text)
 }
 
-fn direct(file: &File) -> Check {
+fn direct(abilities: &Abilities) -> Option<Check> {
     const NAME: &str = "direct I/O";
-    match backing::probe_direct(file.as_fd()).0 {
+    Some(match abilities.direct_io? {
         DirectIo::Aligned { memory, offset } => Check::ok(
             NAME,
             format!("works, aligned to {offset} bytes in files, {memory} in memory"),
@@ -149,35 +152,66 @@ fn direct(file: &File) -> Check {
             "not there: bytes go through the page cache a second time, and after a power loss an \
              unsynced file need not be a prefix of what was written",
         ),
-    }
+    })
 }
 
-fn reservation(file: &File) -> Check {
-    const NAME: &str = "reserving space";
-    match backing::allocate(file.as_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, TRIAL_BYTES) {
-        Ok(()) => Check::ok(NAME, "works (fallocate)"),
-        Err(error) => {
-            let text = format!("{error}: programs that use fallocate see that");
-            Check::warning(NAME, text)
-        }
-    }
+/// What is there or not; no line for what is not known.
+fn yes_or_no(abilities: &Abilities) -> impl Iterator<Item = Check> {
+    let all = [
+        ("reserving space", abilities.allocates, "fallocate"),
+        ("reserving behind the end", abilities.allocates_behind, "fallocate with KEEP_SIZE"),
+        ("punching holes", abilities.punches_holes, "fallocate with PUNCH_HOLE"),
+        ("extended attributes", abilities.has_attributes, "user.*"),
+        ("ACLs", abilities.has_acls, "POSIX"),
+        ("hard links", abilities.has_hard_links, "link"),
+        ("symlinks", abilities.has_symlinks, "symlink"),
+        ("renaming to new names", abilities.renames_noreplace, "RENAME_NOREPLACE"),
+        ("exchanging names", abilities.renames_exchange, "RENAME_EXCHANGE"),
+        ("file handles", abilities.has_handles, "name_to_handle_at"),
+        ("opening beneath", abilities.opens_beneath, "openat2 with RESOLVE_BENEATH"),
+    ];
+    all.into_iter().filter_map(|(name, answer, what)| {
+        Some(match answer? {
+            true => Check::ok(name, format!("works ({what})")),
+            false => {
+                let text = format!("not there ({what}): programs that use it see that");
+                Check::warning(name, text)
+            }
+        })
+    })
 }
 
-fn attributes(file: &File) -> Check {
-    const NAME: &str = "extended attributes";
-    match backing::set_xattr(file.as_fd(), OsStr::new("user.coalescefs"), b"x", 0) {
-        Ok(()) => Check::ok(NAME, "work"),
-        Err(error) => Check::warning(NAME, format!("{error}: programs that use them see that")),
-    }
+fn names(abilities: &Abilities) -> Check {
+    let longest = match abilities.name_bytes_max {
+        Some(bytes) => format!("up to {bytes} bytes"),
+        None => "how long they may be is not known".to_owned(),
+    };
+    let (verdict, case) = match abilities.folds_case {
+        Some(true) => (
+            Verdict::Warning,
+            ", whose case does not matter: the mount tells apart what \
+                                          the filesystem does not",
+        ),
+        Some(false) => (Verdict::Ok, ", whose case matters"),
+        None => (Verdict::Ok, ""),
+    };
+    Check::new(verdict, "names", format!("{longest}{case}"))
 }
 
-fn longest(file: &File) -> Check {
+fn longest(abilities: &Abilities) -> Option<Check> {
     const NAME: &str = "longest file";
-    let bytes = backing::longest_file_bytes(file.as_fd());
+    let bytes = abilities.file_bytes_max?;
     let text = units::size(bytes);
     if bytes >= 1 << 40 {
-        return Check::ok(NAME, text);
+        return Some(Check::ok(NAME, text));
     }
     let text = format!("{text}: what is written behind is refused late, by fsync and close");
-    Check::warning(NAME, text)
+    Some(Check::warning(NAME, text))
+}
+
+fn times(abilities: &Abilities) -> Option<Check> {
+    let step = abilities.time_step_ns?;
+    let tried = abilities.took_us as f64 / 1e3;
+    let text = format!("kept to {}; to try all of this took {tried:.1} ms", below::time_step(step));
+    Some(Check::ok("times", text))
 }

@@ -169,7 +169,7 @@ pub fn summary(now: &Look, before: Option<&Look>) -> Vec<String> {
             rate(bytes, status.uptime_ms.saturating_sub(before.status.uptime_ms))
         },
     );
-    let lane_ms = recent.window_ms * u64::from(status.config.lanes);
+    let lane_ms = recent.window_ms * u64::from(status.lanes_each());
     let mountpoint = status.config.mountpoint.to_string_lossy();
     let slowness = slow::explain(status, before.map(|before| &before.status));
     vec![
