@@ -104,7 +104,7 @@ The backing directory and the mountpoint may be the same. Options of
 'coalescefs mount' lose their dashes: memory=, chunk=, layout=, max_age=,
 lanes=, drain_rate=, min_free=, patience=, fsync=, rule=, config=, log_level=,
 log_file=, no_writeback_cache, list_attributes, allow_other, no_allow_other.
-What is a comma in a rule is a semicolon here: rule=*.dat:chunk=64M;priority=high.
+A rule's commas are semicolons here: rule=*.dat:chunk=64M;priority=high.
 
 ro, nosuid, nodev, noexec, noatime, nodiratime, relatime, strictatime, sync,
 dirsync and their opposites hold for the mount, beside those of the backing

@@ -379,7 +379,7 @@ fn whole_chunks_leave_and_the_rest_waits() {
     assert!(fixture.read(id, 0, 1 << 20) == bytes);
 }
 
-/// Goal: files with whole chunks take strict turns, a chunk each.
+/// Goal: files with whole chunks take turns, a chunk each; two turns may be at the disk together.
 #[test]
 fn files_take_turns() {
     let fixture = Fixture::new(Mood::Wait);
@@ -392,8 +392,10 @@ fn files_take_turns() {
     fixture.wait_until("the data to be stored", |fs| fs.backlog_bytes() == 0);
     let offsets: Vec<u64> =
         fixture.storage.writes.lock().unwrap().iter().map(|(offset, _)| *offset).collect();
-    let turns: Vec<u64> = offsets.iter().map(|offset| offset / CHUNK).collect();
-    assert_eq!(turns, [0, 0, 0, 1, 1, 1, 2, 2, 2]);
+    let turns: Vec<usize> = offsets.iter().map(|offset| (offset / CHUNK) as usize).collect();
+    assert_eq!(turns.len(), 9);
+    let in_turn = |(at, turn): (usize, &usize)| at + 1 >= 3 * turn && at <= 3 * turn + 3;
+    assert!(turns.iter().enumerate().all(in_turn), "{turns:?}");
 }
 
 /// Goal: what is left of a chunk goes before the next whole one, so that a stream leaves in order.

@@ -80,8 +80,11 @@ struct Files {
 }
 
 impl Source for Files {
-    fn plan_turn(&self, _: FileId, _: Reason) -> Plan {
-        Plan::Write(0..u64::MAX)
+    fn plan_turn(&self, file: FileId, _: Reason) -> Plan {
+        match self.runs.lock().unwrap().get(&file.0) {
+            Some(run) => Plan::Write(run.offset..run.offset + run.len),
+            None => Plan::Nothing,
+        }
     }
 
     fn take_run(&self, file: FileId, _: Range<u64>, _: u64) -> io::Result<Option<Run>> {

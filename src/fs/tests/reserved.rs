@@ -65,9 +65,12 @@ fn turns_are_long_when_much_is_waiting() {
     let storage = MoodyStorage { mood, changed, writes };
     let storage = Arc::new(Recording(storage, Mutex::default()));
     let fixture = Fixture::with(storage, |config| config.memory_bytes = 32 << 20);
-    let (first, _) = fixture.create("first");
-    fixture.write(first, 0, &vec![1; CHUNK as usize]).recv().unwrap().unwrap();
-    fixture.wait_until("the lane to be busy", |fs| in_flight_bytes(fs, first) > 0);
+    // One turn, and the one beside it.
+    for name in ["first", "next"] {
+        let (first, _) = fixture.create(name);
+        fixture.write(first, 0, &vec![1; CHUNK as usize]).recv().unwrap().unwrap();
+        fixture.wait_until("the lane to be busy", |fs| in_flight_bytes(fs, first) > 0);
+    }
     let (second, _) = fixture.create("second");
     let bytes = vec![2; 7 * CHUNK as usize + 1000];
     for (number, piece) in bytes.chunks(CHUNK as usize).enumerate() {
@@ -78,7 +81,7 @@ fn turns_are_long_when_much_is_waiting() {
     fixture.wait_until("whole chunks to be stored", |fs| fs.backlog_bytes() == 1000);
     let writes = fixture.storage.0.writes.lock().unwrap().clone();
     let chunks = |from: u64, count: u64| (from * CHUNK, (count * CHUNK) as usize);
-    assert_eq!(writes, [chunks(0, 1), chunks(0, 4), chunks(4, 2), chunks(6, 1)]);
+    assert_eq!(writes, [chunks(0, 1), chunks(0, 1), chunks(0, 4), chunks(4, 2), chunks(6, 1)]);
     if !crate::backing::copies_on_write(fixture.fs.root()) {
         assert_eq!(*fixture.storage.1.lock().unwrap(), [(0, 4 * CHUNK)]);
     }
