@@ -46,7 +46,7 @@ pub struct Outage {
 /// What is known of an engine now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineState {
-    /// See [`Engine`].
+    /// It is another process or another machine, and may hang.
     pub is_elsewhere: bool,
     /// While it is not asked as usual.
     pub outage: Option<Outage>,

@@ -172,6 +172,59 @@ pub fn starts_run_without_systemd() {
     }
 }
 
+/// Goal: tasks of a job array that run on one node at the same time keep their outputs in one
+/// directory.
+pub fn tasks_of_an_array_share_a_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().to_str().unwrap();
+    let task = |number: u32| {
+        let number = number.to_string();
+        let variables = [("OUT", out), ("MEMORY", "64M"), ("SLURM_ARRAY_TASK_ID", &number)];
+        let words = ["sh", "-c", "seq 1 5000; exit $(($SLURM_ARRAY_TASK_ID + 3))"].map(Path::new);
+        run("slurm-array", &words, &variables).status.code()
+    };
+    std::thread::scope(|scope| {
+        let tasks: Vec<_> = (0..3).map(|number| scope.spawn(move || task(number))).collect();
+        for (number, task) in (0..).zip(tasks) {
+            assert_eq!(task.join().unwrap(), Some(number + 3));
+        }
+    });
+    for number in 0..3 {
+        let bytes = fs::read_to_string(dir.path().join(format!("OUTPUT{number}"))).unwrap();
+        assert_eq!(bytes.lines().count(), 5000);
+    }
+}
+
+/// Goal: the mount of the pod's sidecar reaches the container beside it, which writes through it, and
+/// SIGTERM stores everything.
+/// Method: namespaces whose mounts are propagated as the pod's are, and the sidecar's own arguments.
+pub fn a_sidecar_serves_its_neighbour() {
+    const PODS: &str = r#"
+mount --bind "$volume" "$volume"
+mount --make-shared "$volume"
+unshare -m --propagation slave timeout 60 sh -c '
+    until grep -q " $volume/out .*coalescefs" /proc/self/mountinfo; do sleep 0.05; done
+    seq 1 1000 >"$volume/out/f"' &
+neighbour=$!
+"$@" &
+sidecar=$!
+wait $neighbour && kill -TERM $sidecar && wait $sidecar
+"#;
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("out")).unwrap();
+    let volume = dir.path().to_str().unwrap();
+    let pod = fs::read_to_string(script("kubernetes.yaml")).unwrap();
+    let args = pod.lines().find_map(|line| line.trim().strip_prefix("args: ")).unwrap();
+    let args: Vec<String> = serde_json::from_str(args).unwrap();
+    assert!(args.contains(&"/volume/out".into()), "{args:?}");
+    let mut pods = Command::new("unshare");
+    pods.args(["-m", "--propagation", "private", "sh", "-c", PODS, "sh", PROGRAM]);
+    pods.args(args.iter().map(|word| word.replace("/volume", volume).replace("1G", "64M")));
+    succeed(pods.env("volume", volume));
+    let stored = fs::read_to_string(dir.path().join("out/f")).unwrap();
+    assert_eq!(stored.lines().count(), 1000);
+}
+
 /// Goal: shellcheck finds nothing in any script.
 pub fn scripts_are_clean() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

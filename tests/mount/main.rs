@@ -162,6 +162,8 @@ fn main() {
         &root_skip,
         boot::generic_options_hold,
         boot::starts_run_without_systemd,
+        boot::tasks_of_an_array_share_a_directory,
+        boot::a_sidecar_serves_its_neighbour,
         boot::helpers_understand_mount_and_umount,
     ]);
     let scripts_skip = boot::cannot_check_scripts();
