@@ -295,7 +295,7 @@ pub struct MountOptions {
     #[arg(long, value_name = "DURATION", value_parser = units::parse_duration,
           default_value = "30s")]
     pub max_age: Duration,
-    /// Files written at once on one disk, or 'auto'
+    /// Writes at once to a disk, or 'auto'
     ///
     /// More than 1 only pays off on flash, on several disks behind one, or on a network filesystem.
     /// 'auto' stays at 1 where the kernel says that the disk has heads, and elsewhere takes one more,
@@ -317,7 +317,7 @@ pub struct MountOptions {
     /// Writes that would take it fail with ENOSPC.
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size, default_value = "0")]
     pub min_free: u64,
-    /// Outages of a network filesystem to bridge
+    /// Outages of an engine to bridge
     ///
     /// A shorter one is seen by no program. In a longer one close and fsync fail, and so does write
     /// when memory is full.

@@ -21,6 +21,10 @@ use crate::schedule::{FileId, LaneRun, Outcome, Policy, Scheduler, Turn};
 /// A run has at most such a part of the memory.
 const RUN_PART: u64 = 16;
 
+/// The turn beside another is not taken sooner, so that the requests of that one are at the disk
+/// first: whoever is woken may well run before who woke him.
+const BESIDE_AFTER_MS: u64 = 3;
+
 /// What a lane has in hand: for a user whose disk hangs.
 #[derive(Clone, Debug)]
 pub struct Work {
@@ -48,6 +52,8 @@ struct Turns {
     engine: Engine,
     /// Lanes whose turn is being written to its end: nothing else of it is to come.
     ending: usize,
+    /// When a turn beside such a one may be taken.
+    beside_from_ms: u64,
     /// When the last of them ended.
     ended: Option<Instant>,
 }
@@ -57,6 +63,9 @@ impl Turns {
     fn next(&mut self, now_ms: u64) -> Result<(Turn, Attempt), Option<u64>> {
         let was_closed = self.engine.is_closed();
         let is_beside = self.engine.is_full();
+        if is_beside && self.ending > 0 && now_ms < self.beside_from_ms {
+            return Err(Some(self.beside_from_ms));
+        }
         let attempt = match self.engine.try_begin(self.ending > 0, now_ms) {
             Ok(attempt) => attempt,
             Err(Refused::Until(at_ms)) => return Err(Some(at_ms)),
@@ -106,6 +115,7 @@ impl LaneQueue {
             scheduler: Scheduler::new(policy),
             engine: Engine::new(crew, seed),
             ending: 0,
+            beside_from_ms: 0,
             ended: None,
         };
         LaneQueue { turns: Mutex::new(turns), changed: Condvar::new(), lanes: Mutex::default() }
@@ -216,7 +226,10 @@ impl LaneQueue {
     /// All of a turn is on its way to the disk: so that it need not wait for us between two turns,
     /// another lane may prepare the next one and have it wait at the disk.
     fn begin_end(&self) {
-        self.lock().ending += 1;
+        let mut turns = self.lock();
+        turns.ending += 1;
+        turns.beside_from_ms = boottime_ms() + BESIDE_AFTER_MS;
+        drop(turns);
         self.changed.notify_one();
     }
 
