@@ -136,8 +136,8 @@ fn blocks_are_found() {
 fn documents() -> Vec<String> {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     let names = fs::read_dir(docs).unwrap().map(|entry| entry.unwrap().file_name());
-    let mut documents: Vec<String> =
-        names.map(|name| format!("docs/{}", name.to_str().unwrap())).collect();
+    let names = names.map(|name| format!("docs/{}", name.to_str().unwrap()));
+    let mut documents: Vec<String> = names.filter(|name| name.ends_with(".md")).collect();
     documents.push("README.md".to_owned());
     documents.sort();
     documents

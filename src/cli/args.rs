@@ -148,9 +148,9 @@ pub struct RunPlaces {
     /// The command alone sees that mount.
     #[arg(long, value_name = "DIR")]
     pub over: Vec<PathBuf>,
-    /// Coalesce these files, as '/data/*/OUTPUT*', and no others; may be repeated
+    /// Coalesce only these, as '/data/*/OUTPUT*'
     ///
-    /// Mounts over their directories, and passes other files through.
+    /// Mounts over their directories, and passes other files through. May be repeated.
     #[arg(long, value_name = "GLOB")]
     pub redirect: Vec<String>,
 }

@@ -225,7 +225,7 @@ impl LaneQueue {
 
     /// All of a turn is on its way to the disk: so that it need not wait for us between two turns,
     /// another lane may prepare the next one and have it wait at the disk.
-    fn begin_end(&self) {
+    fn begin_last_run(&self) {
         let mut turns = self.lock();
         turns.ending += 1;
         turns.beside_from_ms = boottime_ms() + BESIDE_AFTER_MS;
@@ -235,7 +235,7 @@ impl LaneQueue {
 
     /// How long the disk had the end of a turn in hand, which was handed to it at `begun`: what was
     /// there before went first.
-    fn end_end(&self, begun: Instant) -> Duration {
+    fn end_last_run(&self, begun: Instant) -> Duration {
         let mut turns = self.lock();
         turns.ending -= 1;
         let now = Instant::now();
@@ -372,9 +372,9 @@ impl Lane {
         if !is_last {
             return (self.write(run), begun.elapsed());
         }
-        self.queue.begin_end();
+        self.queue.begin_last_run();
         let written = self.write(run);
-        (written, self.queue.end_end(begun))
+        (written, self.queue.end_last_run(begun))
     }
 
     fn run_size(&self) -> MutexGuard<'_, RunSize> {

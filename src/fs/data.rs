@@ -63,6 +63,11 @@ impl FileState {
         self.buffer.end().max(self.stored_end)
     }
 
+    /// The disk refused bytes after it had done so as many times.
+    pub(super) fn was_refused_since(&self, attempts: u32) -> bool {
+        self.failure.as_ref().is_some_and(|failure| failure.attempts > attempts)
+    }
+
     /// Nothing is buffered, nothing waits, nothing is to be given back, and there is no loss to be
     /// shown: the node may be forgotten.
     pub(super) fn is_settled(&self) -> bool {

@@ -82,7 +82,7 @@ impl Filesystem {
         pending.retain(|(node, attempts)| {
             let Some(data) = node.data_if_any() else { return false };
             let Some(state) = data.lock_soon() else { return true };
-            if state.failure.as_ref().is_some_and(|failure| failure.attempts > *attempts) {
+            if state.was_refused_since(*attempts) {
                 draining.failed.push(node.id());
                 return false;
             }
@@ -91,7 +91,7 @@ impl Filesystem {
             }
             drop(state);
             draining.syncing += 1;
-            self.sync_when_idle(node, draining.synced.0.clone());
+            self.sync_when_idle(node, *attempts, draining.synced.0.clone());
             false
         });
         draining.pending = pending;
@@ -104,11 +104,15 @@ impl Filesystem {
         }
     }
 
-    /// What is left of the bytes asked for is in flight: it is synced when they are there. Whatever
-    /// `--fsync` says.
-    fn sync_when_idle(&self, node: &Arc<Node>, synced: Sender<bool>) {
+    /// What is left of the bytes asked for is in flight: it is synced when they are there, unless they
+    /// were refused. Whatever `--fsync` says.
+    fn sync_when_idle(&self, node: &Arc<Node>, attempts: u32, synced: Sender<bool>) {
         let (me, file) = (self.arc(), node.clone());
         self.when_quiet(node, Until::Idle, move |_| {
+            if file.data_if_any().is_some_and(|data| data.lock().was_refused_since(attempts)) {
+                let _ = synced.send(false);
+                return;
+            }
             let reply: Reply<()> = Box::new(move |result| {
                 // Whoever asked may have gone.
                 let _ = synced.send(result.is_ok());

@@ -118,3 +118,20 @@ fn what_cannot_be_drained_is_named() {
     assert_eq!(drain(&fixture, None).failed(), [id]);
     assert_eq!(fixture.fs.backlog_bytes(), 5);
 }
+
+/// Goal: the same of bytes that were on their way to the disk when they were asked for.
+#[test]
+fn what_is_refused_on_its_way_is_named() {
+    let fixture = Fixture::new(Mood::Wait);
+    let (id, _) = fixture.create("f");
+    fixture.write(id, 0, &vec![1; CHUNK as usize]).recv().unwrap().unwrap();
+    fixture.wait_until("the chunk to be on its way", |fs| in_flight_bytes(fs, id) == CHUNK);
+    let mut draining = fixture.fs.begin_draining(None).unwrap();
+    fixture.fs.go_on_draining(&mut draining);
+    fixture.storage.set(Mood::Fail(libc::EIO));
+    fixture.wait_until("the drain to be over", |fs| {
+        fs.go_on_draining(&mut draining);
+        draining.is_over()
+    });
+    assert_eq!(draining.failed(), [id]);
+}
