@@ -93,7 +93,7 @@ fn main() {
         places::descriptors_stay_bounded,
         places::metadata_agrees_while_buffered,
         load::no_request_for_each_write,
-        load::no_request_for_each_write_to_many_files,
+        load::files_without_a_whole_chunk_do_not_fill_memory,
         load::one_request_for_each_operation,
         load::a_listing_brings_the_attributes,
         load::whole_chunks_in_turn,
