@@ -74,10 +74,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 
 use crate::arena::{Arena, SlotPool};
-use crate::backing::{DescriptorCache, Storage, is_rotational};
+use crate::backing::{DescriptorCache, DiskReads, Storage, is_rotational};
 use crate::config::MountConfig;
 use crate::config::rules::Rules;
-use crate::drain::{DataFile, LaneQueue, Throttle};
+use crate::drain::{Crew, DataFile, LaneQueue, LookAtReads, Throttle};
 use crate::isolation::Isolation;
 use crate::schedule::{LANES_MAX, Lanes, Policy};
 use crate::stats::Stats;
@@ -295,7 +295,7 @@ impl Filesystem {
         if let Some(device) = find(&devices) {
             return Ok(device);
         }
-        let queue = Arc::new(LaneQueue::new(self.policy, crew));
+        let queue = Arc::new(LaneQueue::new(self.policy, crew, look_at_reads(dev, &crew)));
         let source: Arc<dyn crate::drain::Source> = self.arc();
         crate::drain::spawn_lanes(
             &queue,
@@ -325,6 +325,12 @@ impl Filesystem {
             act(&device.queue);
         }
     }
+}
+
+/// Several lanes leave a disk to nobody: they are asked for where heads do not matter.
+fn look_at_reads(dev: u64, crew: &Crew) -> Option<LookAtReads> {
+    let reads = DiskReads::of_disk_with_heads(dev).filter(|_| crew.lanes.most() == 1)?;
+    Some(Box::new(move || reads.look()))
 }
 
 fn errno(code: i32) -> io::Error {

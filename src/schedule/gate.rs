@@ -277,11 +277,9 @@ impl<T> Gate<T> {
     /// be.
     fn note_size(&mut self, file: FileId, size_bytes: Option<u64>, now_us: u64) {
         let meter = self.meter(file, now_us);
-        let kind = meter.kind();
-        if let Some(written) = size_bytes.and_then(|size| meter.note_size(size, now_us)) {
-            self.all.learn(kind, 0.0, written.bytes, now_us);
-            self.pace.spend(written.bytes - written.charged_bytes);
-        }
+        let (kind, written) = (meter.kind(), meter.note_size(size_bytes, now_us));
+        self.all.learn_written(kind, &written, now_us);
+        self.pace.spend(written.bytes - written.charged_bytes);
     }
 
     fn charge(&mut self, file: FileId, bytes: f64, now_us: u64) {
@@ -334,8 +332,7 @@ impl<T> Gate<T> {
         self.charge(file, charged_bytes, now_us);
         let meter = self.meter(file, now_us);
         if meter.kind() == Pass::Once {
-            meter.learn(Pass::Once, 1.0, 0.0, now_us);
-            self.all.learn(Pass::Once, 1.0, 0.0, now_us);
+            meter.note_single();
         }
         (Pass::Once, charged_bytes as u64)
     }

@@ -280,6 +280,17 @@ fn equal_bytes_whatever_the_records() {
     assert!(compared > 5, "{compared}");
 }
 
+/// Programs that write little at a time are let write for a time from the first moments on: when a
+/// file has grown by single writes it is known at once what those were.
+#[test]
+fn small_writes_ask_a_few_times() {
+    let count = 20;
+    let mut machine = Machine::new(vec![10; count], 20 * MIB);
+    assert!(machine.tells_sizes);
+    machine.run(400, 10 * KIB);
+    assert!(machine.passes < 20 * count as u64, "{} passes", machine.passes);
+}
+
 /// On a disk that takes much, a pass is for many writes, and shares are equal all the same.
 #[test]
 fn few_ask_often_where_the_disk_is_fast() {
