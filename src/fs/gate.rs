@@ -20,6 +20,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use super::attrs::{Lasts, NodeAttr};
 use super::nodes::Node;
 use super::room::Limits;
+use super::treatment::passes_through;
 use super::{Filesystem, Reply};
 use crate::clock::boottime_us;
 use crate::priority;
@@ -190,6 +191,18 @@ impl Filesystem {
         }
     }
 
+    /// Whether programs are to ask before they write to a file.
+    pub(super) fn has_writers_ask(&self, node: &Node) -> bool {
+        self.gate.is_shut() && !passes_through(node)
+    }
+
+    /// Somebody opened a file to write to it: attributes that the kernel has of it may last.
+    pub(super) fn gate_opened(&self, node: &Node) {
+        if self.has_writers_ask(node) {
+            self.gate.have_asked(Asked::File(node.id()));
+        }
+    }
+
     /// What its programs have written is part of it, also what the kernel has not sent yet.
     fn size_in_kernel(&self, id: u64) -> Option<u64> {
         let pages = self.kernel_pages.get()?;
@@ -224,7 +237,9 @@ impl Filesystem {
     /// What is held has changed, by `freed_bytes` that came back among others.
     pub(super) fn note_held(&self, held_bytes: u64, freed_bytes: u64) {
         let was_shut = self.gate.is_shut();
-        let may_matter = held_bytes > self.limits.gate_bytes || was_shut || freed_bytes > 0;
+        // Memory may fill fast.
+        let is_little = held_bytes < self.limits.gate_bytes / 16;
+        let may_matter = !is_little || was_shut || freed_bytes > 0;
         if !may_matter {
             return;
         }

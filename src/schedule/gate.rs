@@ -13,12 +13,14 @@
 //! Nobody is held for longer than [`HOLD_US`]: the gate makes a queue, and the bound of memory is
 //! elsewhere. Times are microseconds of a clock that never goes back.
 
+mod growth;
 mod meter;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::FileId;
 use super::pace::Pace;
+use growth::Growth;
 use meter::Meter;
 
 /// A stall that is hardly noticed; and the next write may have to wait for more than the gate.
@@ -42,6 +44,10 @@ const LATE_PARTS: f64 = 64.0;
 /// It opens when nobody had to wait for so long. Sooner would let programs that are too fast run away
 /// again and again.
 const OPENS_US: u64 = 1_000_000;
+/// Memory that is scarce so soon, if it goes on filling as fast, is taken to be. To have programs ask
+/// takes a while, what the kernel has of them comes on top, and once memory is full the kernel
+/// stops whom it likes.
+const SOON_US: u64 = 150_000;
 /// How many want to write is counted anew so often.
 const PEAK_US: u64 = 500_000;
 
@@ -79,6 +85,9 @@ pub struct Gate<T> {
     from_bytes: u64,
     pace: Pace,
     is_shut: bool,
+    /// When it was.
+    shut_us: u64,
+    growth: Growth,
     files: HashMap<FileId, Meter>,
     /// Of all files together.
     all: Meter,
@@ -106,6 +115,8 @@ impl<T> Gate<T> {
             from_bytes,
             pace: Pace::new(from_bytes, limit_bytes),
             is_shut: false,
+            shut_us: 0,
+            growth: Growth::default(),
             files: HashMap::new(),
             all: Meter::new(0),
             waiting: BTreeMap::new(),
@@ -122,12 +133,16 @@ impl<T> Gate<T> {
         }
     }
 
-    /// Shuts it above `from_bytes`; opens it below, when nobody had to wait for a while, or well below
-    /// at once. Whether it is shut. When it opens, call [`Gate::grant`].
+    /// Shuts it above `from_bytes`, or before, when memory fills fast; opens it below, when nobody had
+    /// to wait for a while, or well below at once. Whether it is shut. When it opens, call
+    /// [`Gate::grant`].
     pub fn note_held(&mut self, held_bytes: u64, now_us: u64) -> bool {
+        self.growth.note(held_bytes, now_us);
+        let is_soon = held_bytes + self.growth.bytes_in(SOON_US) > self.from_bytes;
         let is_wanted = now_us.saturating_sub(self.waited_us) < OPENS_US;
-        let stays_shut = self.is_shut && is_wanted && held_bytes > self.from_bytes / 4 * 3;
-        let is_shut = held_bytes > self.from_bytes || stays_shut;
+        let is_fresh = now_us.saturating_sub(self.shut_us) < SOON_US;
+        let is_near = is_wanted && held_bytes > self.from_bytes / 4 * 3;
+        let is_shut = is_soon || self.is_shut && (is_near || is_fresh);
         let was_shut = std::mem::replace(&mut self.is_shut, is_shut);
         if was_shut && !self.is_shut {
             self.files.clear();
@@ -137,6 +152,7 @@ impl<T> Gate<T> {
         if self.is_shut && !was_shut {
             self.all = self.all.like(0, now_us);
             self.waited_us = now_us;
+            self.shut_us = now_us;
         }
         self.is_shut
     }
