@@ -184,9 +184,10 @@ impl Filesystem {
         let (slots, held) = SlotPool::rebuild(&arena);
         let limits = Limits::new(&arena);
         let nodes = Nodes::new(arena, backing_fd)?;
-        let paths = (descriptors / 4).clamp(64, 1 << 16) as usize;
+        // Three tenths are left to what cannot be closed: directories, files without a name, requests.
+        let paths = (descriptors / 5).clamp(64, 1 << 16) as usize;
         // A data file has up to two descriptors: buffered and direct.
-        let files = (descriptors / 3).clamp(64, 1 << 18) as usize;
+        let files = (descriptors / 4).clamp(64, 1 << 18) as usize;
         let policy = Policy { max_age_ms: config.max_age_ms, closed_delay_ms: CLOSED_DELAY_MS };
         let filesystem = Arc::new_cyclic(|me| Filesystem {
             me: me.clone(),
