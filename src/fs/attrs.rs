@@ -44,6 +44,8 @@ pub enum Lasts {
     Settled,
     /// The file is open or has bytes to be stored, so that blocks are to come.
     Moving,
+    /// The same, and a program that writes the file is to ask again after the longest pass of the gate.
+    Passing,
     /// The same, and a program is to ask again before it writes the file.
     Once,
 }

@@ -32,7 +32,7 @@ const TICK: Duration = Duration::from_millis(1);
 /// A reply that lets a program write a file.
 struct Held {
     id: u64,
-    reply: Box<dyn FnOnce() + Send>,
+    reply: Box<dyn FnOnce(Lasts) + Send>,
 }
 
 /// Whose programs are to ask from now on.
@@ -157,11 +157,10 @@ impl Filesystem {
             Ok(attr) if attr.lasts == Lasts::Once => attr,
             found => return reply(found),
         };
-        // Until they are made invalid, when the pass is over.
-        attr.lasts = Lasts::Moving;
         let (me, since) = (self.arc(), Instant::now());
-        let told = move || {
+        let told = move |lasts| {
             me.stats.note_stall(since.elapsed());
+            attr.lasts = lasts;
             reply(Ok(attr));
         };
         let held = Held { id, reply: Box::new(told) };
@@ -277,12 +276,19 @@ impl Filesystem {
     }
 
     fn let_write(&self, held: Held, pass: Pass) {
-        if pass == Pass::Once {
-            // Makes the kernel throw the reply away: if it took it, it would ask for the capabilities
-            // that a write has to clear, too. It drops nothing, since the program has the file open.
-            self.forget_attributes(held.id);
-        }
-        (held.reply)();
+        let lasts = match pass {
+            Pass::Once => {
+                // Makes the kernel throw the reply away: if it took it, it would ask for the
+                // capabilities that a write has to clear, too. It drops nothing, since the program
+                // has the file open.
+                self.forget_attributes(held.id);
+                Lasts::Moving
+            }
+            // Made invalid when the pass is over, and for the case that our thread comes late then.
+            Pass::Timed => Lasts::Passing,
+            Pass::Free => Lasts::Moving,
+        };
+        (held.reply)(lasts);
     }
 
     /// Makes the kernel ask before the next write to a file. Not one that nobody has open: it might

@@ -27,8 +27,8 @@ use meter::Meter;
 const HOLD_US: u64 = 150_000;
 /// All that wait are to have had a pass after so long: less would be more asking, more a longer wait.
 const ROUND_US: u64 = 80_000;
-/// The longest pass. A program that was slow may have become fast.
-const PASS_US_MAX: u64 = 4_000;
+/// The longest pass, in microseconds. A program that was slow may have become fast.
+pub const PASS_US_MAX: u64 = 4_000;
 /// The shortest: threads wake late by a tenth to a half of it, in the mean.
 const PASS_US_MIN: u64 = 600;
 /// To ask before a write takes so much of a processor's time.
@@ -56,8 +56,10 @@ const PEAK_US: u64 = 500_000;
 pub enum Pass {
     /// For one write.
     Once,
-    /// Until [`Gate::end_passes`] names the file.
+    /// Until [`Gate::end_passes`] names the file, [`PASS_US_MAX`] at most.
     Timed,
+    /// Until memory is scarce.
+    Free,
 }
 
 /// Place in the order, and a number of its own.
@@ -185,7 +187,7 @@ impl<T> Gate<T> {
         ticket: T,
     ) -> Option<(T, Pass)> {
         if !self.is_shut {
-            return Some((ticket, Pass::Timed));
+            return Some((ticket, Pass::Free));
         }
         self.count_programs(now_us);
         self.note_size(file, size_bytes, now_us);
@@ -215,7 +217,7 @@ impl<T> Gate<T> {
         {
             let (file, ticket) = self.take_waiting(place);
             // Not in its turn: as little as possible.
-            let pass = if self.is_shut { self.let_once(file, now_us).0 } else { Pass::Timed };
+            let pass = if self.is_shut { self.let_once(file, now_us).0 } else { Pass::Free };
             out.push((ticket, pass));
         }
         let mut room_bytes = self.pace.room_bytes(held_bytes, now_us / 1000);
@@ -320,7 +322,7 @@ impl<T> Gate<T> {
         let asking = self.pace.bytes_in(1) / self.speed(file, Pass::Once) * ASK_US;
         let asking_max = match self.meter(file, now_us).kind() {
             Pass::Once => ASKING_MAX,
-            Pass::Timed => ASKING_MAX / 2.0,
+            _ => ASKING_MAX / 2.0,
         };
         if asking > asking_max { Pass::Timed } else { Pass::Once }
     }

@@ -137,7 +137,7 @@ impl Meter {
         if now_us >= self.kind_us {
             let rate = match pass {
                 Pass::Once => &mut self.single,
-                Pass::Timed => &mut self.timed,
+                _ => &mut self.timed,
             };
             rate.learn(units, bytes, now_us);
         }
@@ -213,9 +213,9 @@ impl Meter {
         let timed = self.timed.per_unit();
         match (pass, self.kind) {
             (Pass::Once, _) => single,
-            (Pass::Timed, Pass::Timed) => timed,
             // Where every write is small, no program can be fast.
-            (Pass::Timed, Pass::Once) => timed.min(single / WRITE_US_MIN),
+            (_, Pass::Once) => timed.min(single / WRITE_US_MIN),
+            _ => timed,
         }
     }
 

@@ -197,7 +197,7 @@ impl Machine {
                 self.write(file, self.records[file]);
                 self.asking.push(file);
             }
-            Pass::Timed => self.writing[file] = Some(self.now_us),
+            _ => self.writing[file] = Some(self.now_us),
         }
     }
 
