@@ -124,7 +124,8 @@ pub(super) fn sync_kind(data_only: bool) -> SyncKind {
 pub(super) fn reply_entry(reply: ReplyEntry, entry: io::Result<Entry>) {
     match entry {
         Ok(Entry { attr, generation }) => {
-            reply.entry(ttl(&attr), &file_attr(&attr), Generation(u64::from(generation)));
+            let generation = Generation(u64::from(generation));
+            reply.entry_with_ttls(ttl(&attr), &TTL, &file_attr(&attr), generation);
         }
         Err(error) => reply.error(code(&error)),
     }

@@ -8,6 +8,8 @@ const FIRST_SPEED: f64 = 1000.0;
 const FIRST_US: f64 = 1000.0;
 /// The same for one write: a page, and as much as so many.
 const FIRST_WRITE_BYTES: f64 = 4096.0;
+/// The kernel does not always tell how long a file is, without meaning anything by it.
+const UNKNOWN_MAX: u8 = 4;
 /// A write(2) takes no less.
 const WRITE_US_MIN: f64 = 0.5;
 const FIRST_WRITES: f64 = 64.0;
@@ -72,6 +74,8 @@ pub(super) struct Meter {
     singles: f64,
     /// As the kernel had it when its programs asked last.
     size_bytes: Option<u64>,
+    /// So often in a row it did not say.
+    unknown: u8,
     /// What they wrote then made it longer, so that its size says what is written.
     grows: bool,
 }
@@ -111,6 +115,7 @@ impl Meter {
             single,
             singles: 0.0,
             size_bytes: None,
+            unknown: 0,
             grows: false,
         }
     }
@@ -159,6 +164,7 @@ impl Meter {
     pub(super) fn note_size(&mut self, size_bytes: Option<u64>, now_us: u64) -> Written {
         let mut written =
             Written { units: std::mem::take(&mut self.singles), ..Written::default() };
+        self.note_known(size_bytes.is_some());
         let former_bytes = size_bytes.and_then(|bytes| self.size_bytes.replace(bytes));
         if let (Some(former_bytes), Some(size_bytes)) = (former_bytes, size_bytes) {
             written.bytes = size_bytes.saturating_sub(former_bytes) as f64;
@@ -170,6 +176,14 @@ impl Meter {
         }
         self.learn_written(self.kind, &written, now_us);
         written
+    }
+
+    /// Where its size is not known again and again, what arrives has to do.
+    fn note_known(&mut self, is_known: bool) {
+        self.unknown = if is_known { 0 } else { self.unknown.saturating_add(1) };
+        if self.unknown >= UNKNOWN_MAX {
+            (self.size_bytes, self.grows) = (None, false);
+        }
     }
 
     /// What was written for single passes is known exactly where the file grew; else it arrives some

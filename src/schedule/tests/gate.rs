@@ -308,6 +308,22 @@ fn small_writes_ask_a_few_times() {
     assert!(machine.passes < 20 * count as u64, "{} passes", machine.passes);
 }
 
+/// A file whose size is not told any more goes on to be counted, by what arrives: nobody gets
+/// everything.
+#[test]
+fn sizes_may_become_unknown() {
+    let count = 20;
+    let mut machine = Machine::new(vec![4 * KIB; count], 20 * MIB);
+    machine.run(5_000, 40 * KIB);
+    machine.tells_sizes = false;
+    machine.run(2_000, 40 * KIB);
+    let before = machine.written.clone();
+    machine.run(20_000, 40 * KIB);
+    let had: Vec<u64> = machine.written.iter().zip(&before).map(|(a, b)| a - b).collect();
+    let (least, most) = (*had.iter().min().unwrap(), *had.iter().max().unwrap());
+    assert!(most * 10 <= least * 12, "{least} to {most}");
+}
+
 /// On a disk that takes much, a pass is for many writes, and shares are equal all the same.
 #[test]
 fn few_ask_often_where_the_disk_is_fast() {
