@@ -182,6 +182,14 @@ impl MountConfig {
         }
     }
 
+    /// Who else may change the backing directory, and why that is thought.
+    pub fn consistency_in_words(&self) -> String {
+        match self.consistency_why.as_str() {
+            "" => self.consistency.name().to_owned(),
+            why => format!("{} ({why})", self.consistency.name()),
+        }
+    }
+
     /// Objects of whole segments.
     fn has_objects(&self) -> bool {
         let segment_bytes = u64::from(self.segment_bytes());

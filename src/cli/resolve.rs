@@ -401,7 +401,7 @@ mod tests {
         let other = |options: &MountOptions, around| {
             mount_config(options, "/b".into(), "/b".into(), around).unwrap().allow_other
         };
-        assert!(!other(&options(), user));
+        assert!(!other(&options(), user.clone()));
         assert!(other(&MountOptions { allow_other: true, ..options() }, user));
         assert!(!other(&MountOptions { no_allow_other: true, ..options() }, machine()));
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::cli::args::StatusArgs;
 use crate::cli::exit::CliError;
 use crate::cli::{below, print, units};
-use crate::config::{FsyncPolicy, Layout, MountConfig};
+use crate::config::{FsyncPolicy, Layout};
 use crate::control::client::{Client, ClientError, find_mount};
 use crate::control::protocol::{FileStatus, Status};
 use crate::mount::mountinfo::{Mount, MountTable};
@@ -156,7 +156,7 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
                 }
             ),
         ),
-        ("consistency", consistency(config)),
+        ("consistency", units::printable(&config.consistency_in_words())),
         ("backing can", below::in_words(&config.abilities)),
         ("open files", status.open_files.to_string()),
         ("received", format!("{} in {} requests", size(status.bytes_in), status.write_requests)),
@@ -238,14 +238,6 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
         lines.push(("not stored", units::printable(&file.describe(size, units::duration_ms))));
     }
     lines
-}
-
-/// Who else may change the backing directory, and why that is thought.
-fn consistency(config: &MountConfig) -> String {
-    match config.consistency_why.as_str() {
-        "" => config.consistency.name().to_owned(),
-        why => format!("{} ({})", config.consistency.name(), units::printable(why)),
-    }
 }
 
 fn why_slow(status: &Status, before: Option<&Status>) -> String {
