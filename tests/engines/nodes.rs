@@ -55,7 +55,8 @@ pub fn what_is_closed_is_seen_elsewhere(name: &str) {
 fn conflict(a: &Mount, b: &Mount) {
     fs::write(a.path().join("both"), "").unwrap();
     wait_for(&b.path().join("both"), b"", 0);
-    let open = |node: &Mount| OpenOptions::new().append(true).open(node.path().join("both")).unwrap();
+    let open =
+        |node: &Mount| OpenOptions::new().append(true).open(node.path().join("both")).unwrap();
     let (mut one, mut two) = (open(a), open(b));
     one.write_all(b"aaaaaaaa\n").unwrap();
     two.write_all(b"bbb\n").unwrap();
