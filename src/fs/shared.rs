@@ -35,7 +35,7 @@ use super::virtual_files::is_virtual;
 use super::{Filesystem, Reply, errno};
 use crate::arena::{Counters, NodeSlot};
 use crate::backing::{Attr, Freshness, SyncKind, Time};
-use crate::clock::boottime_ms;
+use crate::clock::{boottime_ms, realtime};
 use crate::config::{Consistency, FsyncPolicy};
 use crate::control::protocol::ChangedBelow;
 
@@ -47,6 +47,10 @@ const SLOT_BITS: u32 = 24;
 const EPOCHS: u32 = 1 << 24;
 /// A file that changes faster than it can be looked at is taken as it was found the last time.
 const LOOKS_MAX: usize = 8;
+/// Steps of the clock by which a kernel sets times, and some more.
+const CLOCK_STEP_NS: u64 = 20_000_000;
+/// Where times are told in whole seconds, clocks of machines may be so far apart.
+const SKEW_NS: u64 = 1_000_000_000;
 /// Files that others changed while they were written here: the last of them are named.
 const NAMED_MAX: usize = 100;
 
@@ -80,13 +84,13 @@ fn size_difference(from: u64, to: u64) -> String {
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     seen: Option<Seen>,
-    /// When that was taken over, or a change of ours began or ended: see [`Shared::clock`].
+    /// It was changed so shortly before it was looked at that another change may show the same time.
+    is_fresh: bool,
+    /// When it was taken over, or a change of ours began or ended: see [`Shared::clock`].
     stamp: u64,
     /// Changes of ours that are under way.
     changing: u32,
-    /// How often others changed it while it was written here.
-    conflicts: u64,
-    /// The kernel's view of it is from before the last of them.
+    /// Others changed it while it was written here, and the kernel's view of it is from before.
     is_outdated: bool,
     /// The size that it has after what is under way, as far as that is known.
     expected: Option<u64>,
@@ -110,14 +114,21 @@ pub(super) enum Change {
 pub(super) struct Shared {
     /// Orders looks at backing files and changes of watches.
     clock: AtomicU64,
-    conflicts: Mutex<VecDeque<(u64, PathBuf, Conflict)>>,
+    conflicts: Mutex<Conflicts>,
 }
+
+/// By node id, with the path at that time; the last one first.
+type Conflicts = VecDeque<(u64, PathBuf, Conflict)>;
 
 #[derive(Debug)]
 struct Conflict {
     times: u64,
     what: String,
     at_ms: u64,
+}
+
+fn times_of(all: &Conflicts, node: &Node) -> u64 {
+    all.iter().find(|(id, ..)| *id == node.id()).map_or(0, |(.., conflict)| conflict.times)
 }
 
 /// What a look at a backing file told.
@@ -162,6 +173,22 @@ impl Filesystem {
             return id;
         }
         self.arena.nodes().identity(slot).map_or(id, |identity| identity.id)
+    }
+
+    /// Whether a change of now could leave the time that was found.
+    fn is_fresh(&self, seen: &Seen) -> bool {
+        let step_ns = self.config.abilities.time_step_ns.unwrap_or(0);
+        let skew_ns = if step_ns >= SKEW_NS { SKEW_NS } else { 0 };
+        let ns = |secs: i64, nanos: u32| i128::from(secs) * 1_000_000_000 + i128::from(nanos);
+        let (secs, nanos) = realtime();
+        let since_ns = ns(secs, nanos) - ns(seen.mtime.secs, seen.mtime.nanos);
+        since_ns.unsigned_abs() <= u128::from(step_ns.max(CLOCK_STEP_NS) + skew_ns)
+    }
+
+    fn see(&self, watch: &mut Watch, seen: Option<Seen>) -> Option<Seen> {
+        watch.is_fresh = seen.is_some_and(|seen| self.is_fresh(&seen));
+        watch.stamp = self.tick();
+        std::mem::replace(&mut watch.seen, seen)
     }
 
     fn watch<'a>(&self, node: &'a Node) -> MutexGuard<'a, Watch> {
@@ -214,8 +241,7 @@ impl Filesystem {
         if watch.changing > 0 || watch.stamp > moment {
             return;
         }
-        watch.seen = seen;
-        watch.stamp = self.tick();
+        self.see(&mut watch, seen);
         let (found, expected) = (seen.map(|seen| seen.size), watch.expected);
         if let (Some(found), Some(expected)) = (found, expected)
             && found != expected
@@ -234,8 +260,7 @@ impl Filesystem {
         let mut watch = self.watch(node);
         let now = Seen::of(&attr);
         if watch.stamp <= moment && watch.seen.is_some_and(|seen| seen.difference(&now).is_none()) {
-            watch.seen = Some(now);
-            watch.stamp = self.tick();
+            self.see(&mut watch, Some(now));
         }
     }
 
@@ -291,11 +316,12 @@ impl Filesystem {
             return Look::Outdated;
         }
         let (table, now) = (self.arena.nodes(), Seen::of(attr));
-        if watch.seen == Some(now) && !watch.is_outdated {
+        // Not while somebody has it open: what is done here is to be seen here.
+        let may_differ = watch.is_fresh && table.open(node.slot) == 0;
+        if watch.seen == Some(now) && !watch.is_outdated && !may_differ {
             return Look::Done;
         }
-        let former = watch.seen.replace(now);
-        watch.stamp = self.tick();
+        let former = self.see(&mut watch, Some(now));
         if former.is_none() && table.lookups(node.slot) <= 1 {
             return Look::Done;
         }
@@ -328,8 +354,6 @@ impl Filesystem {
         if passes_through(node) {
             return;
         }
-        watch.conflicts += 1;
-        let times = watch.conflicts;
         drop(watch);
         let path = self.path_of(node);
         log::warn!(
@@ -338,8 +362,10 @@ impl Filesystem {
             path.display()
         );
         Counters::add(&self.counters().changed_below, 1);
-        let conflict = Conflict { times, what, at_ms: boottime_ms() };
+        // Kept here, as the kernel may forget the file.
         let mut all = self.shared.conflicts.lock().expect("no panics under this lock");
+        let times = times_of(&all, node) + 1;
+        let conflict = Conflict { times, what, at_ms: boottime_ms() };
         all.retain(|(id, ..)| *id != node.id());
         all.push_front((node.id(), path, conflict));
         all.truncate(NAMED_MAX);
@@ -347,7 +373,7 @@ impl Filesystem {
 
     /// How often others changed the file while it was written here.
     pub(super) fn conflicts(&self, node: &Node) -> u64 {
-        self.watch(node).conflicts
+        times_of(&self.shared.conflicts.lock().expect("no panics under this lock"), node)
     }
 
     /// Files that were changed below while they were written here, the last one first.
