@@ -11,6 +11,7 @@ use super::caller::Caller;
 use super::data::FileState;
 use super::nodes::{Node, ROOT_ID};
 use super::seen_attrs::{check_changeable, without_reserved};
+use super::shared::Change as Changed;
 use super::stable::Unsynced;
 use super::virtual_files::is_virtual;
 use super::{Filesystem, Reply};
@@ -138,7 +139,7 @@ impl Filesystem {
     /// the program wrote, and blocks that count the backlog.
     pub(super) fn overlaid(&self, node: &Node, attr: &Attr) -> NodeAttr {
         let mut attr = *attr;
-        let mut lasts = Lasts::Settled;
+        let mut lasts = if self.is_shared() { Lasts::Moving } else { Lasts::Settled };
         if let Some(data) = node.data_if_any() {
             let state = data.lock();
             let backlog_bytes = state.buffer.dirty_bytes() + state.buffer.in_flight_bytes();
@@ -228,10 +229,10 @@ impl Filesystem {
         if change.atime == SetTime::Omit && mtime == SetTime::Omit {
             return Ok(());
         }
-        match self.files.get(node.id()) {
-            Some(file) => set_times((*file).as_fd(), change.atime, mtime)?,
-            None => set_times(self.path_fd(node)?.as_fd(), change.atime, mtime)?,
-        }
+        self.changing(node, Changed::Times, || match self.files.get(node.id()) {
+            Some(file) => set_times((*file).as_fd(), change.atime, mtime),
+            None => set_times(self.path_fd(node)?.as_fd(), change.atime, mtime),
+        })?;
         if let Some(state) = &mut state {
             state.stability.note(Unsynced::Attributes);
         }

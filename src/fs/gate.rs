@@ -163,6 +163,7 @@ impl Filesystem {
             attr.lasts = lasts;
             reply(Ok(attr));
         };
+        let id = self.own_id(id);
         let held = Held { id, reply: Box::new(told) };
         let (size_bytes, held_bytes) = (self.size_in_kernel(id), self.held_bytes());
         let mut gate = self.gate.shared.lock();
@@ -205,8 +206,9 @@ impl Filesystem {
     /// What its programs have written is part of it, also what the kernel has not sent yet.
     fn size_in_kernel(&self, id: u64) -> Option<u64> {
         let pages = self.kernel_pages.get()?;
-        let path = self.path_of(&*self.node(id).ok()?);
-        let size_bytes = pages.size_bytes(id, &path);
+        let node = self.node(id).ok()?;
+        let path = self.path_of(&node);
+        let size_bytes = pages.size_bytes([id, self.kernel_id(&node)], &path);
         if size_bytes.is_none() && !self.gate.is_looking_up.swap(true, Ordering::Relaxed) {
             let me = self.arc();
             self.pool.run(move || {
@@ -220,8 +222,8 @@ impl Filesystem {
     }
 
     fn forget_attributes(&self, id: u64) {
-        if let Some(pages) = self.kernel_pages.get() {
-            pages.forget_attributes(id);
+        if let (Some(pages), Ok(node)) = (self.kernel_pages.get(), self.node(id)) {
+            pages.forget_attributes(self.kernel_id(&node));
         }
     }
 

@@ -21,6 +21,7 @@
 //! | `stable` | fsync: what is not known to be on stable storage, and who waits |
 //! | `treatment` | what the rules say of a file's path |
 //! | `through` | writes to files that are not coalesced |
+//! | `shared` | files that other nodes change, too |
 //! | `look_anew` | has the kernel look up anew what was written so |
 //! | `source` | what lanes take from here and report back |
 //! | `rebuild` | a new worker takes over what the former one left |
@@ -61,6 +62,7 @@ mod report;
 mod reserve;
 mod room;
 mod seen_attrs;
+mod shared;
 mod source;
 mod space;
 mod stable;
@@ -101,6 +103,7 @@ use nodes::Nodes;
 use pool::Pool;
 use reserve::Jobs;
 use room::Room;
+use shared::Shared;
 use space::{Charges, Space};
 use virtual_files::VirtualFiles;
 
@@ -170,6 +173,7 @@ pub struct Filesystem {
     backlog_bytes: AtomicU64,
     kernel_pages: OnceLock<Box<dyn KernelPages>>,
     look_anew: LookAnew,
+    shared: Shared,
     virtual_files: VirtualFiles,
     stats: Stats,
 }
@@ -217,6 +221,7 @@ impl Filesystem {
             backlog_bytes: AtomicU64::new(0),
             kernel_pages: OnceLock::new(),
             look_anew: LookAnew::new(),
+            shared: Shared::default(),
             virtual_files: VirtualFiles::new(),
             stats: Stats::default(),
             limits,

@@ -90,6 +90,8 @@ impl Filesystem {
             hanging_requests: hanging.0,
             longest_request_ms: hanging.1,
             recent: self.stats.recent().sum(now_ms),
+            files_changed_below: get(&counters.changed_below),
+            changed_below: self.changed_below(),
         }
     }
 

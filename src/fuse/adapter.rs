@@ -6,38 +6,42 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use fuser::{
-    CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    CopyFileRangeFlags, FileHandle, FopenFlags, INodeNo, InitFlags, IoctlFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::answering::{About, Adapter};
 use super::convert::{
-    as_told_by_close, caller, code, file_attr, kind_of_entry, reply_attr, reply_empty, reply_entry,
-    reply_ioctl, reply_opened, reply_written, reply_xattr, set_time, sync_kind, ttl,
+    as_told_by_close, caller, code, kind_of_entry, reply_attr, reply_created, reply_empty,
+    reply_entry, reply_ioctl, reply_opened, reply_written, reply_xattr, set_time, sync_kind,
 };
-use crate::fs::{Change, Entry, Mode, Mtime, is_virtual};
+use crate::fs::{Change, Mode, Mtime, is_virtual};
 use crate::killpoint::{self, Point};
 
 /// Asked for where the kernel has them. Without KILLPRIV_V2 the kernel looks an attribute up on
 /// every write().
-const WANTED: [InitFlags; 8] = [
+const WANTED: [InitFlags; 6] = [
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     // The umask comes with the request: a default ACL stands above it.
     InitFlags::FUSE_DONT_MASK,
-    InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
 ];
 
+/// Entries with their attributes: not where names are looked up each time all the same.
+const PLUS: [InitFlags; 2] = [InitFlags::FUSE_DO_READDIRPLUS, InitFlags::FUSE_READDIRPLUS_AUTO];
+
 impl fuser::Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let limits = self.fs.limits();
         let mut wanted = WANTED.to_vec();
+        if !self.fs.is_shared() {
+            wanted.extend(PLUS);
+        }
         if self.fs.uses_writeback_cache() {
             wanted.push(InitFlags::FUSE_WRITEBACK_CACHE);
         }
@@ -225,16 +229,8 @@ impl fuser::Filesystem for Adapter {
         let mode = Mode { bits: mode, umask };
         let (caller, name) = (caller(request), name.to_owned());
         self.answer(parent, About::Names, move |me| {
-            match me.fs.create(caller, parent.0, &name, mode, flags) {
-                Ok((Entry { attr, generation }, handle)) => reply.created(
-                    ttl(&attr),
-                    &file_attr(&attr),
-                    Generation(u64::from(generation)),
-                    FileHandle(handle),
-                    me.cache_of(attr.id),
-                ),
-                Err(error) => reply.error(code(&error)),
-            }
+            let created = me.fs.create(caller, parent.0, &name, mode, flags);
+            reply_created(reply, created, |id| me.cache_of(id));
         });
     }
 
@@ -312,7 +308,8 @@ impl fuser::Filesystem for Adapter {
     ) {
         self.answer(ino, About::Bytes, move |me| {
             // The owner of locks stands for the closer's table of descriptors.
-            reply_empty(reply, me.fs.flush(ino.0, fh.0, lock_owner.0));
+            let answer = Box::new(move |result| reply_empty(reply, result));
+            me.fs.close(ino.0, fh.0, lock_owner.0, answer);
         });
     }
 

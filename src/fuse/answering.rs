@@ -68,9 +68,12 @@ impl Adapter {
 
     /// Whether the kernel is to keep pages of an open file.
     pub(super) fn cache_of(&self, id: u64) -> FopenFlags {
-        match is_virtual(id) || self.fs.is_uncached(id) {
-            true => FopenFlags::FOPEN_DIRECT_IO,
-            false => FopenFlags::FOPEN_KEEP_CACHE,
+        if is_virtual(id) || self.fs.is_uncached(id) {
+            return FopenFlags::FOPEN_DIRECT_IO;
+        }
+        match self.fs.keeps_pages(id) {
+            true => FopenFlags::FOPEN_KEEP_CACHE,
+            false => FopenFlags::empty(),
         }
     }
 
