@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::data::FileData;
+use super::look_anew::OtherNames;
 use super::virtual_files::is_virtual;
 use super::{Filesystem, errno};
 use crate::arena::{Arena, Identity, Mark, NodeSlot};
@@ -86,6 +87,7 @@ pub(super) struct Node {
     children: AtomicU32,
     pin: Mutex<Option<Arc<OwnedFd>>>,
     data: OnceLock<Box<FileData>>,
+    pub(super) other_names: OtherNames,
 }
 
 impl Node {
@@ -96,6 +98,7 @@ impl Node {
             children: AtomicU32::new(0),
             pin: Mutex::default(),
             data: OnceLock::new(),
+            other_names: OtherNames::default(),
         }
     }
 
@@ -261,6 +264,9 @@ impl Filesystem {
         let node = match map.get(&id) {
             Some(node) if node.is(attr) => {
                 let node = node.clone();
+                if attr.nlink > 1 && node.is_regular() && self.rules.is_any() {
+                    node.other_names.note(table.place(node.slot), (parent, name));
+                }
                 self.set_place(&map, &node, parent, name);
                 node
             }
