@@ -160,7 +160,7 @@ impl Filesystem {
         attr.lasts = Lasts::Moving;
         let (me, since) = (self.arc(), Instant::now());
         let told = move || {
-            me.stats.note_stall(since.elapsed());
+            me.note_stall(since.elapsed());
             reply(Ok(attr));
         };
         let held = Held { id, reply: Box::new(told) };

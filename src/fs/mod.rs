@@ -81,6 +81,7 @@ use crate::drain::{DataFile, LaneQueue, Throttle};
 use crate::isolation::Isolation;
 use crate::schedule::{LANES_MAX, Lanes, Policy};
 use crate::stats::Stats;
+use crate::stats::recent::Recent;
 
 pub use attrs::{Change, Lasts, NodeAttr};
 pub use caller::Caller;
@@ -133,6 +134,7 @@ struct Device {
     queue: Arc<LaneQueue>,
     space: Arc<Space>,
     chunk: Arc<Chunk>,
+    recent: Arc<Mutex<Recent>>,
 }
 
 /// A mounted filesystem: the backing directory with what is buffered laid over it.
@@ -306,7 +308,8 @@ impl Filesystem {
             &self.isolation,
         )?;
         let space = Arc::new(Space::new(self.config.min_free_bytes));
-        let device = Device { queue, space, chunk: Arc::new(Chunk::new(&self.config)) };
+        let chunk = Arc::new(Chunk::new(&self.config));
+        let device = Device { queue, space, chunk, recent: Arc::default() };
         devices.push((dev, device.clone()));
         Ok(device)
     }
