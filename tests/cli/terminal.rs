@@ -85,7 +85,7 @@ pub fn run_leaves_the_terminal_alone() {
     terminal.wait_for("\nhas=two\n");
     terminal.tmux(&["send-keys", "C-d"]);
     terminal.type_line("echo ended=$?");
-    terminal.wait_for("\nended=4\n");
+    terminal.wait_for("ended=4\n");
     assert_eq!(fs::read_to_string(scene.at("b/f")).unwrap(), "one\ntwo\n");
 
     terminal.type_line("clear");
@@ -93,6 +93,6 @@ pub fn run_leaves_the_terminal_alone() {
     terminal.wait_for("\nbegun\n");
     terminal.tmux(&["send-keys", "C-c"]);
     terminal.type_line("echo interrupted=$?");
-    terminal.wait_for("\ninterrupted=9\n");
+    terminal.wait_for("interrupted=9\n");
     scene.wait_until_gone();
 }
