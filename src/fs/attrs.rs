@@ -12,7 +12,6 @@ use super::data::FileState;
 use super::nodes::{Node, ROOT_ID};
 use super::seen_attrs::{check_changeable, without_reserved};
 use super::stable::Unsynced;
-use super::treatment::passes_through;
 use super::virtual_files::is_virtual;
 use super::{Filesystem, Reply};
 use crate::backing::{self, Attr, FsStats, SetTime, Time, errno};
@@ -45,6 +44,8 @@ pub enum Lasts {
     Settled,
     /// The file is open or has bytes to be stored, so that blocks are to come.
     Moving,
+    /// The same, and a program that writes the file is to ask again after the longest pass of the gate.
+    Passing,
     /// The same, and a program is to ask again before it writes the file.
     Once,
 }
@@ -146,8 +147,7 @@ impl Filesystem {
             attr.blocks += blocks_to_come(&attr, backlog_bytes, state.buffer.end());
             attr.size = attr.size.max(state.end());
             if backlog_bytes > 0 || self.arena.nodes().open(node.slot) > 0 {
-                let is_asked = self.gate.is_shut() && !passes_through(node);
-                lasts = if is_asked { Lasts::Once } else { Lasts::Moving };
+                lasts = if self.has_writers_ask(node) { Lasts::Once } else { Lasts::Moving };
             }
             if let Some((secs, nanos)) = self.arena.nodes().mtime(node.slot) {
                 attr.mtime = Time { secs, nanos };

@@ -20,6 +20,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use super::attrs::{Lasts, NodeAttr};
 use super::nodes::Node;
 use super::room::Limits;
+use super::treatment::passes_through;
 use super::{Filesystem, Reply};
 use crate::clock::boottime_us;
 use crate::priority;
@@ -31,7 +32,7 @@ const TICK: Duration = Duration::from_millis(1);
 /// A reply that lets a program write a file.
 struct Held {
     id: u64,
-    reply: Box<dyn FnOnce() + Send>,
+    reply: Box<dyn FnOnce(Lasts) + Send>,
 }
 
 /// Whose programs are to ask from now on.
@@ -156,11 +157,10 @@ impl Filesystem {
             Ok(attr) if attr.lasts == Lasts::Once => attr,
             found => return reply(found),
         };
-        // Until they are made invalid, when the pass is over.
-        attr.lasts = Lasts::Moving;
         let (me, since) = (self.arc(), Instant::now());
-        let told = move || {
+        let told = move |lasts| {
             me.note_stall(since.elapsed());
+            attr.lasts = lasts;
             reply(Ok(attr));
         };
         let held = Held { id, reply: Box::new(told) };
@@ -187,6 +187,18 @@ impl Filesystem {
         let is_new = self.gate.shared.lock().note_arrived(FileId(id), bytes, boottime_us());
         if is_new {
             self.gate.have_asked(Asked::File(id));
+        }
+    }
+
+    /// Whether programs are to ask before they write to a file.
+    pub(super) fn has_writers_ask(&self, node: &Node) -> bool {
+        self.gate.is_shut() && !passes_through(node)
+    }
+
+    /// Somebody opened a file to write to it: attributes that the kernel has of it may last.
+    pub(super) fn gate_opened(&self, node: &Node) {
+        if self.has_writers_ask(node) {
+            self.gate.have_asked(Asked::File(node.id()));
         }
     }
 
@@ -224,7 +236,9 @@ impl Filesystem {
     /// What is held has changed, by `freed_bytes` that came back among others.
     pub(super) fn note_held(&self, held_bytes: u64, freed_bytes: u64) {
         let was_shut = self.gate.is_shut();
-        let may_matter = held_bytes > self.limits.gate_bytes || was_shut || freed_bytes > 0;
+        // Memory may fill fast.
+        let is_little = held_bytes < self.limits.gate_bytes / 16;
+        let may_matter = !is_little || was_shut || freed_bytes > 0;
         if !may_matter {
             return;
         }
@@ -262,12 +276,19 @@ impl Filesystem {
     }
 
     fn let_write(&self, held: Held, pass: Pass) {
-        if pass == Pass::Once {
-            // Makes the kernel throw the reply away: if it took it, it would ask for the capabilities
-            // that a write has to clear, too. It drops nothing, since the program has the file open.
-            self.forget_attributes(held.id);
-        }
-        (held.reply)();
+        let lasts = match pass {
+            Pass::Once => {
+                // Makes the kernel throw the reply away: if it took it, it would ask for the
+                // capabilities that a write has to clear, too. It drops nothing, since the program
+                // has the file open.
+                self.forget_attributes(held.id);
+                Lasts::Moving
+            }
+            // Made invalid when the pass is over, and for the case that our thread comes late then.
+            Pass::Timed => Lasts::Passing,
+            Pass::Free => Lasts::Moving,
+        };
+        (held.reply)(lasts);
     }
 
     /// Makes the kernel ask before the next write to a file. Not one that nobody has open: it might

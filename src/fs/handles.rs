@@ -95,6 +95,7 @@ impl Filesystem {
         let handle = self.add_handle(caller, &node)?;
         if access != libc::O_RDONLY {
             self.owe_failure(&node, handle);
+            self.gate_opened(&node);
         }
         Ok(handle)
     }

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::attrs::NodeAttr;
+use super::attrs::{Lasts, NodeAttr};
 use super::caller::Caller;
 use super::nodes::Node;
 use super::repeated::{NO_HANDLE, identity, identity_at};
@@ -176,10 +176,13 @@ impl Filesystem {
         })?;
         killpoint::pass(Point::CreateMade);
         let attr = backing::attr(fd.as_fd())?;
-        let entry = self.entry(caller, &attr, parent, name)?;
+        let mut entry = self.entry(caller, &attr, parent, name)?;
         let node = self.node(entry.attr.id)?;
         self.files.insert(node.id(), DataFile::new(fd, Access::ReadWrite));
         let handle = self.add_handle(caller, &node)?;
+        if self.has_writers_ask(&node) {
+            entry.attr.lasts = Lasts::Once;
+        }
         killpoint::pass(Point::CreateDone);
         Ok((entry, handle))
     }

@@ -10,12 +10,15 @@ use fuser::{
 
 use crate::backing::{SetTime, SyncKind, Time, errno};
 use crate::fs::{Caller, Entry, Lasts, NodeAttr};
+use crate::schedule::PASS_US_MAX;
 
 /// How long the kernel may keep names and attributes: the backing directory belongs to the mount,
 /// so nobody else changes them.
 const TTL: Duration = Duration::from_secs(3600);
 /// As long as the blocks of a file are still to come, or its set-id bits to go.
 const MOVING_TTL: Duration = Duration::from_secs(1);
+/// The kernel counts in ticks: a few milliseconds more.
+const PASSING_TTL: Duration = Duration::from_micros(PASS_US_MAX);
 
 /// `FUSE_UNIQUE_RESEND` of `<linux/fuse.h>`: marks the number of a request that is sent again.
 const RESENT: u64 = 1 << 63;
@@ -24,6 +27,7 @@ pub(super) fn ttl(attr: &NodeAttr) -> &'static Duration {
     match attr.lasts {
         Lasts::Settled => &TTL,
         Lasts::Moving => &MOVING_TTL,
+        Lasts::Passing => &PASSING_TTL,
         Lasts::Once => &Duration::ZERO,
     }
 }

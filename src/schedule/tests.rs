@@ -11,6 +11,7 @@ mod model;
 mod pace;
 mod random;
 mod scheduler;
+mod sharing;
 mod simulation;
 pub(super) mod steps;
 
