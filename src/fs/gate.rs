@@ -159,7 +159,7 @@ impl Filesystem {
         };
         let (me, since) = (self.arc(), Instant::now());
         let told = move |lasts| {
-            me.stats.note_stall(since.elapsed());
+            me.note_stall(since.elapsed());
             attr.lasts = lasts;
             reply(Ok(attr));
         };

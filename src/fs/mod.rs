@@ -83,6 +83,7 @@ use crate::drain::{Crew, DataFile, LaneQueue, LookAtReads, Throttle};
 use crate::isolation::Isolation;
 use crate::schedule::{LANES_MAX, Lanes, Policy};
 use crate::stats::Stats;
+use crate::stats::recent::Recent;
 
 pub use attrs::{Change, Lasts, NodeAttr};
 pub use caller::Caller;
@@ -136,6 +137,7 @@ struct Device {
     queue: Arc<LaneQueue>,
     space: Arc<Space>,
     chunk: Arc<Chunk>,
+    recent: Arc<Mutex<Recent>>,
 }
 
 /// A mounted filesystem: the backing directory with what is buffered laid over it.
@@ -312,7 +314,8 @@ impl Filesystem {
             &self.isolation,
         )?;
         let space = Arc::new(Space::new(self.config.min_free_bytes));
-        let device = Device { queue, space, chunk: Arc::new(Chunk::new(&self.config)) };
+        let chunk = Arc::new(Chunk::new(&self.config));
+        let device = Device { queue, space, chunk, recent: Arc::default() };
         devices.push((dev, device.clone()));
         Ok(device)
     }

@@ -264,6 +264,9 @@ impl Filesystem {
         killpoint::pass(Point::UnlinkNoted);
         remove(&dir)?;
         killpoint::pass(Point::UnlinkRemoved);
+        if let Some(victim) = &victim {
+            victim.other_names.remove((parent, name));
+        }
         self.lost_name(victim);
         Ok(())
     }
@@ -353,10 +356,13 @@ impl Filesystem {
         killpoint::pass(Point::RenameDone);
         if renamed.is_ok() && !same {
             for (node, parent, name) in moves.into_iter().flatten() {
+                node.other_names.note(table.place(node.slot), (parent, name));
                 self.move_node(node, parent, name);
                 self.note_changed(node, Unsynced::Attributes);
                 self.treat_moved(node);
             }
+            source.iter().for_each(|node| node.other_names.remove((from_parent, from_name)));
+            target.iter().for_each(|node| node.other_names.remove((to_parent, to_name)));
         }
         killpoint::pass(Point::RenameMoved);
         intents.into_iter().for_each(|intent| table.end_move(intent));

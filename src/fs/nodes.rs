@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::data::FileData;
+use super::look_anew::OtherNames;
 use super::shared::Watch;
 use super::virtual_files::is_virtual;
 use super::{Filesystem, errno};
@@ -90,6 +91,7 @@ pub(super) struct Node {
     pin: Mutex<Option<Arc<OwnedFd>>>,
     pub(super) watch: Mutex<Watch>,
     data: OnceLock<Box<FileData>>,
+    pub(super) other_names: OtherNames,
 }
 
 impl Node {
@@ -101,6 +103,7 @@ impl Node {
             pin: Mutex::default(),
             watch: Mutex::default(),
             data: OnceLock::new(),
+            other_names: OtherNames::default(),
         }
     }
 
@@ -266,6 +269,9 @@ impl Filesystem {
         let node = match map.get(&id) {
             Some(node) if node.is(attr) => {
                 let node = node.clone();
+                if attr.nlink > 1 && node.is_regular() && self.rules.is_any() {
+                    node.other_names.note(table.place(node.slot), (parent, name));
+                }
                 self.set_place(&map, &node, parent, name);
                 node
             }

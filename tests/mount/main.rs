@@ -180,6 +180,8 @@ fn main() {
         draining::one_file_or_all,
         draining::what_the_kernel_holds_is_stored,
         draining::what_comes_later_is_not_waited_for,
+        seeing::the_longest_stall_is_kept,
+        seeing::the_log_has_neither_requests_nor_contents,
         seeing::top_prints_lines_into_a_pipe,
         seeing::examples_slow_themselves_down,
     ]);
