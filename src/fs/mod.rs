@@ -85,6 +85,7 @@ use crate::schedule::{LANES_MAX, Lanes, Policy, Reads};
 use crate::stats::Stats;
 use crate::stats::recent::Recent;
 
+pub use crate::schedule::PASS_US_MAX;
 pub use attrs::{Change, Lasts, NodeAttr};
 pub use caller::Caller;
 pub use data::Mtime;
