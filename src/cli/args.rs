@@ -107,7 +107,7 @@ pub struct MountArgs {
     pub backing: PathBuf,
     /// Where to mount [default: over BACKING itself]
     pub mountpoint: Option<PathBuf>,
-    /// Stay until the mount ends; SIGINT or SIGTERM ends it in order
+    /// Stay until the mount ends; SIGTERM ends it
     #[arg(long)]
     pub foreground: bool,
     /// How to buffer.
