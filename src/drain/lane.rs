@@ -102,8 +102,8 @@ enum Ended {
     Refused(i32),
 }
 
-/// Looks at what is read from a disk. Does not wait for it.
-pub type LookAtReads = Box<dyn Fn() -> Reads + Send + Sync>;
+/// Looks at what is read from a disk, `None` when it cannot be left to others. Does not wait for it.
+pub type LookAtReads = Box<dyn Fn() -> Option<Reads> + Send + Sync>;
 
 /// The scheduler of one backing device and the lanes that wait for it.
 pub struct LaneQueue {
@@ -228,7 +228,7 @@ impl LaneQueue {
     }
 
     fn look_at_reads(&self) -> Option<Reads> {
-        self.reads.as_ref().map(|look| look())
+        self.reads.as_ref().and_then(|look| look())
     }
 
     /// Whether a run of so many bytes, handed to the disk at `before`, was all that it had to do.
