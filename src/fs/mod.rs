@@ -79,7 +79,7 @@ use crate::arena::{Arena, SlotPool};
 use crate::backing::{DescriptorCache, DiskReads, ReadSoFar, Storage, is_rotational};
 use crate::config::MountConfig;
 use crate::config::rules::Rules;
-use crate::drain::{Crew, DataFile, LaneQueue, LookAtReads, Throttle};
+use crate::drain::{Crew, DataFile, LaneQueue, Look, LookAtReads, Throttle};
 use crate::isolation::Isolation;
 use crate::schedule::{LANES_MAX, Lanes, Policy, Reads};
 use crate::stats::Stats;
@@ -322,14 +322,14 @@ impl Filesystem {
     }
 
     /// Several lanes leave a disk to nobody: they are asked for where heads do not matter. Nor does
-    /// one while memory is nearly full: programs would be stopped.
+    /// one while memory is full: programs would be stopped.
     fn look_at_reads(&self, dev: u64, crew: &Crew) -> Option<LookAtReads> {
         let reads = DiskReads::of_disk_with_heads(dev).filter(|_| crew.lanes.most() == 1)?;
         let (me, limit_bytes) = (self.me.clone(), self.limits.limit_bytes);
         Some(Box::new(move || {
-            let is_full = me.upgrade()?.held_bytes() > limit_bytes / 16 * 15;
+            let held_bytes = me.upgrade().map_or(0, |me| me.held_bytes());
             let ReadSoFar { bytes, under_way } = reads.look();
-            (!is_full).then_some(Reads { bytes, under_way })
+            Look { reads: Reads { bytes, under_way }, is_urgent: held_bytes > limit_bytes }
         }))
     }
 
