@@ -381,16 +381,38 @@ impl Filesystem {
             Ok(Some(count)) => reply(Ok(overlay.lay_over(bytes, count))),
             Ok(None) | Err(_) => {
                 let me = self.arc();
-                let read = move |file: &DataFile| read_and_lay(file, len, offset, &overlay);
                 self.pool.run(move || {
-                    let done = read(&file).or_else(|error| {
-                        let other = me.reopened(&node, backing::errno(&error)).ok_or(error)?;
-                        read(&other)
-                    });
-                    reply(done);
+                    reply(me.read_below(&node, &file, len, offset, &overlay));
                 });
             }
         }
+    }
+
+    /// As [`Filesystem::read`], on a thread that may wait.
+    pub fn read_waiting(&self, id: u64, offset: u64, len: u32) -> io::Result<Vec<u8>> {
+        let node = self.node(id)?;
+        self.data(&node)?;
+        let overlay = self.snapshot(&node, offset, len as usize);
+        if overlay.covers(len as usize) {
+            return Ok(overlay.bytes);
+        }
+        let file = self.data_file(&node)?;
+        self.read_below(&node, &file, len, offset, &overlay)
+    }
+
+    /// What a dead descriptor does not give another one may.
+    fn read_below(
+        &self,
+        node: &Arc<Node>,
+        file: &DataFile,
+        len: u32,
+        offset: u64,
+        overlay: &Overlay,
+    ) -> io::Result<Vec<u8>> {
+        read_and_lay(file, len, offset, overlay).or_else(|error| {
+            let other = self.reopened(node, backing::errno(&error)).ok_or(error)?;
+            read_and_lay(&other, len, offset, overlay)
+        })
     }
 
     /// Copies what is buffered of a range. Taken before the backing file is read: a chunk that is

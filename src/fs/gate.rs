@@ -151,11 +151,12 @@ impl Filesystem {
 
     /// GETATTR of a program that has the file open, and is likely to write: the reply waits while
     /// memory is scarce, for a fraction of a second at most.
-    pub fn getattr_before_write(&self, id: u64, reply: Reply<NodeAttr>) {
-        let mut attr = match self.getattr(id) {
+    pub fn hold_before_write(&self, found: io::Result<NodeAttr>, reply: Reply<NodeAttr>) {
+        let mut attr = match found {
             Ok(attr) if attr.lasts == Lasts::Once => attr,
             found => return reply(found),
         };
+        let id = attr.id;
         // Until they are made invalid, when the pass is over.
         attr.lasts = Lasts::Moving;
         let (me, since) = (self.arc(), Instant::now());

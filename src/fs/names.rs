@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::attrs::NodeAttr;
 use super::caller::Caller;
+use super::handles::OpenFile;
 use super::nodes::Node;
 use super::repeated::{NO_HANDLE, identity, identity_at};
 use super::reserve::Job;
@@ -135,7 +136,7 @@ impl Filesystem {
         make: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<Entry> {
         self.check_not_reserved(parent, name)?;
-        if !self.was_made(caller, dir, name) {
+        if !self.was_made(caller, dir, name)? {
             self.begin_attempt(caller, [None, None]);
             backing::as_caller(credentials, make)?;
         }
@@ -153,17 +154,18 @@ impl Filesystem {
         name: &OsStr,
         mode: Mode,
         flags: i32,
-    ) -> io::Result<(Entry, u64)> {
+    ) -> io::Result<(Entry, OpenFile)> {
         self.check_not_reserved(parent, name)?;
         let dir = self.directory(parent)?;
-        if self.was_made(caller, &dir, name) {
+        if self.was_made(caller, &dir, name)? {
             let entry = self.lookup(caller, parent, name)?;
             if entry.attr.attr.uid != caller.uid {
                 return Err(errno(libc::ESTALE));
             }
             let node = self.node(entry.attr.id)?;
             self.writable_file(&node)?;
-            return Ok((entry, self.add_handle(caller, &node)?));
+            let handle = self.add_handle(caller, &node)?;
+            return Ok((entry, OpenFile { id: node.id(), handle }));
         }
         self.begin_attempt(caller, [None, None]);
         killpoint::pass(Point::CreateNoted);
@@ -181,7 +183,7 @@ impl Filesystem {
         self.files.insert(node.id(), DataFile::new(fd, Access::ReadWrite));
         let handle = self.add_handle(caller, &node)?;
         killpoint::pass(Point::CreateDone);
-        Ok((entry, handle))
+        Ok((entry, OpenFile { id: node.id(), handle }))
     }
 
     /// READLINK.
@@ -195,7 +197,7 @@ impl Filesystem {
         let node = self.node(id)?;
         let path = self.path_fd(&node)?;
         let dir = self.directory(parent)?;
-        if !self.was_made(caller, &dir, name) {
+        if !self.was_made(caller, &dir, name)? {
             self.begin_attempt(caller, [None, None]);
             backing::link_fd_at(path.as_fd(), dir.as_fd(), name)?;
         }
@@ -224,7 +226,7 @@ impl Filesystem {
         self.check_not_reserved(parent, name)?;
         let dir = self.directory(parent)?;
         if let Some([victim, _]) = self.found_before(caller)
-            && identity_at(&dir, name) != victim
+            && identity_at(&dir, name)? != victim
         {
             self.lost_name(self.known_as(victim));
             return Ok(());
@@ -289,11 +291,16 @@ impl Filesystem {
         let exchange = flags & libc::RENAME_EXCHANGE != 0;
         if let Some([source, target]) = self.found_before(caller)
             && source != target
-            && identity_at(&to_dir, to_name) == source
+            && identity_at(&to_dir, to_name)? == source
         {
-            // The places of the nodes were settled when this worker took over.
+            let [source, target] = [source, target].map(|mark| self.known_as(mark));
+            let moves = [
+                source.as_ref().map(|node| (node, to_parent, to_name)),
+                target.as_ref().filter(|_| exchange).map(|node| (node, from_parent, from_name)),
+            ];
+            self.note_moved(moves);
             if !exchange {
-                self.lost_name(self.known_as(target));
+                self.lost_name(target);
             }
             return Ok(());
         }
@@ -325,11 +332,7 @@ impl Filesystem {
             backing::rename_at(from_dir.as_fd(), from_name, to_dir.as_fd(), to_name, flags);
         killpoint::pass(Point::RenameDone);
         if renamed.is_ok() && !same {
-            for (node, parent, name) in moves.into_iter().flatten() {
-                self.move_node(node, parent, name);
-                self.note_changed(node, Unsynced::Attributes);
-                self.treat_moved(node);
-            }
+            self.note_moved(moves);
         }
         killpoint::pass(Point::RenameMoved);
         intents.into_iter().for_each(|intent| table.end_move(intent));
@@ -338,6 +341,14 @@ impl Filesystem {
             self.lost_name(target);
         }
         Ok(())
+    }
+
+    fn note_moved(&self, moves: [Option<(&Arc<Node>, u64, &OsStr)>; 2]) {
+        for (node, parent, name) in moves.into_iter().flatten() {
+            self.move_node(node, parent, name);
+            self.note_changed(node, Unsynced::Attributes);
+            self.treat_moved(node);
+        }
     }
 
     /// As `display_path`, for a node that may not be known.

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::data::FileData;
+use super::reopen::may_be_of_descriptor;
 use super::virtual_files::is_virtual;
 use super::{Filesystem, errno};
 use crate::arena::{Arena, Identity, Mark, NodeSlot};
@@ -85,6 +86,9 @@ pub(super) struct Node {
     /// Nodes that are reached by way of this one. Changed under the map's lock.
     children: AtomicU32,
     pin: Mutex<Option<Arc<OwnedFd>>>,
+    /// What the backing filesystem said last, if nothing was changed since: for the time in which it
+    /// says nothing.
+    seen: Mutex<Option<Attr>>,
     data: OnceLock<Box<FileData>>,
 }
 
@@ -95,6 +99,7 @@ impl Node {
             slot,
             children: AtomicU32::new(0),
             pin: Mutex::default(),
+            seen: Mutex::default(),
             data: OnceLock::new(),
         }
     }
@@ -114,6 +119,14 @@ impl Node {
 
     pub(super) fn pinned(&self) -> Option<Arc<OwnedFd>> {
         self.pin.lock().expect("no panics under this lock").clone()
+    }
+
+    pub(super) fn seen(&self) -> Option<Attr> {
+        *self.seen.lock().expect("no panics under this lock")
+    }
+
+    pub(super) fn note_seen(&self, attr: Option<Attr>) {
+        *self.seen.lock().expect("no panics under this lock") = attr;
     }
 
     fn is(&self, attr: &Attr) -> bool {
@@ -280,6 +293,7 @@ impl Filesystem {
             None => self.insert(&mut map, id, 0, attr, parent, name)?,
         };
         table.add_lookups(node.slot, lookups);
+        node.note_seen(Some(*attr));
         Ok(node)
     }
 
@@ -441,8 +455,18 @@ impl Filesystem {
 
     /// The node's attributes as the backing filesystem has them.
     pub(super) fn backing_attr(&self, node: &Arc<Node>) -> io::Result<Attr> {
+        let attr = self.ask_attr(node)?;
+        node.note_seen(Some(attr));
+        Ok(attr)
+    }
+
+    fn ask_attr(&self, node: &Arc<Node>) -> io::Result<Attr> {
         if let Some(file) = self.files.get(node.id()) {
-            return backing::attr((*file).as_fd());
+            match backing::attr((*file).as_fd()) {
+                // The way by its name may work.
+                Err(error) if self.may_hang() && may_be_of_descriptor(backing::errno(&error)) => {}
+                found => return found,
+            }
         }
         if let Some(fd) = self.path_fd_at_hand(node)? {
             return backing::attr(fd.as_fd());

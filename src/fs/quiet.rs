@@ -115,6 +115,7 @@ impl Filesystem {
                 me.unreserve_before_jump(&cut, &mut data.lock());
             }
             let file = me.writable_file(&cut);
+            cut.note_seen(None);
             let result = file.and_then(|file| {
                 let resized = me.storage.set_size((*file).as_fd(), size);
                 file.note_cached();
@@ -292,6 +293,7 @@ impl Filesystem {
             let mtime = SetTime::At(Time { secs, nanos });
             set_times((*file).as_fd(), SetTime::Omit, mtime)
         });
+        node.note_seen(None);
         killpoint::pass(Point::DrainTimed);
         match set {
             Ok(()) => {

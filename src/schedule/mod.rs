@@ -1,6 +1,7 @@
 //! Pure: whose turn it is on one backing device ([`Scheduler`]), when a WRITE may be acknowledged
 //! ([`Admission`]), which program may write on before that ([`Gate`]), whether an engine that
-//! hangs is to be asked again ([`circuit::Circuit`]), and how many lanes a device has ([`Lanes`]).
+//! hangs is to be asked again ([`circuit::Circuit`]) and with which requests ([`requests::Requests`]),
+//! and how many lanes a device has ([`Lanes`]).
 //!
 //! A ring of files: a turn writes one chunk of one file and passes on, and that file falls to
 //! the bottom while the others go on filling. With equal rates the fill levels form a ramp: the
@@ -21,6 +22,7 @@ mod gate;
 mod lanes;
 mod pace;
 mod queues;
+pub mod requests;
 mod scheduler;
 #[cfg(test)]
 mod tests;

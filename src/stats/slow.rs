@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::control::protocol::{OutageStatus, Status};
+use crate::control::protocol::{OutageStatus, RequestStatus, Status};
 
 /// A lane that takes longer for one write waits for a disk that hangs.
 pub const STUCK_MS: u64 = 1000;
@@ -32,6 +32,13 @@ pub enum Slowness {
         path: PathBuf,
         /// For how long.
         for_ms: u64,
+    },
+    /// Names, attributes or contents that another process or machine is asked for, in vain so far.
+    Requests {
+        /// How many.
+        count: u64,
+        /// The one that has waited longest.
+        longest: RequestStatus,
     },
     /// Memory is full of bytes that the disk refuses.
     Refused {
@@ -83,6 +90,10 @@ pub fn explain(now: &Status, before: Option<&Status>) -> Slowness {
     {
         let path = lane.path.clone();
         return Slowness::StuckLane { lane: lane.lane, path, for_ms: lane.for_ms };
+    }
+    if let Some(longest) = now.waiting_requests.first() {
+        let count = now.hanging_requests.max(now.waiting_requests.len() as u64);
+        return Slowness::Requests { count, longest: longest.clone() };
     }
     let is_pressed =
         now.waiting_writes > 0 || now.held_bytes > now.memory_bytes / 100 * PRESSED_PERCENT;
@@ -152,6 +163,10 @@ impl Slowness {
                 "lane {lane} has been stuck in one write to {} for {}: the disk does not answer",
                 path.display(),
                 time(*for_ms)
+            ),
+            Slowness::Requests { count, longest } => format!(
+                "{count} requests of programs wait for the engine, the longest: {}",
+                longest.describe(time)
             ),
             Slowness::Refused { files, bytes } => format!(
                 "memory is full of {} of {files} files that the disk refuses: mend it, or \

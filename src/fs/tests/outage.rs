@@ -26,7 +26,7 @@ fn no_program_sees_a_short_outage() {
     let failing = fixture.fs.failing_files();
     assert_eq!(failing[0].failure.as_ref().unwrap().name, "ENOTCONN");
     assert_eq!(code(fixture.fs.flush(id, handle, 1)), None, "close");
-    let other = fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap();
+    let other = fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap().handle;
     assert_eq!(code(fixture.fs.check(id, other)), None, "who opens it meanwhile");
     assert!(matches!(synced.try_recv(), Err(TryRecvError::Empty)), "fsync waits");
     fixture.storage.set(Mood::Work);
