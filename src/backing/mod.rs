@@ -23,8 +23,8 @@ mod xattr;
 
 pub use abilities::{Abilities, Calls, KernelCalls, TRIAL_DIR, probe};
 pub use attr::{
-    Attr, FsStats, SetTime, Time, attr, attr_at, copies_on_write, fs_stats, is_xfs, keeps_extents,
-    set_mode, set_owner, set_times,
+    Attr, FsStats, SetTime, Time, attr, attr_at, cached_attr, copies_on_write, fs_stats, is_xfs,
+    keeps_extents, set_mode, set_owner, set_times,
 };
 pub use ballast::Ballast;
 pub use cache::{

@@ -6,6 +6,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
 
 use super::caller::Caller;
 use super::data::FileState;
@@ -289,10 +292,12 @@ impl Filesystem {
     }
 
     /// File capabilities do not outlive a change of the file, whoever makes it (capabilities(7)).
-    /// Looked at once per file: only `set_xattr` can bring them back.
+    /// Looked at once per file: only `set_xattr` can bring them back. Of an engine's files they go when
+    /// the first byte is stored: writes are not to wait for it.
     pub(super) fn kill_capabilities(&self, node: &Arc<Node>) {
         let Some(data) = node.data_if_any() else { return };
-        if data.without_capabilities.swap(true, Ordering::AcqRel) {
+        let is_elsewhere = self.may_hang() && data.queue.is_elsewhere();
+        if is_elsewhere || data.without_capabilities.swap(true, Ordering::AcqRel) {
             return;
         }
         let remove = || {
@@ -325,11 +330,25 @@ impl Filesystem {
         Ok(stats)
     }
 
-    /// Whether the backing directory's filesystem has POSIX ACLs.
+    /// Whether the backing directory's filesystem has POSIX ACLs. Waits for it for some seconds; one
+    /// that does not answer has none.
     pub fn has_acls(&self) -> bool {
+        const LIMIT: Duration = Duration::from_secs(5);
         if let Some(has_acls) = self.config.abilities.has_acls {
             return has_acls;
         }
+        if !self.may_hang() {
+            return self.ask_for_acls();
+        }
+        let (me, (tell, told)) = (self.arc(), bounded(1));
+        self.pool.run(move || {
+            // Nobody listens after the limit.
+            let _ = tell.send(me.ask_for_acls());
+        });
+        told.recv_timeout(LIMIT).unwrap_or(false)
+    }
+
+    fn ask_for_acls(&self) -> bool {
         let mut none = [];
         match backing::get_xattr(self.root(), OsStr::new(ACCESS_ACL), &mut none) {
             Ok(_) => true,

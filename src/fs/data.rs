@@ -254,6 +254,8 @@ impl Filesystem {
         let Some(data) = node.data_if_any() else { return Took::NoMemory };
         let range = offset..offset + bytes.len() as u64;
         let mut steps = Vec::new();
+        // Asked before the lock is taken: it may wait for an engine.
+        let time = self.time_to_note(node, mtime);
         let mut state = data.lock();
         data.update_chunk(&mut state);
         let needed = state.buffer.slots_needed(offset, bytes.len());
@@ -275,26 +277,35 @@ impl Filesystem {
         debug_assert!(slots.is_empty(), "slots_needed is exact");
         self.carry_out(node, &state, &steps, bytes);
         data.space.uncharge(charge_bytes);
-        self.note_time(node, mtime);
+        self.note_time(node, mtime, time);
         self.backlog_bytes.fetch_add(state.buffer.dirty_bytes() - before, Ordering::Relaxed);
         self.tell_queue(node, data, &state);
         self.ask_for_more(node, data);
         Took::All
     }
 
-    /// Notes the modification time to restore when the bytes are stored. The kernel's is what it
-    /// said last: noted, or set on the backing file while it was clean.
-    fn note_time(&self, node: &Arc<Node>, mtime: Mtime) {
+    /// The modification time to restore when the bytes are stored. The kernel's is what it said last:
+    /// noted already, or set on the backing file while it was clean. An engine is not asked for what
+    /// it said before.
+    fn time_to_note(&self, node: &Arc<Node>, mtime: Mtime) -> Option<(i64, u32)> {
+        if mtime == Mtime::OfNow {
+            return Some(realtime());
+        }
+        if self.arena.nodes().mtime(node.slot).is_some() {
+            return None;
+        }
+        let seen = node.seen().filter(|_| self.may_hang());
+        let found = seen.or_else(|| self.backing_attr(node).ok());
+        Some(found.map_or_else(realtime, |attr| (attr.mtime.secs, attr.mtime.nanos)))
+    }
+
+    /// Under the file's lock. What the kernel said in between stays; what was noted before may have
+    /// been restored since.
+    fn note_time(&self, node: &Arc<Node>, mtime: Mtime, time: Option<(i64, u32)>) {
         let table = self.arena.nodes();
-        let mtime = match mtime {
-            Mtime::OfNow => realtime(),
-            Mtime::OfKernel if table.mtime(node.slot).is_some() => return,
-            Mtime::OfKernel => match self.backing_attr(node) {
-                Ok(attr) => (attr.mtime.secs, attr.mtime.nanos),
-                Err(_) => realtime(),
-            },
-        };
-        table.set_mtime(node.slot, Some(mtime));
+        if mtime == Mtime::OfNow || table.mtime(node.slot).is_none() {
+            table.set_mtime(node.slot, time.or_else(|| self.time_to_note(node, mtime)));
+        }
     }
 
     /// Does to the arena what the buffer decided.

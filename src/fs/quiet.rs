@@ -14,7 +14,7 @@ use super::data::{FileData, FileState};
 use super::nodes::Node;
 use super::stable::Unsynced;
 use super::{Filesystem, Reply, errno};
-use crate::backing::{self, SetTime, Time};
+use crate::backing::{self, Attr, SetTime, Time};
 use crate::isolation::HandedOver;
 use crate::killpoint::{self, Point};
 use crate::schedule::FileId;
@@ -293,8 +293,9 @@ impl Filesystem {
             let mtime = SetTime::At(Time { secs, nanos });
             set_times((*file).as_fd(), SetTime::Omit, mtime)
         });
-        node.note_seen(None);
         killpoint::pass(Point::DrainTimed);
+        let seen = node.seen().filter(|_| set.is_ok());
+        node.note_seen(seen.map(|attr| Attr { mtime: Time { secs, nanos }, ..attr }));
         match set {
             Ok(()) => {
                 table.set_mtime(node.slot, None);

@@ -35,8 +35,9 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 const PROGRAMS: usize = 40;
 
 /// Goal: one file whose writes hang, and at which nobody can look, holds up no other: new files are
-/// made, written, synced, listed and looked at while forty programs hang for the first. `status`
-/// says so, also by way of the hidden directory. Then everything goes on.
+/// made, written, synced, listed and looked at while forty requests hang for the first. Who looks at
+/// that is told what is known. `status` says so, also by way of the hidden directory. Then
+/// everything goes on.
 pub fn a_file_that_hangs_holds_up_no_others() {
     let mut setup = Setup::patient(&["--max-age", "200ms"]);
     let path = setup.mount.path().to_owned();
@@ -68,7 +69,7 @@ pub fn a_file_that_hangs_holds_up_no_others() {
     });
     told.recv_timeout(SOON).expect("other files are not held up");
     assert!(setup.stored("other") == records(2, 2000));
-    assert_eq!(looking.iter().filter(|thread| thread.is_finished()).count(), 0);
+    assert!(looking.into_iter().all(|thread| thread.join().unwrap()), "told what is known");
     let words = text(&command(&["status"], &path));
     assert!(words.contains("1 writes do not come back"), "{words}");
     assert!(words.contains("requests of programs wait for what is below"), "{words}");
@@ -79,7 +80,6 @@ pub fn a_file_that_hangs_holds_up_no_others() {
     assert!(has("coalescefs_engine_late_writes{", " 1"), "{metrics}");
     assert!(has("coalescefs_engines_unreachable{", " 0"), "the others are answered: {metrics}");
     setup.disk.order("work");
-    assert!(looking.into_iter().all(|thread| thread.join().unwrap()));
     setup.mount.umount_clean();
     assert!(setup.stored("stuck") == records(1, 2000));
 }
@@ -116,4 +116,150 @@ pub fn an_outage_that_passes_is_seen_by_no_program() {
     wait_until("the end of it", || errors(&setup.mount).is_empty());
     setup.mount.umount_clean();
     assert!(setup.stored("f") == records(1, 2000));
+}
+
+/// What programs do with a directory, each by itself: by name, and how.
+type Deed = (&'static str, fn(&Path) -> std::io::Result<()>);
+
+/// `cold` was never looked at, and the others were made through the mount.
+const DEEDS: [Deed; 8] = [
+    ("stat", |at| fs::metadata(at.join("unseen")).map(drop)),
+    ("read", |at| {
+        let read = fs::read(at.join("cold"))?;
+        assert!(read == records(4, 2000));
+        Ok(())
+    }),
+    ("create", |at| File::create_new(at.join("new"))?.write_all_at(&records(5, 100), 0)),
+    ("open", |at| File::options().append(true).open(at.join("old")).map(drop)),
+    ("rename", |at| fs::rename(at.join("from"), at.join("to"))),
+    ("unlink", |at| fs::remove_file(at.join("gone"))),
+    ("ls", |at| fs::read_dir(at)?.try_for_each(|entry| entry.map(drop))),
+    ("touch", |at| File::open(at.join("held"))?.set_modified(std::time::SystemTime::now())),
+];
+
+fn prepare(setup: &Setup) {
+    for name in ["cold", "unseen"] {
+        fs::write(setup.disk.store().join(name), records(4, 2000)).unwrap();
+    }
+    for name in ["old", "from", "gone", "held"] {
+        fs::write(setup.mount.path().join(name), records(1, 100)).unwrap();
+    }
+    setup.mount.wait_for("them to be stored", |status| status["backlog_bytes"] == 0);
+}
+
+fn begin(setup: &Setup) -> Vec<(&'static str, std::thread::JoinHandle<std::io::Result<()>>)> {
+    let path = setup.mount.path().to_owned();
+    DEEDS
+        .map(|(name, act)| {
+            let path = path.clone();
+            (name, std::thread::spawn(move || act(&path)))
+        })
+        .into()
+}
+
+fn assert_done(setup: &Setup) {
+    setup.mount.umount_clean();
+    let mut names: Vec<_> = fs::read_dir(setup.disk.store())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["cold", "held", "new", "old", "to", "unseen"]);
+    assert!(setup.stored("new") == records(5, 100));
+}
+
+/// Goal: programs that open, make, list, move and remove files, and read what is not in memory, wait
+/// while the engine cannot be reached, and see no error when it is back. `status` says what waits.
+pub fn programs_that_ask_for_names_see_no_outage() {
+    let mut setup = Setup::patient(&["--max-age", "200ms"]);
+    prepare(&setup);
+    setup.disk.order(&format!("names {}", libc::ENOTCONN));
+    let programs = begin(&setup);
+    let status = setup.mount.wait_for("requests to wait", |status| {
+        status["waiting_requests"].as_array().is_some_and(|waiting| waiting.len() >= 5)
+    });
+    assert_eq!(status["waiting_requests"][0]["error"], "ENOTCONN", "{status:#}");
+    let words = text(&command(&["status"], setup.mount.path()));
+    assert!(words.contains("requests of programs wait for the engine"), "{words}");
+    assert!(words.contains("last ENOTCONN"), "{words}");
+    setup.disk.order("work");
+    for (name, program) in programs {
+        program.join().unwrap().unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    assert_done(&setup);
+}
+
+/// Goal: a name that was made, moved or removed below, and of which the answer was lost on the way,
+/// is made, moved or removed for the program, too.
+pub fn lost_answers_are_found_out_about() {
+    let mut setup = Setup::patient(&["--max-age", "200ms"]);
+    prepare(&setup);
+    for (name, act) in DEEDS {
+        setup.disk.order(&format!("lose {}", libc::ENOTCONN));
+        act(setup.mount.path()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        setup.disk.order("work");
+    }
+    assert_done(&setup);
+}
+
+/// More than threads that wait for names.
+const CROWD: usize = 150;
+
+/// Goal: when nothing below answers at all, every program is told so in the end, however many there
+/// are: `ls` ends, and so does what had to wait for a thread. Files that are known are looked at. When
+/// the engine is back, the mount is as before.
+pub fn programs_are_told_when_nothing_answers() {
+    let mut setup = Setup::patient(&["--max-age", "200ms", "--patience", "1s"]);
+    prepare(&setup);
+    let path = setup.mount.path().to_owned();
+    let held = File::open(path.join("held")).unwrap();
+    setup.disk.order("freeze");
+    let look_up = |number: usize| {
+        let path = path.join(format!("nothing{number}"));
+        std::thread::spawn(move || fs::metadata(path).map(drop))
+    };
+    let crowd: Vec<_> = (0..CROWD).map(look_up).collect();
+    setup.mount.wait_for("requests to hang", |status| status["hanging_requests"] == CROWD);
+    let words = text(&command(&["status"], &path));
+    assert!(words.contains("lookup of nothing"), "{words}");
+    for (name, program) in begin(&setup) {
+        let code = program.join().unwrap().err().and_then(|error| error.raw_os_error());
+        let is_known = name == "open" || name == "touch";
+        assert!(code == Some(libc::ETIMEDOUT) || is_known && code.is_none(), "{name}: {code:?}");
+    }
+    for program in crowd {
+        let code = program.join().unwrap().unwrap_err().raw_os_error();
+        assert_eq!(code, Some(libc::ETIMEDOUT));
+    }
+    assert!(look(&path.join("held")), "it is known");
+    drop(held);
+    setup.disk.order("work");
+    setup.mount.wait_for("it to answer", |status| status["hanging_requests"] == 0);
+    assert!(look(&path.join("held")) && fs::read_dir(&path).unwrap().count() >= 5);
+    setup.mount.umount_clean();
+}
+
+/// Goal: a worker that takes over while nothing below answers serves all the same: `status` answers,
+/// and what programs write is taken. Then everything is stored.
+pub fn a_worker_takes_over_while_nothing_answers() {
+    let mut setup = Setup::patient(&["--max-age", "200ms"]);
+    prepare(&setup);
+    let held = File::options().write(true).open(setup.mount.path().join("held")).unwrap();
+    held.write_all_at(&records(6, 100), 0).unwrap();
+    setup.disk.order("freeze");
+    let worker = setup.mount.worker_pid();
+    // SAFETY: a process of ours.
+    unsafe { libc::kill(worker, libc::SIGKILL) };
+    setup.mount.wait_for("the next worker", |status| status["worker_restarts"] == 1);
+    held.write_all_at(&records(7, 100_000), 0).unwrap();
+    // SAFETY: hands pages over, and waits for none.
+    let handed = unsafe {
+        use std::os::fd::AsRawFd;
+        libc::sync_file_range(held.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE)
+    };
+    assert_eq!(handed, 0);
+    setup.disk.order("work");
+    drop(held);
+    setup.mount.umount_clean();
+    assert!(setup.stored("held") == records(7, 100_000));
 }

@@ -274,10 +274,10 @@ fn the_name_that_was_used_last_counts() {
     let fixture = redirected(Mood::Work);
     let (id, _) = fixture.create("OUT1");
     fixture.fs.link(caller(), id, ROOT_ID, OsStr::new("log")).unwrap();
-    fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap().handle;
+    fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap();
     assert!(fixture.fs.is_uncached(id));
     fixture.fs.lookup(caller(), ROOT_ID, OsStr::new("OUT1")).unwrap();
-    fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap().handle;
+    fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap();
     assert!(!fixture.fs.is_uncached(id));
 }
 
