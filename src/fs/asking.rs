@@ -416,7 +416,7 @@ impl Filesystem {
         }
         for (pending, code) in over {
             let Question { what, id, .. } = pending.question();
-            log::warn!("{what} of {}: {}", self.path_of_id(*id), errno(code));
+            log::debug!("{what} of {}: {}", self.path_of_id(*id), errno(code));
             pending.give_up(code);
         }
         for (number, pending) in slow {
@@ -445,6 +445,17 @@ impl Filesystem {
             Some((waiting, state.known.get(&waiting.number)?.pending.question().clone()))
         };
         old.filter_map(question).collect()
+    }
+
+    /// Whether the program of a request has been told that there is no answer.
+    pub(super) fn is_given_up(&self, caller: Caller) -> bool {
+        if !self.may_hang() {
+            return false;
+        }
+        let state = self.asking.lock();
+        let is_its = |known: &Known| known.pending.question().caller.unique == caller.unique;
+        let mut known = state.known.iter().filter(|(_, known)| is_its(known));
+        known.any(|(number, _)| !state.requests.is_wanted(*number))
     }
 
     /// The kernel may believe in names that a late answer has changed.

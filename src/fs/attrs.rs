@@ -209,7 +209,7 @@ impl Filesystem {
             reply(finish());
         };
         match change.size {
-            Some(size) => self.set_size(&node, size, Box::new(rest)),
+            Some(size) => self.set_size(caller, &node, size, Box::new(rest)),
             None => rest(Ok(())),
         }
     }

@@ -153,8 +153,6 @@ fn main() {
         outages::an_outage_that_passes_is_seen_by_no_program,
         outages::programs_that_ask_for_names_see_no_outage,
         outages::lost_answers_are_found_out_about,
-        outages::programs_are_told_when_nothing_answers,
-        outages::a_worker_takes_over_while_nothing_answers,
         errors::writers_end_when_memory_is_full_of_refused_bytes,
         errors::close_tells_of_a_quota_while_memory_is_full,
         errors::writers_end_when_the_disk_is_full,

@@ -260,3 +260,46 @@ fn what_is_known_is_told() {
     assert_eq!(replied.recv_timeout(LONG).unwrap().unwrap().0.attr.size, 5000);
     fixture.storage.set(Mood::Work);
 }
+
+/// Goal: a truncation that comes below after its program was told that there is no answer takes
+/// nothing away that was written since.
+#[test]
+fn a_late_truncation_cuts_nothing_newer() {
+    let fixture = elsewhere(FOREVER_MS);
+    let (id, _) = fixture.create("f");
+    fixture.storage.set(Mood::Wait);
+    fixture.write(id, 0, b"old").recv().unwrap().unwrap();
+    fixture.wait_until("it to be on its way", |fs| {
+        fs.retry_now();
+        let node = fs.node(id).unwrap();
+        let in_flight = node.data_if_any().unwrap().lock().buffer.in_flight_bytes();
+        if in_flight == 0 {
+            let (reply, _) = replies();
+            fs.fsync(id, SyncKind::Data, reply);
+        }
+        in_flight > 0
+    });
+    let change = Change {
+        mode: None,
+        uid: None,
+        gid: None,
+        size: Some(0),
+        atime: SetTime::Omit,
+        mtime: SetTime::Omit,
+    };
+    let (reply, replied) = replies();
+    let fs = fixture.fs.clone();
+    let question = Question::of("change of attributes", id, unique(77));
+    let set = move |caller, done| fs.setattr(caller, id, change, done);
+    fixture.fs.ask(question, set, reply);
+    fixture.wait_until("it to wait", |fs| {
+        let node = fs.node(id).unwrap();
+        node.data_if_any().unwrap().lock().barriers > 0
+    });
+    fixture.fs.see_to_questions(boottime_ms() + 2 * FOREVER_MS);
+    assert_eq!(code(replied.recv_timeout(LONG).unwrap()), Some(libc::ETIMEDOUT));
+    fixture.write(id, 0, b"newer").recv().unwrap().unwrap();
+    fixture.storage.set(Mood::Work);
+    fixture.wait_until("all to be stored", |fs| fs.backlog_bytes() == 0);
+    assert_eq!(std::fs::read(fixture.path("f")).unwrap(), b"newer");
+}
