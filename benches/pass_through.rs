@@ -10,14 +10,13 @@ mod common;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use comfy_table::Table;
 use comfy_table::presets::ASCII_FULL_CONDENSED;
 
-use common::carriers::{Mount, is_installed};
+use common::carriers::{Mount, Tmpfs, is_installed};
 use common::interrupt::{catch_interrupt, go_on};
 use common::statistics::{Spread, spread};
 
@@ -199,26 +198,6 @@ fn compare(dir: &Path, args: &Args) -> Outcome<()> {
     Ok(())
 }
 
-/// A tmpfs as long as it lives.
-struct Tmpfs(PathBuf);
-
-impl Tmpfs {
-    fn mount(at: &Path) -> Outcome<Tmpfs> {
-        fs::create_dir(at)?;
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(at).output()?;
-        match mounted.status.success() {
-            true => Ok(Tmpfs(at.to_owned())),
-            false => Err(String::from_utf8_lossy(&mounted.stderr).trim().into()),
-        }
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
-
 fn run(args: &Args) -> Outcome<()> {
     let dir = tempfile::Builder::new().prefix("pass-through-").tempdir_in(&args.dir);
     let dir = dir.map_err(|error| format!("{}: {error}", args.dir.display()))?;
@@ -229,8 +208,10 @@ fn run(args: &Args) -> Outcome<()> {
     println!("\n{}:", args.dir.display());
     compare(dir.path(), args)?;
     println!("\ntmpfs:");
-    let tmpfs = Tmpfs::mount(&dir.path().join("tmpfs"))?;
-    compare(&tmpfs.0, args)
+    let tmpfs = dir.path().join("tmpfs");
+    fs::create_dir(&tmpfs)?;
+    let tmpfs = Tmpfs::mount(&tmpfs)?;
+    compare(tmpfs.path(), args)
 }
 
 fn main() -> std::process::ExitCode {

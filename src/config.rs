@@ -58,6 +58,12 @@ pub struct MountConfig {
     /// What fsync waits for. Builds before it had no choice.
     #[serde(default)]
     pub fsync: FsyncPolicy,
+    /// Who else may change the backing directory. Builds before it thought that nobody does.
+    #[serde(default)]
+    pub consistency: Consistency,
+    /// Why it is so.
+    #[serde(default)]
+    pub consistency_why: String,
     /// Bytes of the backing filesystem that are to stay free. Builds before it left none.
     #[serde(default)]
     pub min_free_bytes: u64,
@@ -87,6 +93,28 @@ pub enum FsyncPolicy {
     Strict,
     /// The daemon's memory, which outlives the program and the worker, but not the machine
     Lazy,
+}
+
+/// What holds of files that others change below.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Consistency {
+    /// The backing directory belongs to the mount: nobody else changes it.
+    #[default]
+    Exclusive,
+    /// Who opens a file after it was closed elsewhere sees what was written there: a file is stored
+    /// when it is closed, and looked at anew when it is opened.
+    CloseToOpen,
+}
+
+impl Consistency {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Consistency::Exclusive => "exclusive",
+            Consistency::CloseToOpen => "close-to-open",
+        }
+    }
 }
 
 /// How backing files lie on the disk.
@@ -154,6 +182,14 @@ impl MountConfig {
         }
     }
 
+    /// Who else may change the backing directory, and why that is thought.
+    pub fn consistency_in_words(&self) -> String {
+        match self.consistency_why.as_str() {
+            "" => self.consistency.name().to_owned(),
+            why => format!("{} ({why})", self.consistency.name()),
+        }
+    }
+
     /// Objects of whole segments.
     fn has_objects(&self) -> bool {
         let segment_bytes = u64::from(self.segment_bytes());
@@ -184,6 +220,8 @@ impl MountConfig {
             list_attributes: false,
             drain_rate: None,
             fsync: FsyncPolicy::Strict,
+            consistency: Consistency::Exclusive,
+            consistency_why: String::new(),
             min_free_bytes: 0,
             rules: Vec::new(),
             only: Vec::new(),

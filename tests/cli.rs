@@ -304,6 +304,8 @@ fn main() {
         mounting(alone("redirect::as_an_ordinary_user", redirect::as_an_ordinary_user)),
         shared("top::the_terminal_is_put_back", top::the_terminal_is_put_back)
             .with_ignored_flag(tmux_skip.is_some()),
+        shared("top::the_terminal_goes_away", top::the_terminal_goes_away)
+            .with_ignored_flag(tmux_skip.is_some()),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }

@@ -79,6 +79,12 @@ impl Mount {
         &self.pids
     }
 
+    /// Has coalescefs store everything that was written so far.
+    #[allow(dead_code)] // not every benchmark asks
+    pub fn drain(&self) -> Result<(), String> {
+        run(Command::new(COALESCEFS).arg("drain").arg(&self.at))
+    }
+
     /// Everything has been handed to the filesystem below then.
     pub fn end(mut self) -> Result<(), String> {
         let unmounted = self.unmount();
@@ -102,6 +108,30 @@ impl Drop for Mount {
         if !self.at.as_os_str().is_empty() {
             let _ = self.unmount();
         }
+    }
+}
+
+/// A tmpfs as long as it lives.
+#[allow(dead_code)] // not every benchmark wants one
+pub struct Tmpfs(PathBuf);
+
+#[allow(dead_code)]
+impl Tmpfs {
+    /// On that directory.
+    pub fn mount(at: &Path) -> Result<Tmpfs, String> {
+        run(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(at))?;
+        Ok(Tmpfs(at.to_owned()))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = run(Command::new("umount").arg(&self.0));
     }
 }
 

@@ -3,4 +3,5 @@
 pub mod carriers;
 pub mod helper;
 pub mod interrupt;
+pub mod process;
 pub mod statistics;

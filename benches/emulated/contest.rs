@@ -11,9 +11,10 @@ use super::fairness::{Fairness, Moment};
 use super::load::{Load, Report};
 use super::model::Counters;
 use super::reader::{self, Reading};
-use super::usage::{Memory, Usage, machine_time, process_time};
+use super::usage::{Memory, Usage, machine_time};
 use super::watch::Watch;
 use super::{Disk, Pace};
+use crate::common::process::process_time;
 
 /// One contender's result. Times since the writers began.
 #[derive(Clone, Debug, Serialize, Deserialize)]

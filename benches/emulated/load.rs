@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 use super::fairness::{Fairness, Moment, thin};
 use super::progress::Board;
 use super::scatter::scatter;
-use super::usage::process_time;
 use super::watch::Watch;
 use crate::common::helper::end_with_parent;
+use crate::common::process::process_time;
 
 /// The first argument of a process that is to be a writer; the second is a [`Writer`].
 pub const WRITE: &str = "--write-records";

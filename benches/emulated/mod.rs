@@ -114,7 +114,7 @@ impl Disk {
 
     /// What it has taken of the processors so far, not counting the kernel's part of it.
     pub fn cpu_time(&self) -> Duration {
-        usage::process_time(self.child.id())
+        crate::common::process::process_time(self.child.id())
     }
 
     /// What it has done since it was made.

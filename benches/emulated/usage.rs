@@ -1,12 +1,12 @@
 //! What a contender takes of the machine while it is measured: memory and processors.
 
 use std::collections::HashMap;
-use std::fs;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::watch::Watch;
+use crate::common::process::{field, process_time, read};
 
 /// Of `/proc/stat`: user, nice, system, then idle and waiting, then interrupts.
 const BUSY: [usize; 5] = [0, 1, 2, 5, 6];
@@ -86,17 +86,6 @@ fn kernel_bytes() -> u64 {
     field(&text, "Dirty:") + field(&text, "Writeback:")
 }
 
-/// In bytes; none where the kernel does not say.
-fn field(text: &str, name: &str) -> u64 {
-    let line = text.lines().find(|line| line.starts_with(name));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(path).unwrap_or_default()
-}
-
 /// The time of all processors since the machine was started in which they did something, the
 /// kernel's threads and interrupts included. By ticks of 10 ms.
 pub fn machine_time() -> Duration {
@@ -108,20 +97,4 @@ pub fn machine_time() -> Duration {
     // SAFETY: no memory is involved.
     let a_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
     Duration::from_secs_f64(busy as f64 / a_second.max(1) as f64)
-}
-
-/// The processor time of all threads of a process; nothing when it is gone.
-pub fn process_time(pid: u32) -> Duration {
-    let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
-    // SAFETY: two structures for the answers.
-    let result = unsafe {
-        match libc::clock_getcpuclockid(pid as libc::pid_t, &mut clock) {
-            0 => libc::clock_gettime(clock, &mut time),
-            error => error,
-        }
-    };
-    match result {
-        0 => Duration::new(time.tv_sec as u64, time.tv_nsec as u32),
-        _ => Duration::ZERO,
-    }
 }

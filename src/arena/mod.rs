@@ -39,7 +39,7 @@ use segments::SegmentEntry;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"coalesce");
 /// Raised whenever the meaning of the arena's bytes changes.
-const LAYOUT_VERSION: u32 = 6;
+const LAYOUT_VERSION: u32 = 7;
 /// Room for the header; the control page has its own.
 const HEADER_BYTES: usize = 4096;
 /// Where the attempts begin.
@@ -76,6 +76,8 @@ pub struct Counters {
     pub longest_wait_ms: AtomicU64,
     /// All requests received from the kernel.
     pub requests: AtomicU64,
+    /// How often a file that is written here was found changed below by somebody else.
+    pub changed_below: AtomicU64,
 }
 
 impl Counters {

@@ -89,7 +89,16 @@ struct NodeEntry {
     mtime_secs: AtomicI64,
     mtime_nanos: AtomicU32,
     is_reserved: AtomicU32,
+    writers: AtomicU32,
+    epoch: AtomicU32,
     place: Place,
+}
+
+/// Takes one off, not below 0; what is left.
+fn count_off(count: &AtomicU32) -> u32 {
+    let subtract = |count: u32| Some(count.saturating_sub(1));
+    let before = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, subtract).unwrap_or(0);
+    before.saturating_sub(1)
 }
 
 #[repr(C)]
@@ -200,7 +209,7 @@ impl NodeTable {
         Ok(NodeSlot(slot))
     }
 
-    /// Fills a free slot; visible to later workers when it returns.
+    /// Fills a free slot, but for its epoch, which goes on; visible to later workers when it returns.
     pub fn fill(&self, slot: NodeSlot, identity: &Identity, parent: u64, name: &OsStr) {
         let entry = self.entry(slot);
         entry.id.store(identity.id, Ordering::Relaxed);
@@ -213,6 +222,7 @@ impl NodeTable {
         entry.kept_fd_plus_one.store(0, Ordering::Relaxed);
         entry.mtime_set.store(0, Ordering::Relaxed);
         entry.is_reserved.store(0, Ordering::Relaxed);
+        entry.writers.store(0, Ordering::Relaxed);
         entry.place.set(parent, name);
         entry.used.store(1, Ordering::Release);
     }
@@ -269,10 +279,33 @@ impl NodeTable {
 
     /// Counts a handle off; returns how many are left.
     pub fn sub_open(&self, slot: NodeSlot) -> u32 {
-        let open = &self.entry(slot).open;
-        let subtract = |open: u32| Some(open.saturating_sub(1));
-        let before = open.fetch_update(Ordering::AcqRel, Ordering::Acquire, subtract).unwrap_or(0);
-        before.saturating_sub(1)
+        count_off(&self.entry(slot).open)
+    }
+
+    /// Counts an open handle that may write.
+    pub fn add_writer(&self, slot: NodeSlot) {
+        self.entry(slot).writers.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Counts one of them off.
+    pub fn sub_writer(&self, slot: NodeSlot) {
+        count_off(&self.entry(slot).writers);
+    }
+
+    /// Open handles that may write.
+    pub fn writers(&self, slot: NodeSlot) -> u32 {
+        self.entry(slot).writers.load(Ordering::Acquire)
+    }
+
+    /// Which of the inodes that the kernel has had for what this slot holds is the valid one; 0 where
+    /// it never had to change.
+    pub fn epoch(&self, slot: NodeSlot) -> u32 {
+        self.entry(slot).epoch.load(Ordering::Acquire)
+    }
+
+    /// Begins another one. Calls for one slot are serialised by the caller.
+    pub fn set_epoch(&self, slot: NodeSlot, epoch: u32) {
+        self.entry(slot).epoch.store(epoch, Ordering::Release);
     }
 
     /// Open handles.

@@ -89,6 +89,24 @@ pub struct Attr {
     pub ctime: Time,
 }
 
+/// How old attributes may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// As old as what stat(2) tells: clients of network filesystems keep some for a while.
+    Cached,
+    /// Of now, as far as the filesystem can: AT_STATX_FORCE_SYNC of statx(2).
+    Now,
+}
+
+impl Freshness {
+    fn flags(self) -> i32 {
+        match self {
+            Freshness::Cached => libc::AT_STATX_SYNC_AS_STAT,
+            Freshness::Now => libc::AT_STATX_FORCE_SYNC,
+        }
+    }
+}
+
 fn stat(dir: libc::c_int, name: &CStr, flags: i32) -> io::Result<Attr> {
     stat_some(dir, name, flags, libc::STATX_BASIC_STATS)
 }
@@ -121,7 +139,12 @@ fn stat_some(dir: libc::c_int, name: &CStr, flags: i32, mask: u32) -> io::Result
 
 /// Attributes of an open file; O_PATH will do. Errors: statx(2).
 pub fn attr(fd: BorrowedFd) -> io::Result<Attr> {
-    stat(fd.as_raw_fd(), c"", libc::AT_EMPTY_PATH)
+    attr_as(fd, Freshness::Cached)
+}
+
+/// The same, not older than asked. May wait for the filesystem.
+pub fn attr_as(fd: BorrowedFd, freshness: Freshness) -> io::Result<Attr> {
+    stat(fd.as_raw_fd(), c"", libc::AT_EMPTY_PATH | freshness.flags())
 }
 
 /// The same as the kernel has them, without asking a filesystem that is another process's or machine's:
@@ -134,7 +157,13 @@ pub fn cached_attr(fd: BorrowedFd) -> io::Result<Attr> {
 
 /// Attributes of what is at `name`; of a symlink itself. Errors: statx(2).
 pub fn attr_at(dir: BorrowedFd, name: &OsStr) -> io::Result<Attr> {
-    stat(dir.as_raw_fd(), &entry_name(name)?, libc::AT_SYMLINK_NOFOLLOW)
+    attr_at_as(dir, name, Freshness::Cached)
+}
+
+/// The same, not older than asked. May wait for the filesystem.
+pub fn attr_at_as(dir: BorrowedFd, name: &OsStr, freshness: Freshness) -> io::Result<Attr> {
+    let flags = libc::AT_SYMLINK_NOFOLLOW | freshness.flags();
+    stat(dir.as_raw_fd(), &entry_name(name)?, flags)
 }
 
 /// Changes permissions; O_PATH will do, except for symlinks, which have none. Errors: chmod(2).

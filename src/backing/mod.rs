@@ -12,6 +12,7 @@ mod ballast;
 mod cache;
 mod caller;
 mod data;
+mod device;
 mod dir;
 mod ioctl;
 mod layout;
@@ -23,8 +24,8 @@ mod xattr;
 
 pub use abilities::{Abilities, Calls, KernelCalls, TRIAL_DIR, probe};
 pub use attr::{
-    Attr, FsStats, SetTime, Time, attr, attr_at, cached_attr, copies_on_write, fs_stats, is_xfs,
-    keeps_extents, set_mode, set_owner, set_times,
+    Attr, Freshness, FsStats, SetTime, Time, attr, attr_as, attr_at, attr_at_as, cached_attr,
+    copies_on_write, fs_stats, is_xfs, keeps_extents, set_mode, set_owner, set_times,
 };
 pub use ballast::Ballast;
 pub use cache::{
@@ -35,6 +36,7 @@ pub use data::{
     allocate, copy_range, extents, flush_range, place_on_device, read_at, seek, set_size,
     settle_range, sync_all, sync_data, sync_filesystem, try_read_at, write_at,
 };
+pub use device::{DiskReads, is_rotational};
 pub use dir::{DirEntry, DirReader};
 pub use ioctl::ioctl;
 pub use layout::Engine;
@@ -45,7 +47,7 @@ pub use names::{
 };
 pub use probe::{DirectIo, is_elsewhere, longest_file_bytes, probe_direct};
 pub use storage::{KernelStorage, Storage, SyncKind};
-pub use stripe::{MountedAs, Stripe, ToldBy, is_rotational, stripe};
+pub use stripe::{MountedAs, Stripe, ToldBy, stripe};
 pub use xattr::{get_xattr, list_xattr, remove_xattr, set_xattr};
 
 use std::ffi::{CString, OsStr};

@@ -11,8 +11,9 @@
 use std::fs;
 use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::device::{DEVICES, disk_of};
 use super::layout::Engine;
 use super::{attr, fs_stats, ioctl, is_xfs};
 
@@ -100,7 +101,7 @@ pub fn stripe(dir: BorrowedFd, file: Option<BorrowedFd>, mounted: MountedAs) -> 
         })
         .or_else(|| {
             let dev = attr(dir).ok()?.dev;
-            told(of_device(&queue_of(Path::new("/sys/dev/block"), dev)?), ToldBy::Device)
+            told(of_device(&disk_of(Path::new(DEVICES), dev)?.join("queue")), ToldBy::Device)
         })
         .or_else(|| {
             let blksize = u64::from(attr(dir).ok()?.blksize);
@@ -141,16 +142,6 @@ fn of_ext4(super_options: &[u8], block_bytes: u64) -> Option<u64> {
     blocks.checked_mul(block_bytes)
 }
 
-/// The directory `queue` of a block device, below such a directory of all devices; for a partition
-/// that of its disk, as it has none of its own.
-fn queue_of(devices: &Path, dev: u64) -> Option<PathBuf> {
-    let name = format!("{}:{}", libc::major(dev), libc::minor(dev));
-    let device = fs::canonicalize(devices.join(name)).ok()?;
-    let is_partition = device.join("partition").exists();
-    let disk = if is_partition { device.parent()? } else { &device };
-    Some(disk.join("queue"))
-}
-
 /// A disk without stripes gives no optimal size, or the smallest one, or the largest request of its
 /// controller, which is a multiple of nothing.
 fn of_device(queue: &Path) -> Option<u64> {
@@ -159,20 +150,6 @@ fn of_device(queue: &Path) -> Option<u64> {
     };
     let (smallest, optimal) = (value("minimum_io_size")?.max(1), value("optimal_io_size")?);
     (optimal > smallest && optimal.is_multiple_of(smallest)).then_some(optimal)
-}
-
-/// Whether a block device, or what it is made of, has heads that move: `queue/rotational`. `None` where
-/// there is no such device, as below network filesystems and btrfs. Does not wait.
-pub fn is_rotational(dev: u64) -> Option<bool> {
-    rotational(&queue_of(Path::new("/sys/dev/block"), dev)?)
-}
-
-fn rotational(queue: &Path) -> Option<bool> {
-    match fs::read_to_string(queue.join("rotational")).ok()?.trim() {
-        "0" => Some(false),
-        "1" => Some(true),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
@@ -218,30 +195,5 @@ mod tests {
         assert_eq!(said("4096\n", "4096\n"), None);
         assert_eq!(said("4096\n", "33553920\n"), None);
         assert_eq!(said("512\n", "33553920\n"), None);
-    }
-
-    #[test]
-    fn disks_with_heads() {
-        let sys = tempfile::tempdir().unwrap();
-        assert_eq!(rotational(sys.path()), None);
-        for (said, expected) in [("1\n", Some(true)), ("0\n", Some(false)), ("x\n", None)] {
-            fs::write(sys.path().join("rotational"), said).unwrap();
-            assert_eq!(rotational(sys.path()), expected);
-        }
-        assert_eq!(is_rotational(0), None, "no device has this number");
-    }
-
-    #[test]
-    fn a_partition_has_the_queue_of_its_disk() {
-        let sys = tempfile::tempdir().unwrap();
-        let partition = sys.path().join("sda/sda1");
-        fs::create_dir_all(&partition).unwrap();
-        fs::create_dir(sys.path().join("sda/queue")).unwrap();
-        fs::write(partition.join("partition"), "1").unwrap();
-        std::os::unix::fs::symlink(&partition, sys.path().join("8:1")).unwrap();
-        let disk = fs::canonicalize(sys.path().join("sda")).unwrap();
-        let queue = queue_of(sys.path(), libc::makedev(8, 1));
-        assert_eq!(queue, Some(disk.join("queue")));
-        assert_eq!(queue_of(sys.path(), libc::makedev(8, 2)), None);
     }
 }

@@ -312,6 +312,13 @@ pub struct MountOptions {
     /// With 'lazy' what was synced may be lost with the power.
     #[arg(long, value_name = "POLICY", value_enum, default_value_t, hide_possible_values = true)]
     pub fsync: FsyncPolicy,
+    /// 'exclusive', 'close-to-open' or 'auto'
+    ///
+    /// Whether other nodes change the directory, too. With 'close-to-open' close() waits until the
+    /// file is stored, and open() sees what was closed elsewhere before. 'auto' is that on network
+    /// filesystems and FUSE, and 'exclusive' on disks of this machine.
+    #[arg(long, value_name = "MODE", value_enum, default_value_t, hide_possible_values = true)]
+    pub consistency: ConsistencyOption,
     /// Leave this much of the disk free
     ///
     /// Writes that would take it fail with ENOSPC.
@@ -367,6 +374,18 @@ pub enum ChunkOption {
     Auto,
     /// So many bytes.
     Bytes(u64),
+}
+
+/// `--consistency`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ConsistencyOption {
+    /// By the type of the backing filesystem
+    #[default]
+    Auto,
+    /// Nobody else changes the directory
+    Exclusive,
+    /// Other nodes do
+    CloseToOpen,
 }
 
 /// `--lanes`.

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use log::LevelFilter;
 
-use super::args::{ChunkOption, LanesOption, MountOptions};
+use super::args::{ChunkOption, ConsistencyOption, LanesOption, MountOptions};
 use super::exit::CliError;
 use super::{below, units};
 use crate::backing::{Abilities, Stripe, ToldBy};
-use crate::config::{MIN_MEMORY_BYTES, MountConfig};
+use crate::config::{Consistency, MIN_MEMORY_BYTES, MountConfig};
+use crate::mount::mountinfo::MountTable;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -66,7 +67,7 @@ fn fitting_chunk_bytes(config: &MountConfig, least_bytes: u64) -> Option<u64> {
 }
 
 /// What the resolution depends on besides the arguments.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Surroundings {
     /// The machine's memory.
     pub ram_bytes: u64,
@@ -76,6 +77,41 @@ pub struct Surroundings {
     pub stripe: Option<Stripe>,
     /// What its filesystem can do.
     pub abilities: Abilities,
+    /// Its type in the mount table.
+    pub kind: Kind,
+}
+
+/// The type of the filesystem below.
+#[derive(Clone, Debug, Default)]
+pub struct Kind {
+    /// As the mount table calls it; empty when it is not known.
+    pub name: String,
+    /// Whether it is another process's or another machine's, so that other nodes may have it, too.
+    pub is_elsewhere: bool,
+}
+
+impl Kind {
+    /// Of what a directory lies on. Asks nobody but the mount table.
+    pub fn of(directory: &Path) -> Kind {
+        let table = MountTable::read().unwrap_or_default();
+        table.holding(directory).map_or_else(Kind::default, |mount| Kind {
+            name: mount.fs_type.to_string_lossy().into_owned(),
+            is_elsewhere: mount.is_elsewhere(),
+        })
+    }
+}
+
+/// Who else may change the directory, and why that is thought.
+pub fn consistency(option: ConsistencyOption, kind: &Kind) -> (Consistency, String) {
+    let of = if kind.name.is_empty() { "an unknown filesystem" } else { &kind.name };
+    match option {
+        ConsistencyOption::Exclusive => (Consistency::Exclusive, "as given".to_owned()),
+        ConsistencyOption::CloseToOpen => (Consistency::CloseToOpen, "as given".to_owned()),
+        ConsistencyOption::Auto if kind.is_elsewhere => {
+            (Consistency::CloseToOpen, format!("other nodes may have {of}, too"))
+        }
+        ConsistencyOption::Auto => (Consistency::Exclusive, format!("{of} is of this machine")),
+    }
 }
 
 impl Surroundings {
@@ -84,13 +120,13 @@ impl Surroundings {
         // SAFETY: no arguments, cannot fail.
         let is_root = unsafe { libc::geteuid() } == 0;
         let (ram_bytes, abilities) = (crate::mount::machine::ram_bytes(), Abilities::default());
-        Surroundings { ram_bytes, is_root, stripe: None, abilities }
+        Surroundings { ram_bytes, is_root, stripe: None, abilities, kind: Kind::default() }
     }
 
     /// The same for a mount over a directory. May wait for its disk, but not for ever.
     pub fn below(self, backing: &Path) -> Surroundings {
         let below::Below { stripe, abilities, .. } = below::look_soon(backing);
-        Surroundings { stripe, abilities, ..self }
+        Surroundings { stripe, abilities, kind: Kind::of(backing), ..self }
     }
 }
 
@@ -114,7 +150,8 @@ fn checked_config(
     mountpoint: PathBuf,
     around: Surroundings,
 ) -> Result<MountConfig, CliError> {
-    let memory_bytes = memory_bytes(options, around)?;
+    let memory_bytes = memory_bytes(options, &around)?;
+    let (consistency, consistency_why) = consistency(options.consistency, &around.kind);
     let mut config = MountConfig {
         backing,
         mountpoint,
@@ -133,6 +170,8 @@ fn checked_config(
         list_attributes: options.list_attributes,
         drain_rate: options.drain_rate,
         fsync: options.fsync,
+        consistency,
+        consistency_why,
         min_free_bytes: options.min_free,
         rules: options.rule.clone(),
         only: Vec::new(),
@@ -156,7 +195,7 @@ fn checked_config(
 }
 
 /// The options of each of several mounts that together hold what one would.
-pub fn shared_out(options: &MountOptions, mounts: usize, around: Surroundings) -> MountOptions {
+pub fn shared_out(options: &MountOptions, mounts: usize, around: &Surroundings) -> MountOptions {
     let share = |memory_bytes: u64| memory_bytes / mounts.max(1) as u64;
     let default = || share(default_memory_bytes(around.ram_bytes)).max(MIN_MEMORY_BYTES);
     let memory = match mounts {
@@ -166,7 +205,7 @@ pub fn shared_out(options: &MountOptions, mounts: usize, around: Surroundings) -
     MountOptions { memory, ..options.clone() }
 }
 
-fn memory_bytes(options: &MountOptions, around: Surroundings) -> Result<u64, CliError> {
+fn memory_bytes(options: &MountOptions, around: &Surroundings) -> Result<u64, CliError> {
     let Some(memory) = options.memory else { return Ok(default_memory_bytes(around.ram_bytes)) };
     let given = units::size(memory);
     if memory < MIN_MEMORY_BYTES {
@@ -254,7 +293,13 @@ mod tests {
 
     fn machine() -> Surroundings {
         let abilities = Abilities::default();
-        Surroundings { ram_bytes: 8 << 30, is_root: true, stripe: None, abilities }
+        Surroundings {
+            ram_bytes: 8 << 30,
+            is_root: true,
+            stripe: None,
+            abilities,
+            kind: Kind::default(),
+        }
     }
 
     fn options() -> MountOptions {
@@ -356,7 +401,7 @@ mod tests {
         let other = |options: &MountOptions, around| {
             mount_config(options, "/b".into(), "/b".into(), around).unwrap().allow_other
         };
-        assert!(!other(&options(), user));
+        assert!(!other(&options(), user.clone()));
         assert!(other(&MountOptions { allow_other: true, ..options() }, user));
         assert!(!other(&MountOptions { no_allow_other: true, ..options() }, machine()));
     }
@@ -413,7 +458,7 @@ mod tests {
     #[test]
     fn memory_is_shared_out() {
         let share = |memory, mounts| {
-            shared_out(&MountOptions { memory, ..options() }, mounts, machine()).memory
+            shared_out(&MountOptions { memory, ..options() }, mounts, &machine()).memory
         };
         assert_eq!(share(Some(1 << 30), 4), Some(256 << 20));
         assert_eq!((share(None, 1), share(None, 4)), (None, Some(256 << 20)));

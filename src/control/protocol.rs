@@ -161,6 +161,26 @@ pub struct Status {
     /// What lanes did in the last seconds.
     #[serde(default)]
     pub recent: RecentDrain,
+    /// How often a file that was written here was found changed below by somebody else.
+    #[serde(default)]
+    pub files_changed_below: u64,
+    /// The last of those files; since the worker was started.
+    #[serde(default)]
+    pub changed_below: Vec<ChangedBelow>,
+}
+
+/// A file that somebody else changed below while it was written here.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ChangedBelow {
+    /// Below the mountpoint, where it was then.
+    #[serde(serialize_with = "lossy_path")]
+    pub path: PathBuf,
+    /// How often.
+    pub times: u64,
+    /// What of it, the last time, in words.
+    pub what: String,
+    /// How long that is ago.
+    pub ago_ms: u64,
 }
 
 /// What lanes wrote in the last ten seconds.
@@ -388,6 +408,8 @@ impl Status {
             longest_request_ms: 0,
             waiting_requests: Vec::new(),
             recent: RecentDrain::default(),
+            files_changed_below: 0,
+            changed_below: Vec::new(),
         }
     }
 }

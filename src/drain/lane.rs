@@ -16,7 +16,7 @@ use crate::clock::{boottime_ms, boottime_us};
 use crate::isolation::Isolation;
 use crate::priority;
 use crate::schedule::circuit::{Attempt, Refused};
-use crate::schedule::{FileId, LaneRun, Outcome, Policy, Scheduler, Turn};
+use crate::schedule::{FileId, LaneRun, Outcome, Policy, Reads, Scheduler, Sharing, Turn};
 
 /// A run has at most such a part of the memory.
 const RUN_PART: u64 = 16;
@@ -50,6 +50,7 @@ struct Known {
 struct Turns {
     scheduler: Scheduler,
     engine: Engine,
+    sharing: Sharing,
     /// Lanes whose turn is being written to its end: nothing else of it is to come.
     ending: usize,
     /// When a turn beside such a one may be taken.
@@ -60,7 +61,10 @@ struct Turns {
 
 impl Turns {
     /// `Err`: when to look again; `None` when somebody will wake us.
-    fn next(&mut self, now_ms: u64) -> Result<(Turn, Attempt), Option<u64>> {
+    fn next(&mut self, reads: Option<Reads>, now_ms: u64) -> Result<(Turn, Attempt), Option<u64>> {
+        if let Some(reads) = reads {
+            self.sharing.may_begin(self.engine.at_work() > 0, reads, now_ms)?;
+        }
         let was_closed = self.engine.is_closed();
         let is_beside = self.engine.is_full();
         if is_beside && self.ending > 0 && now_ms < self.beside_from_ms {
@@ -98,27 +102,33 @@ enum Ended {
     Refused(i32),
 }
 
+/// Looks at what is read from a disk. Does not wait for it.
+pub type LookAtReads = Box<dyn Fn() -> Reads + Send + Sync>;
+
 /// The scheduler of one backing device and the lanes that wait for it.
-#[derive(Debug)]
 pub struct LaneQueue {
     turns: Mutex<Turns>,
     changed: Condvar,
+    /// Of a disk that is left to those who read from it, now and then.
+    reads: Option<LookAtReads>,
     /// By the number of the lane.
     lanes: Mutex<Vec<Known>>,
 }
 
 impl LaneQueue {
     /// An empty queue.
-    pub fn new(policy: Policy, crew: Crew) -> LaneQueue {
+    pub fn new(policy: Policy, crew: Crew, reads: Option<LookAtReads>) -> LaneQueue {
         let seed = u64::from(std::process::id()) << 32 ^ boottime_us();
         let turns = Turns {
             scheduler: Scheduler::new(policy),
             engine: Engine::new(crew, seed),
+            sharing: Sharing::default(),
             ending: 0,
             beside_from_ms: 0,
             ended: None,
         };
-        LaneQueue { turns: Mutex::new(turns), changed: Condvar::new(), lanes: Mutex::default() }
+        let (turns, lanes) = (Mutex::new(turns), Mutex::default());
+        LaneQueue { turns, changed: Condvar::new(), reads, lanes }
     }
 
     /// How many lanes there may be now.
@@ -201,19 +211,30 @@ impl LaneQueue {
 
     /// Waits until some file has a turn.
     fn wait_turn(&self) -> (Turn, Attempt) {
-        let mut turns = self.lock();
         loop {
+            // Before the lock is taken: it is held for decisions only.
+            let reads = self.look_at_reads();
+            let mut turns = self.lock();
             let now_ms = boottime_ms();
-            turns = match turns.next(now_ms) {
+            match turns.next(reads, now_ms) {
                 Ok(begun) => return begun,
                 Err(Some(at_ms)) => {
                     let wait = Duration::from_millis(at_ms.saturating_sub(now_ms).max(1));
-                    let waited = self.changed.wait_timeout(turns, wait);
-                    waited.expect("the scheduler does not panic").0
+                    drop(self.changed.wait_timeout(turns, wait));
                 }
-                Err(None) => self.changed.wait(turns).expect("the scheduler does not panic"),
-            };
+                Err(None) => drop(self.changed.wait(turns)),
+            }
         }
+    }
+
+    fn look_at_reads(&self) -> Option<Reads> {
+        self.reads.as_ref().map(|look| look())
+    }
+
+    /// Whether a run of so many bytes, handed to the disk at `before`, was all that it had to do.
+    fn was_alone(&self, run_bytes: u64, before: Option<Reads>) -> bool {
+        let (Some(before), Some(now)) = (before, self.look_at_reads()) else { return true };
+        !now.under_way && now.bytes.saturating_sub(before.bytes) < run_bytes / 16
     }
 
     /// The time of the attempt begins.
@@ -349,7 +370,11 @@ impl Lane {
 
     fn note_written(&self, bytes: u64, took: Duration, at_work: u32) {
         let (now_ms, took_us) = (boottime_ms(), took.as_micros() as u64);
-        if self.queue.lock().engine.note_run(LaneRun { bytes, took_us, at_work }, now_ms) {
+        let mut turns = self.queue.lock();
+        turns.sharing.note_run(bytes, took_us);
+        let is_more = turns.engine.note_run(LaneRun { bytes, took_us, at_work }, now_ms);
+        drop(turns);
+        if is_more {
             self.queue.wake_all();
         }
         let begun_ms = now_ms.saturating_sub(took.as_millis() as u64);
@@ -403,12 +428,15 @@ impl Lane {
             range.start = run.offset + run.len;
             self.note_work(run.file, run.offset..range.start);
             let at_work = self.queue.lock().engine.at_work();
+            let reads = self.queue.look_at_reads();
             let (written, took) = self.write_timed(&run, range.is_empty());
             match written {
                 Ok(written) => {
                     bytes += run.len;
                     *attempt = self.queue.go_on(attempt.take());
-                    self.run_size().note(run.len, took);
+                    if self.queue.was_alone(run.len, reads) {
+                        self.run_size().note(run.len, took);
+                    }
                     self.note_written(run.len, took, at_work);
                     self.source.stored(run, written, took);
                     if attempt.is_none() {

@@ -245,7 +245,8 @@ fn a_lane_writes_fails_and_tries_again() {
     let scripted = Arc::new(ScriptedStorage::default());
     *scripted.answers.lock().unwrap() = [Answer::Fail(libc::EIO)].into();
     let storage: Arc<dyn Storage> = scripted;
-    let queue = Arc::new(LaneQueue::new(POLICY, Crew { lanes: Lanes::fixed(1), patience: None }));
+    let queue =
+        Arc::new(LaneQueue::new(POLICY, Crew { lanes: Lanes::fixed(1), patience: None }, None));
     let throttle = Arc::new(Throttle::new(None));
     let isolation = Arc::new(Isolation::new(arena));
     spawn_lanes(&queue, &source, &storage, &throttle, arena, &isolation).unwrap();
@@ -319,7 +320,7 @@ fn lanes_that_are_too_many_wait() {
         let held = Arc::new(Held { held, most, begun, let_go });
         let source: Arc<dyn Source> = held.clone();
         let storage: Arc<dyn Storage> = Arc::new(ScriptedStorage::default());
-        let queue = Arc::new(LaneQueue::new(POLICY, Crew { lanes, patience: None }));
+        let queue = Arc::new(LaneQueue::new(POLICY, Crew { lanes, patience: None }, None));
         let (throttle, isolation) =
             (Arc::new(Throttle::new(None)), Arc::new(Isolation::new(arena)));
         spawn_lanes(&queue, &source, &storage, &throttle, arena, &isolation).unwrap();

@@ -341,7 +341,8 @@ impl Filesystem {
     /// What was opened before may be useless for ever; see `reopen`.
     fn forget_dead_descriptors(&self, question: &Question) {
         let dirs = question.names.iter().map(|(dir, _)| *dir);
-        for id in dirs.chain([question.id]).filter(|id| *id != ROOT_ID) {
+        let ids = dirs.chain([question.id]).map(|id| self.own_id(id));
+        for id in ids.filter(|id| *id != ROOT_ID) {
             self.paths.remove(id);
         }
     }

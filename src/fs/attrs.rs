@@ -14,8 +14,8 @@ use super::caller::Caller;
 use super::data::FileState;
 use super::nodes::{Node, ROOT_ID};
 use super::seen_attrs::{check_changeable, without_reserved};
+use super::shared::Change as Changed;
 use super::stable::Unsynced;
-use super::treatment::passes_through;
 use super::virtual_files::is_virtual;
 use super::{Filesystem, Reply};
 use crate::backing::{self, Attr, FsStats, SetTime, Time, errno};
@@ -49,6 +49,8 @@ pub enum Lasts {
     Settled,
     /// The file is open or has bytes to be stored, so that blocks are to come.
     Moving,
+    /// The same, and a program that writes the file is to ask again after the longest pass of the gate.
+    Passing,
     /// The same, and a program is to ask again before it writes the file.
     Once,
 }
@@ -157,12 +159,13 @@ impl Filesystem {
         };
         let known = self.overlaid_in(&node, &attr, state.as_deref());
         // It is to be asked again soon.
-        Some(NodeAttr { lasts: Lasts::Moving, ..known })
+        let lasts = if known.lasts == Lasts::Settled { Lasts::Moving } else { known.lasts };
+        Some(NodeAttr { lasts, ..known })
     }
 
     fn overlaid_in(&self, node: &Node, attr: &Attr, state: Option<&FileState>) -> NodeAttr {
         let mut attr = *attr;
-        let mut lasts = Lasts::Settled;
+        let mut lasts = if self.is_shared() { Lasts::Moving } else { Lasts::Settled };
         if let Some(state) = state {
             let backlog_bytes = state.buffer.dirty_bytes() + state.buffer.in_flight_bytes();
             let ahead_blocks = state.reserved.bytes_past(attr.size) / 512;
@@ -170,8 +173,7 @@ impl Filesystem {
             attr.blocks += blocks_to_come(&attr, backlog_bytes, state.buffer.end());
             attr.size = attr.size.max(state.end());
             if backlog_bytes > 0 || self.arena.nodes().open(node.slot) > 0 {
-                let is_asked = self.gate.is_shut() && !passes_through(node);
-                lasts = if is_asked { Lasts::Once } else { Lasts::Moving };
+                lasts = if self.has_writers_ask(node) { Lasts::Once } else { Lasts::Moving };
             }
             if let Some((secs, nanos)) = self.arena.nodes().mtime(node.slot) {
                 attr.mtime = Time { secs, nanos };
@@ -253,10 +255,10 @@ impl Filesystem {
         if change.atime == SetTime::Omit && mtime == SetTime::Omit {
             return Ok(());
         }
-        match self.files.get(node.id()) {
-            Some(file) => set_times((*file).as_fd(), change.atime, mtime)?,
-            None => set_times(self.path_fd(node)?.as_fd(), change.atime, mtime)?,
-        }
+        self.changing(node, Changed::Times, || match self.files.get(node.id()) {
+            Some(file) => set_times((*file).as_fd(), change.atime, mtime),
+            None => set_times(self.path_fd(node)?.as_fd(), change.atime, mtime),
+        })?;
         if let Some(state) = &mut state {
             state.stability.note(Unsynced::Attributes);
         }

@@ -20,6 +20,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use super::attrs::{Lasts, NodeAttr};
 use super::nodes::Node;
 use super::room::Limits;
+use super::treatment::passes_through;
 use super::{Filesystem, Reply};
 use crate::clock::boottime_us;
 use crate::priority;
@@ -31,7 +32,7 @@ const TICK: Duration = Duration::from_millis(1);
 /// A reply that lets a program write a file.
 struct Held {
     id: u64,
-    reply: Box<dyn FnOnce() + Send>,
+    reply: Box<dyn FnOnce(Lasts) + Send>,
 }
 
 /// Whose programs are to ask from now on.
@@ -157,11 +158,10 @@ impl Filesystem {
             found => return reply(found),
         };
         let id = attr.id;
-        // Until they are made invalid, when the pass is over.
-        attr.lasts = Lasts::Moving;
         let (me, since) = (self.arc(), Instant::now());
-        let told = move || {
+        let told = move |lasts| {
             me.stats.note_stall(since.elapsed());
+            attr.lasts = lasts;
             reply(Ok(attr));
         };
         let held = Held { id, reply: Box::new(told) };
@@ -191,11 +191,24 @@ impl Filesystem {
         }
     }
 
+    /// Whether programs are to ask before they write to a file.
+    pub(super) fn has_writers_ask(&self, node: &Node) -> bool {
+        self.gate.is_shut() && !passes_through(node)
+    }
+
+    /// Somebody opened a file to write to it: attributes that the kernel has of it may last.
+    pub(super) fn gate_opened(&self, node: &Node) {
+        if self.has_writers_ask(node) {
+            self.gate.have_asked(Asked::File(node.id()));
+        }
+    }
+
     /// What its programs have written is part of it, also what the kernel has not sent yet.
     fn size_in_kernel(&self, id: u64) -> Option<u64> {
         let pages = self.kernel_pages.get()?;
-        let path = self.path_of(&*self.node(id).ok()?);
-        let size_bytes = pages.size_bytes(id, &path);
+        let node = self.node(id).ok()?;
+        let path = self.path_of(&node);
+        let size_bytes = pages.size_bytes([id, self.kernel_id(&node)], &path);
         if size_bytes.is_none() && !self.gate.is_looking_up.swap(true, Ordering::Relaxed) {
             let me = self.arc();
             self.pool.run(move || {
@@ -209,8 +222,8 @@ impl Filesystem {
     }
 
     fn forget_attributes(&self, id: u64) {
-        if let Some(pages) = self.kernel_pages.get() {
-            pages.forget_attributes(id);
+        if let (Some(pages), Ok(node)) = (self.kernel_pages.get(), self.node(id)) {
+            pages.forget_attributes(self.kernel_id(&node));
         }
     }
 
@@ -225,7 +238,9 @@ impl Filesystem {
     /// What is held has changed, by `freed_bytes` that came back among others.
     pub(super) fn note_held(&self, held_bytes: u64, freed_bytes: u64) {
         let was_shut = self.gate.is_shut();
-        let may_matter = held_bytes > self.limits.gate_bytes || was_shut || freed_bytes > 0;
+        // Memory may fill fast.
+        let is_little = held_bytes < self.limits.gate_bytes / 16;
+        let may_matter = !is_little || was_shut || freed_bytes > 0;
         if !may_matter {
             return;
         }
@@ -263,12 +278,19 @@ impl Filesystem {
     }
 
     fn let_write(&self, held: Held, pass: Pass) {
-        if pass == Pass::Once {
-            // Makes the kernel throw the reply away: if it took it, it would ask for the capabilities
-            // that a write has to clear, too. It drops nothing, since the program has the file open.
-            self.forget_attributes(held.id);
-        }
-        (held.reply)();
+        let lasts = match pass {
+            Pass::Once => {
+                // Makes the kernel throw the reply away: if it took it, it would ask for the
+                // capabilities that a write has to clear, too. It drops nothing, since the program
+                // has the file open.
+                self.forget_attributes(held.id);
+                Lasts::Moving
+            }
+            // Made invalid when the pass is over, and for the case that our thread comes late then.
+            Pass::Timed => Lasts::Passing,
+            Pass::Free => Lasts::Moving,
+        };
+        (held.reply)(lasts);
     }
 
     /// Makes the kernel ask before the next write to a file. Not one that nobody has open: it might

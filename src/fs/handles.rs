@@ -15,7 +15,7 @@ use super::nodes::Node;
 use super::repeated::NO_HANDLE;
 use super::reserve::Job;
 use super::virtual_files::is_virtual;
-use super::{Filesystem, errno};
+use super::{Filesystem, errno, shared};
 use crate::backing::{self, DirReader};
 use crate::drain::{Access, is_of_connection};
 
@@ -35,7 +35,7 @@ pub struct DirectoryEntry {
 /// A file that was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenFile {
-    /// Its node.
+    /// Its node, by the id under which it is kept: another one of the kernel's may be outdated soon.
     pub id: u64,
     /// Its handle.
     pub handle: u64,
@@ -133,11 +133,12 @@ impl Filesystem {
         if file.access() == Access::WriteOnly && matches!(access, libc::O_RDONLY | libc::O_RDWR) {
             return Err(errno(libc::EACCES));
         }
-        let handle = self.add_handle(caller, &node)?;
+        let handle = self.add_handle(caller, &node, id, flags)?;
         if access != libc::O_RDONLY {
             self.owe_failure(&node, handle);
+            self.gate_opened(&node);
         }
-        Ok(OpenFile { id, handle })
+        Ok(OpenFile { id: node.id(), handle })
     }
 
     /// Who opens a file to write to it while that fails is told, too.
@@ -152,17 +153,27 @@ impl Filesystem {
 
     /// Whether an open file can be written but not read, so that the kernel cannot keep pages of it.
     pub fn is_write_only(&self, id: u64) -> bool {
-        self.files.get(id).is_some_and(|file| file.access() == Access::WriteOnly)
+        let file = self.files.get(self.own_id(id));
+        file.is_some_and(|file| file.access() == Access::WriteOnly)
     }
 
-    pub(super) fn add_handle(&self, caller: Caller, node: &Arc<Node>) -> io::Result<u64> {
+    /// A handle of what the kernel knows by `id`, opened with the flags of open(2). `ESTALE` when that
+    /// is not valid any more.
+    pub(super) fn add_handle(
+        &self,
+        caller: Caller,
+        node: &Arc<Node>,
+        id: u64,
+        flags: i32,
+    ) -> io::Result<u64> {
         let data = self.data(node)?;
         self.treat_anew(node);
         let handle = match self.given_before(caller) {
             Some((_, handle)) if handle != NO_HANDLE => handle,
             _ => {
-                self.arena.nodes().add_open(node.slot);
-                let handle = self.arena.next_handle();
+                let is_writer = flags & libc::O_ACCMODE != libc::O_RDONLY;
+                self.count_open(node, id, is_writer)?;
+                let handle = shared::handle_of(self.arena.next_handle(), is_writer);
                 self.begin_attempt(caller, [None, Some((node.id(), handle))]);
                 handle
             }
@@ -217,6 +228,9 @@ impl Filesystem {
         if self.found_before(caller).is_none() {
             self.begin_attempt(caller, [None, None]);
             self.arena.nodes().sub_open(node.slot);
+            if shared::is_writer(handle) {
+                self.arena.nodes().sub_writer(node.slot);
+            }
         }
         self.look_anew_if_written(&node);
         let Some(data) = node.data_if_any() else { return };
@@ -300,7 +314,10 @@ impl Filesystem {
         entry: &DirectoryEntry,
     ) -> io::Result<Entry> {
         match entry.name.as_encoded_bytes() {
-            b"." | b".." => Ok(Entry { attr: self.getattr(dir)?, generation: 0 }),
+            b"." | b".." => {
+                let attr = self.getattr(dir)?;
+                Ok(Entry { attr, generation: 0, lasts: attr.lasts })
+            }
             // Each entry is counted, also when the request comes again.
             _ => self.lookup(Caller { is_repeated: false, ..caller }, dir, &entry.name),
         }

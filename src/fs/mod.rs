@@ -22,6 +22,7 @@
 //! | `stable` | fsync: what is not known to be on stable storage, and who waits |
 //! | `treatment` | what the rules say of a file's path |
 //! | `through` | writes to files that are not coalesced |
+//! | `shared` | files that other nodes change, too |
 //! | `look_anew` | has the kernel look up anew what was written so |
 //! | `source` | what lanes take from here and report back |
 //! | `rebuild` | a new worker takes over what the former one left |
@@ -63,6 +64,7 @@ mod report;
 mod reserve;
 mod room;
 mod seen_attrs;
+mod shared;
 mod source;
 mod space;
 mod stable;
@@ -76,10 +78,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 
 use crate::arena::{Arena, SlotPool};
-use crate::backing::{DescriptorCache, Storage, is_rotational};
+use crate::backing::{DescriptorCache, DiskReads, Storage, is_rotational};
 use crate::config::MountConfig;
 use crate::config::rules::Rules;
-use crate::drain::{DataFile, LaneQueue, Throttle};
+use crate::drain::{Crew, DataFile, LaneQueue, LookAtReads, Throttle};
 use crate::isolation::Isolation;
 use crate::schedule::{LANES_MAX, Lanes, Policy};
 use crate::stats::Stats;
@@ -105,6 +107,7 @@ use nodes::Nodes;
 use pool::Pool;
 use reserve::Jobs;
 use room::Room;
+use shared::Shared;
 use space::{Charges, Space};
 use virtual_files::VirtualFiles;
 
@@ -175,6 +178,7 @@ pub struct Filesystem {
     backlog_bytes: AtomicU64,
     kernel_pages: OnceLock<Box<dyn KernelPages>>,
     look_anew: LookAnew,
+    shared: Shared,
     virtual_files: VirtualFiles,
     stats: Stats,
 }
@@ -189,9 +193,10 @@ impl Filesystem {
         let (slots, held) = SlotPool::rebuild(&arena);
         let limits = Limits::new(&arena);
         let nodes = Nodes::new(arena, backing_fd)?;
-        let paths = (descriptors / 4).clamp(64, 1 << 16) as usize;
+        // Three tenths are left to what cannot be closed: directories, files without a name, requests.
+        let paths = (descriptors / 5).clamp(64, 1 << 16) as usize;
         // A data file has up to two descriptors: buffered and direct.
-        let files = (descriptors / 3).clamp(64, 1 << 18) as usize;
+        let files = (descriptors / 4).clamp(64, 1 << 18) as usize;
         let policy = Policy { max_age_ms: config.max_age_ms, closed_delay_ms: CLOSED_DELAY_MS };
         let filesystem = Arc::new_cyclic(|me| Filesystem {
             me: me.clone(),
@@ -222,6 +227,7 @@ impl Filesystem {
             backlog_bytes: AtomicU64::new(0),
             kernel_pages: OnceLock::new(),
             look_anew: LookAnew::new(),
+            shared: Shared::default(),
             virtual_files: VirtualFiles::new(),
             stats: Stats::default(),
             limits,
@@ -302,7 +308,7 @@ impl Filesystem {
         if let Some(device) = find(&devices) {
             return Ok(device);
         }
-        let queue = Arc::new(LaneQueue::new(self.policy, crew));
+        let queue = Arc::new(LaneQueue::new(self.policy, crew, look_at_reads(dev, &crew)));
         let source: Arc<dyn crate::drain::Source> = self.arc();
         crate::drain::spawn_lanes(
             &queue,
@@ -332,6 +338,12 @@ impl Filesystem {
             act(&device.queue);
         }
     }
+}
+
+/// Several lanes leave a disk to nobody: they are asked for where heads do not matter.
+fn look_at_reads(dev: u64, crew: &Crew) -> Option<LookAtReads> {
+    let reads = DiskReads::of_disk_with_heads(dev).filter(|_| crew.lanes.most() == 1)?;
+    Some(Box::new(move || reads.look()))
 }
 
 fn errno(code: i32) -> io::Error {

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::attrs::NodeAttr;
+use super::attrs::{Lasts, NodeAttr};
 use super::caller::Caller;
 use super::handles::OpenFile;
 use super::nodes::Node;
@@ -28,6 +28,8 @@ pub struct Entry {
     pub attr: NodeAttr,
     /// Generation of the node id.
     pub generation: u32,
+    /// How long the name stands for it.
+    pub lasts: Lasts,
 }
 
 /// The mode a file is to be made with.
@@ -57,19 +59,32 @@ impl Filesystem {
             return found;
         }
         let dir = self.directory(parent)?;
-        let attr = backing::attr_at(dir.as_fd(), name)?;
-        self.entry(caller, &attr, parent, name)
+        self.entry_at(caller, &dir, parent, name)
+    }
+
+    /// Looks up what is at a name, and describes it.
+    fn entry_at(
+        &self,
+        caller: Caller,
+        dir: &OwnedFd,
+        parent: u64,
+        name: &OsStr,
+    ) -> io::Result<Entry> {
+        let moment = self.moment();
+        let attr = backing::attr_at_as(dir.as_fd(), name, self.freshness())?;
+        self.entry(caller, (&attr, moment), parent, name)
     }
 
     pub(super) fn directory(&self, id: u64) -> io::Result<Arc<OwnedFd>> {
         self.path_fd(&self.node(id)?)
     }
 
-    /// Counts a lookup of what is at `name`, once for each request, and describes it.
+    /// Counts a lookup of what is at `name`, once for each request, and describes it, as it was found
+    /// at some moment (`shared`).
     pub(super) fn entry(
         &self,
         caller: Caller,
-        attr: &Attr,
+        (attr, moment): (&Attr, u64),
         parent: u64,
         name: &OsStr,
     ) -> io::Result<Entry> {
@@ -78,8 +93,18 @@ impl Filesystem {
         if !was_counted {
             self.begin_attempt(caller, [identity(attr), Some((node.id(), NO_HANDLE))]);
         }
-        let attr = self.overlaid(&node, attr);
-        Ok(Entry { attr, generation: node.identity.generation })
+        let attr = self.revalidated(&node, attr, moment);
+        let mut attr = self.overlaid(&node, &attr);
+        let mut lasts = if self.is_shared() { attr.lasts } else { Lasts::Settled };
+        if self.is_shared() && node.is_regular() {
+            lasts = Lasts::Once;
+            attr.id = self.kernel_id(&node);
+            if attr.id != node.id() {
+                // The inode number to show is told by GETATTR.
+                attr.lasts = Lasts::Once;
+            }
+        }
+        Ok(Entry { attr, generation: node.identity.generation, lasts })
     }
 
     /// MKNOD: files, FIFOs, sockets, devices. Errors: mknod(2).
@@ -140,8 +165,7 @@ impl Filesystem {
             self.begin_attempt(caller, [None, None]);
             backing::as_caller(credentials, make)?;
         }
-        let attr = backing::attr_at(dir.as_fd(), name)?;
-        self.entry(caller, &attr, parent, name)
+        self.entry_at(caller, dir, parent, name)
     }
 
     /// CREATE: makes the file and opens it. Returns the handle, too. The kernel asks for it where it
@@ -164,7 +188,7 @@ impl Filesystem {
             }
             let node = self.node(entry.attr.id)?;
             self.writable_file(&node)?;
-            let handle = self.add_handle(caller, &node)?;
+            let handle = self.add_handle(caller, &node, entry.attr.id, flags)?;
             return Ok((entry, OpenFile { id: node.id(), handle }));
         }
         self.begin_attempt(caller, [None, None]);
@@ -177,11 +201,15 @@ impl Filesystem {
             _ => error,
         })?;
         killpoint::pass(Point::CreateMade);
+        let moment = self.moment();
         let attr = backing::attr(fd.as_fd())?;
-        let entry = self.entry(caller, &attr, parent, name)?;
+        let mut entry = self.entry(caller, (&attr, moment), parent, name)?;
         let node = self.node(entry.attr.id)?;
         self.files.insert(node.id(), DataFile::new(fd, Access::ReadWrite));
-        let handle = self.add_handle(caller, &node)?;
+        let handle = self.add_handle(caller, &node, self.kernel_id(&node), flags)?;
+        if self.has_writers_ask(&node) {
+            entry.attr.lasts = Lasts::Once;
+        }
         killpoint::pass(Point::CreateDone);
         Ok((entry, OpenFile { id: node.id(), handle }))
     }
@@ -202,8 +230,7 @@ impl Filesystem {
             backing::link_fd_at(path.as_fd(), dir.as_fd(), name)?;
         }
         self.note_changed(&node, Unsynced::Attributes);
-        let attr = backing::attr_at(dir.as_fd(), name)?;
-        self.entry(caller, &attr, parent, name)
+        self.entry_at(caller, &dir, parent, name)
     }
 
     /// UNLINK. What is buffered of a file without names is dropped once it is closed.

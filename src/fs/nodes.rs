@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard}
 
 use super::data::FileData;
 use super::reopen::may_be_of_descriptor;
+use super::shared::Watch;
 use super::virtual_files::is_virtual;
 use super::{Filesystem, errno};
 use crate::arena::{Arena, Identity, Mark, NodeSlot};
@@ -35,6 +36,8 @@ const FOREIGN: u64 = 1 << 63;
 const FOREIGN_INO_BITS: u32 = 48;
 /// The device index that stands for none: the low bits are a number of our own.
 const NUMBERED: u64 = (1 << (63 - FOREIGN_INO_BITS)) - 1;
+/// And the one before it for other ids of nodes that have one: see `shared`.
+const DEVICES_MAX: u64 = NUMBERED - 1;
 
 /// What ids of foreign files stand for. Never shrinks: an id once given keeps its meaning.
 #[derive(Default)]
@@ -50,7 +53,7 @@ impl Foreign {
             self.devs.push(dev);
             self.devs.len() - 1
         }) as u64;
-        if index < NUMBERED && ino >> FOREIGN_INO_BITS == 0 {
+        if index < DEVICES_MAX && ino >> FOREIGN_INO_BITS == 0 {
             return FOREIGN | index << FOREIGN_INO_BITS | ino;
         }
         let number = *self.numbered.entry((dev, ino)).or_insert_with(|| {
@@ -89,6 +92,7 @@ pub(super) struct Node {
     /// What the backing filesystem said last, if nothing was changed since: for the time in which it
     /// says nothing.
     seen: Mutex<Option<Attr>>,
+    pub(super) watch: Mutex<Watch>,
     data: OnceLock<Box<FileData>>,
 }
 
@@ -100,6 +104,7 @@ impl Node {
             children: AtomicU32::new(0),
             pin: Mutex::default(),
             seen: Mutex::default(),
+            watch: Mutex::default(),
             data: OnceLock::new(),
         }
     }
@@ -232,7 +237,7 @@ impl Filesystem {
     /// files, with which nothing can be done that is not theirs.
     pub(super) fn node(&self, id: u64) -> io::Result<Arc<Node>> {
         let unknown = || errno(if is_virtual(id) { libc::EPERM } else { libc::ESTALE });
-        self.nodes.read().get(&id).cloned().ok_or_else(unknown)
+        self.nodes.read().get(&self.own_id(id)).cloned().ok_or_else(unknown)
     }
 
     /// The node of a backing file, if it is known.
@@ -341,7 +346,7 @@ impl Filesystem {
 
     /// FORGET: the kernel gives `count` lookups back.
     pub fn forget(&self, id: u64, count: u64) {
-        let Some(node) = self.nodes.read().get(&id).cloned() else { return };
+        let Some(node) = self.nodes.read().get(&self.own_id(id)).cloned() else { return };
         if self.arena.nodes().sub_lookups(node.slot, count) > 0 {
             return;
         }
@@ -462,18 +467,18 @@ impl Filesystem {
 
     fn ask_attr(&self, node: &Arc<Node>) -> io::Result<Attr> {
         if let Some(file) = self.files.get(node.id()) {
-            match backing::attr((*file).as_fd()) {
+            match backing::attr_as((*file).as_fd(), self.freshness()) {
                 // The way by its name may work.
                 Err(error) if self.may_hang() && may_be_of_descriptor(backing::errno(&error)) => {}
                 found => return found,
             }
         }
         if let Some(fd) = self.path_fd_at_hand(node)? {
-            return backing::attr(fd.as_fd());
+            return backing::attr_as(fd.as_fd(), self.freshness());
         }
         let (parent, name) = self.arena.nodes().place(node.slot);
         let dir = self.path_fd(&self.node(parent)?)?;
-        let attr = backing::attr_at(dir.as_fd(), &name)?;
+        let attr = backing::attr_at_as(dir.as_fd(), &name, self.freshness())?;
         if node.is(&attr) { Ok(attr) } else { Err(errno(libc::ESTALE)) }
     }
 

@@ -13,6 +13,7 @@ use super::attrs::set_times;
 use super::caller::Caller;
 use super::data::{FileData, FileState};
 use super::nodes::Node;
+use super::shared::Change;
 use super::stable::Unsynced;
 use super::{Filesystem, Reply, errno};
 use crate::backing::{self, Attr, SetTime, Time};
@@ -29,6 +30,16 @@ pub(super) enum Until {
     Idle,
     /// And nothing is to be written.
     Clean,
+    /// Nothing that came until then, in milliseconds of CLOCK_BOOTTIME, is to be written any more: a
+    /// file that is written all the time is never clean.
+    StoredBefore(u64),
+}
+
+impl Until {
+    /// Whether it takes a turn of the file, so that its failure is an answer.
+    fn is_of_storing(self) -> bool {
+        matches!(self, Until::Clean | Until::StoredBefore(_))
+    }
 }
 
 /// A request that waits. Called with the errno of writing when that failed.
@@ -44,6 +55,10 @@ impl FileState {
             Until::Any => true,
             Until::Idle => self.buffer.in_flight_bytes() == 0,
             Until::Clean => self.buffer.is_clean(),
+            Until::StoredBefore(at_ms) => {
+                let is_later = self.buffer.oldest_ms().is_none_or(|born_ms| born_ms > at_ms);
+                self.buffer.in_flight_bytes() == 0 && is_later
+            }
         }
     }
 }
@@ -64,7 +79,7 @@ impl Filesystem {
         }
         let handed = self.isolation.hand_over();
         state.waiters.push(Waiter { until, handed, job: Box::new(job) });
-        if until == Until::Clean {
+        if until.is_of_storing() {
             data.queue.with(|scheduler| {
                 scheduler.demand(FileId(node.id()));
                 // Also a file that could not be written: the answer is to be of now.
@@ -83,7 +98,7 @@ impl Filesystem {
         let waiters = std::mem::take(&mut state.waiters);
         for waiter in waiters {
             let result = match failed {
-                Some(code) if waiter.until == Until::Clean => Err(code),
+                Some(code) if waiter.until.is_of_storing() => Err(code),
                 _ if state.is_quiet(waiter.until) => Ok(()),
                 _ => {
                     state.waiters.push(waiter);
@@ -122,7 +137,9 @@ impl Filesystem {
             };
             cut.note_seen(None);
             let result = file.and_then(|file| {
-                let resized = me.storage.set_size((*file).as_fd(), size);
+                let resized = me.changing(&cut, Change::Cut(size), || {
+                    me.storage.set_size((*file).as_fd(), size)
+                });
                 file.note_cached();
                 resized
             });
@@ -200,7 +217,8 @@ impl Filesystem {
             let file = me.writable_file(node)?;
             me.settle_times(node);
             me.data(node)?.lock().reserved.is_programs = true;
-            let allocated = me.storage.allocate((*file).as_fd(), mode, offset, len);
+            let allocate = || me.storage.allocate((*file).as_fd(), mode, offset, len);
+            let allocated = me.changing(node, Change::Any, allocate);
             file.note_cached();
             me.note_changed(node, Unsynced::Data);
             allocated
@@ -235,7 +253,8 @@ impl Filesystem {
                 me.settle_times(node);
                 let (source, target) = ((*from).as_fd(), (*to).as_fd());
                 let (source, target) = ((source, from_offset), (target, to_offset));
-                let copied = me.storage.copy_range(source, target, len);
+                let copied =
+                    me.changing(node, Change::Any, || me.storage.copy_range(source, target, len));
                 to.note_cached();
                 me.note_changed(node, Unsynced::Data);
                 Ok(copied? as u32)
@@ -300,7 +319,7 @@ impl Filesystem {
         }
         let set = self.data_file(node).and_then(|file| {
             let mtime = SetTime::At(Time { secs, nanos });
-            set_times((*file).as_fd(), SetTime::Omit, mtime)
+            self.changing(node, Change::Times, || set_times((*file).as_fd(), SetTime::Omit, mtime))
         });
         killpoint::pass(Point::DrainTimed);
         let seen = node.seen().filter(|_| set.is_ok());

@@ -100,6 +100,8 @@ impl Filesystem {
                 .map(|(waiting, question)| self.request_status(waiting, question, now_ms))
                 .collect(),
             recent: self.stats.recent().sum(now_ms),
+            files_changed_below: get(&counters.changed_below),
+            changed_below: self.changed_below(),
         }
     }
 

@@ -286,6 +286,10 @@ impl Filesystem {
         file: BorrowedFd,
         blocks: &Range<u64>,
     ) -> io::Result<()> {
+        if self.is_shared() {
+            // It is given back by cutting the file at its end, which another node may be moving.
+            return Err(errno(libc::EOPNOTSUPP));
+        }
         let (table, data) = (self.arena.nodes(), self.data(node)?);
         table.set_reserved(node.slot, true);
         let mut state = data.lock();
@@ -330,7 +334,7 @@ impl Filesystem {
             state.barriers == 0 && !state.reserved.is_programs && !state.reserved.covers(&growth)
         };
         let bytes_min = if self.config.layout == Layout::File { 1 } else { GROWTH_BYTES_MIN };
-        if bytes < bytes_min || !is_wanted {
+        if bytes < bytes_min || !is_wanted || self.is_shared() {
             return;
         }
         let allocated = self.writable_file(node).and_then(|file| {

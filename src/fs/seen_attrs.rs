@@ -71,14 +71,16 @@ struct Seen {
     backlog_bytes: u64,
     oldest_age_ms: u64,
     errno: Option<i32>,
+    changed_below: u64,
 }
 
 impl Seen {
     /// What there is to be told.
     fn parts(&self) -> &'static [&'static str] {
-        match (self.backlog_bytes, self.errno) {
-            (0, None) => &[],
-            _ => &["backlog_bytes", "oldest_age_ms", "error"],
+        match (self.backlog_bytes, self.errno, self.changed_below) {
+            (0, None, 0) => &[],
+            (_, _, 0) => &["backlog_bytes", "oldest_age_ms", "error"],
+            _ => &["backlog_bytes", "oldest_age_ms", "error", "changed_below"],
         }
     }
 }
@@ -108,9 +110,10 @@ impl Filesystem {
                 b"backlog_bytes" => seen.backlog_bytes.to_string(),
                 b"oldest_age_ms" => seen.oldest_age_ms.to_string(),
                 b"error" => error,
+                b"changed_below" => seen.changed_below.to_string(),
                 b"" => format!(
-                    "backlog_bytes={} oldest_age_ms={} error={error}",
-                    seen.backlog_bytes, seen.oldest_age_ms
+                    "backlog_bytes={} oldest_age_ms={} error={error} changed_below={}",
+                    seen.backlog_bytes, seen.oldest_age_ms, seen.changed_below
                 ),
                 _ => return Err(errno(libc::ENODATA)),
             }
@@ -135,8 +138,9 @@ impl Filesystem {
         if !node.is_regular() {
             return Err(errno(libc::ENODATA));
         }
+        let changed_below = self.conflicts(&node);
         let Some(data) = node.data_if_any() else {
-            return Ok(Seen { backlog_bytes: 0, oldest_age_ms: 0, errno: None });
+            return Ok(Seen { backlog_bytes: 0, oldest_age_ms: 0, errno: None, changed_below });
         };
         let state = data.lock_soon().ok_or_else(|| errno(libc::EAGAIN))?;
         let loss = state.stability.loss.filter(|loss| loss.is_listed);
@@ -145,6 +149,7 @@ impl Filesystem {
             backlog_bytes: state.buffer.dirty_bytes() + state.buffer.in_flight_bytes(),
             oldest_age_ms: born_ms.map_or(0, |born_ms| boottime_ms().saturating_sub(born_ms)),
             errno: state.failure.as_ref().map(|failure| failure.errno).or(loss.map(|l| l.errno)),
+            changed_below,
         })
     }
 }

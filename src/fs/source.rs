@@ -12,6 +12,7 @@ use super::data::FileState;
 use super::failing::Failure;
 use super::nodes::Node;
 use super::reserve::Job;
+use super::shared::Change;
 use super::stable::Unsynced;
 use crate::arena::Counters;
 use crate::backing;
@@ -42,8 +43,13 @@ impl Source for Filesystem {
     fn plan_turn(&self, file: FileId, reason: Reason) -> Plan {
         let Ok(node) = self.node(file.0) else { return Plan::Nothing };
         let Some(data) = node.data_if_any() else { return Plan::Nothing };
+        let moment = self.moment();
         // Asked before the lock is taken: it may wait for the disk.
-        let backing_end = self.backing_attr(&node).map_or(0, |attr| attr.size);
+        let attr = self.backing_attr(&node).ok();
+        let backing_end = attr.map_or(0, |attr| attr.size);
+        if let Some(attr) = attr {
+            self.look_below(&node, &attr, moment);
+        }
         let mut state = data.lock();
         let chunk_bytes = data.update_chunk(&mut state);
         let (turn_bytes, end) = (self.turn_bytes_max(chunk_bytes), backing_end);
@@ -82,12 +88,14 @@ impl Source for Filesystem {
         if first.offset > state.stored_end && !reaches(&data_file, first.offset) {
             self.unreserve_before_jump(&node, &mut state);
         }
+        self.begin_change(&node);
         killpoint::pass(Point::DrainTaken);
         Ok(Some(Run { file, offset: first.offset, len, pieces, data_file }))
     }
 
     fn stored(&self, run: Run, written: Written, took: Duration) {
         killpoint::pass(Point::DrainWritten);
+        self.end_run(run.file, Change::Reaches(run.offset + run.len));
         let counters = self.counters();
         Counters::add(&counters.bytes_out, run.len);
         Counters::add(&counters.drain_writes, written.calls);
@@ -126,6 +134,9 @@ impl Source for Filesystem {
     }
 
     fn failed(&self, file: FileId, run: Option<Run>, error: io::Error) -> u64 {
+        if run.is_some() {
+            self.end_run(file, Change::Any);
+        }
         let errno = crate::backing::errno(&error);
         let (mut retry_at_ms, mut lasting) = (boottime_ms(), None);
         self.with_state(file, |node, state| {
@@ -366,6 +377,13 @@ impl Filesystem {
             && let Some(data) = node.data_if_any()
         {
             data.chunk.step(streams);
+        }
+    }
+
+    /// What [`Source::take_run`] began is over.
+    fn end_run(&self, file: FileId, change: Change) {
+        if let Ok(node) = self.node(file.0) {
+            self.end_change(&node, change);
         }
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::nodes::Node;
+use super::shared::Change;
 use super::stable::Unsynced;
 use super::{Filesystem, Reply, errno};
 use crate::backing;
@@ -40,6 +41,7 @@ impl Filesystem {
         }
         // A time that was noted before would be set after these bytes.
         self.settle_times(node);
+        self.begin_change(node);
         let mut written = 0;
         let result = loop {
             if written == bytes.len() {
@@ -53,6 +55,7 @@ impl Filesystem {
                 Err(error) => break Err(error),
             }
         };
+        self.end_change(node, Change::Any);
         if written > 0 {
             file.note_cached();
             node.note_seen(None);

@@ -101,7 +101,7 @@ impl Filesystem {
     }
 
     fn virtual_entry(&self, id: u64) -> Entry {
-        Entry { attr: self.virtual_attr(id), generation: 0 }
+        Entry { attr: self.virtual_attr(id), generation: 0, lasts: Lasts::Settled }
     }
 
     /// Whether the name is the hidden directory's, and nothing below has it.

@@ -6,20 +6,20 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use fuser::{
-    CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, IoctlFlags, KernelConfig,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    CopyFileRangeFlags, FileHandle, FopenFlags, INodeNo, IoctlFlags, KernelConfig, LockOwner,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 
 use super::answering::Adapter;
 use super::convert::{
-    as_told_by_close, caller, code, file_attr, kind_of_entry, reply_attr, reply_empty, reply_entry,
-    reply_ioctl, reply_opened, reply_written, reply_xattr, set_time, sync_kind, ttl,
+    as_told_by_close, caller, code, kind_of_entry, reply_attr, reply_created, reply_empty,
+    reply_entry, reply_ioctl, reply_opened, reply_written, reply_xattr, set_time, sync_kind,
 };
 use crate::fs::{
-    About, Change, Entry, Filesystem, Looked, Mode, Mtime, OpenDirectory, OpenFile, Question,
-    Reply, is_virtual,
+    About, Change, Filesystem, Looked, Mode, Mtime, OpenDirectory, OpenFile, Question, Reply,
+    is_virtual,
 };
 use crate::killpoint::{self, Point};
 
@@ -212,15 +212,8 @@ impl fuser::Filesystem for Adapter {
         let name = name.to_owned();
         let create = move |fs: &Filesystem, caller| fs.create(caller, parent.0, &name, mode, flags);
         let me = self.clone();
-        self.ask_now(question, create, move |created| match created {
-            Ok((Entry { attr, generation }, OpenFile { handle, .. })) => reply.created(
-                ttl(&attr),
-                &file_attr(&attr),
-                Generation(u64::from(generation)),
-                FileHandle(handle),
-                me.cache_of(attr.id),
-            ),
-            Err(error) => reply.error(code(&error)),
+        self.ask_now(question, create, move |created| {
+            reply_created(reply, created, |id| me.cache_of(id));
         });
     }
 
@@ -293,15 +286,17 @@ impl fuser::Filesystem for Adapter {
 
     fn flush(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        let caller = caller(request);
         self.answer(ino, About::Bytes, move |me| {
             // The owner of locks stands for the closer's table of descriptors.
-            reply_empty(reply, me.fs.flush(ino.0, fh.0, lock_owner.0));
+            let answer = Box::new(move |result| reply_empty(reply, result));
+            me.fs.close(caller, (ino.0, fh.0), lock_owner.0, answer);
         });
     }
 

@@ -19,17 +19,18 @@ const PLUS_BYTES_MAX: usize = 1 << 20;
 
 /// Asked for where the kernel has them. Without KILLPRIV_V2 the kernel looks an attribute up on
 /// every write().
-const WANTED: [InitFlags; 8] = [
+const WANTED: [InitFlags; 6] = [
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     // The umask comes with the request: a default ACL stands above it.
     InitFlags::FUSE_DONT_MASK,
-    InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
 ];
+
+/// Entries with their attributes: not where names are looked up each time all the same.
+const PLUS: [InitFlags; 2] = [InitFlags::FUSE_DO_READDIRPLUS, InitFlags::FUSE_READDIRPLUS_AUTO];
 
 #[derive(Clone)]
 pub(super) struct Adapter {
@@ -48,6 +49,9 @@ impl Adapter {
     pub(super) fn negotiate(&self, config: &mut KernelConfig) {
         let limits = self.fs.limits();
         let mut wanted = WANTED.to_vec();
+        if !self.fs.is_shared() {
+            wanted.extend(PLUS);
+        }
         if self.fs.uses_writeback_cache() {
             wanted.push(InitFlags::FUSE_WRITEBACK_CACHE);
         }
@@ -136,9 +140,12 @@ impl Adapter {
 
     /// Whether the kernel is to keep pages of an open file.
     pub(super) fn cache_of(&self, id: u64) -> FopenFlags {
-        match is_virtual(id) || self.fs.is_uncached(id) {
-            true => FopenFlags::FOPEN_DIRECT_IO,
-            false => FopenFlags::FOPEN_KEEP_CACHE,
+        if is_virtual(id) || self.fs.is_uncached(id) {
+            return FopenFlags::FOPEN_DIRECT_IO;
+        }
+        match self.fs.keeps_pages(id) {
+            true => FopenFlags::FOPEN_KEEP_CACHE,
+            false => FopenFlags::empty(),
         }
     }
 

@@ -4,26 +4,35 @@ use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
 };
 
 use crate::backing::{SetTime, SyncKind, Time, errno};
-use crate::fs::{Caller, Entry, Lasts, NodeAttr};
+use crate::fs::{Caller, Entry, Lasts, NodeAttr, OpenFile};
+use crate::schedule::PASS_US_MAX;
 
-/// How long the kernel may keep names and attributes: the backing directory belongs to the mount,
-/// so nobody else changes them.
+/// How long the kernel may keep names and attributes where nobody else changes them: the backing
+/// directory belongs to the mount.
 const TTL: Duration = Duration::from_secs(3600);
-/// As long as the blocks of a file are still to come, or its set-id bits to go.
+/// As long as the blocks of a file are still to come, or its set-id bits to go; and where other nodes
+/// change files.
 const MOVING_TTL: Duration = Duration::from_secs(1);
+/// The kernel counts in ticks: a few milliseconds more.
+const PASSING_TTL: Duration = Duration::from_micros(PASS_US_MAX);
 
 /// `FUSE_UNIQUE_RESEND` of `<linux/fuse.h>`: marks the number of a request that is sent again.
 const RESENT: u64 = 1 << 63;
 
 pub(super) fn ttl(attr: &NodeAttr) -> &'static Duration {
-    match attr.lasts {
+    time_of(attr.lasts)
+}
+
+fn time_of(lasts: Lasts) -> &'static Duration {
+    match lasts {
         Lasts::Settled => &TTL,
         Lasts::Moving => &MOVING_TTL,
+        Lasts::Passing => &PASSING_TTL,
         Lasts::Once => &Duration::ZERO,
     }
 }
@@ -119,9 +128,28 @@ pub(super) fn sync_kind(data_only: bool) -> SyncKind {
 
 pub(super) fn reply_entry(reply: ReplyEntry, entry: io::Result<Entry>) {
     match entry {
-        Ok(Entry { attr, generation }) => {
-            reply.entry(ttl(&attr), &file_attr(&attr), Generation(u64::from(generation)));
+        Ok(Entry { attr, generation, lasts }) => {
+            let generation = Generation(u64::from(generation));
+            reply.entry_with_ttls(ttl(&attr), time_of(lasts), &file_attr(&attr), generation);
         }
+        Err(error) => reply.error(code(&error)),
+    }
+}
+
+/// CREATE: its reply has one time for name and attributes.
+pub(super) fn reply_created(
+    reply: ReplyCreate,
+    created: io::Result<(Entry, OpenFile)>,
+    cache_of: impl FnOnce(u64) -> FopenFlags,
+) {
+    match created {
+        Ok((Entry { attr, generation, lasts }, OpenFile { handle, .. })) => reply.created(
+            ttl(&attr).min(time_of(lasts)),
+            &file_attr(&attr),
+            Generation(u64::from(generation)),
+            FileHandle(handle),
+            cache_of(attr.id),
+        ),
         Err(error) => reply.error(code(&error)),
     }
 }

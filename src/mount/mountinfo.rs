@@ -35,6 +35,27 @@ impl std::fmt::Display for Device {
     }
 }
 
+/// Types of filesystems that are another process's or another machine's, as far as they end in no dot: `fuse.sshfs` is one of `fuse`. Not `fuseblk`, which
+/// is a disk of this machine.
+const ELSEWHERE: [&str; 16] = [
+    "fuse",
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "9p",
+    "virtiofs",
+    "ceph",
+    "afs",
+    "lustre",
+    "beegfs",
+    "gpfs",
+    "orangefs",
+    "pvfs2",
+    "glusterfs",
+];
+
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
@@ -58,6 +79,13 @@ impl Mount {
     /// Whether it is a coalescefs mount.
     pub fn is_ours(&self) -> bool {
         self.fs_type == FS_TYPE
+    }
+
+    /// Whether the filesystem is another process's or another machine's, by its type: it can be read
+    /// while that hangs.
+    pub fn is_elsewhere(&self) -> bool {
+        let of = self.fs_type.to_string_lossy();
+        ELSEWHERE.contains(&of.split('.').next().unwrap_or_default())
     }
 
     /// The user who made a FUSE mount, as this user namespace sees him.
@@ -220,6 +248,22 @@ broken line
     #[test]
     fn the_running_system_has_a_root() {
         assert!(MountTable::read().unwrap().top_at(Path::new("/")).is_some());
+    }
+
+    /// Goal: network filesystems and FUSE are told from disks, with and without a subtype.
+    #[test]
+    fn types_are_told_apart() {
+        let table = |kind: &str| {
+            let line = format!("36 35 0:52 / /mnt rw - {kind} source rw");
+            let table = MountTable::parse(line.as_bytes());
+            table.of(Device { major: 0, minor: 52 }).is_some_and(Mount::is_elsewhere)
+        };
+        for kind in ["fuse", "fuse.sshfs", "fuse.mfs", "nfs4", "ceph", "9p"] {
+            assert!(table(kind), "{kind}");
+        }
+        for kind in ["ext4", "xfs", "btrfs", "tmpfs", "overlay", "fuseblk", "fuseblk.ntfs"] {
+            assert!(!table(kind), "{kind}");
+        }
     }
 
     proptest! {

@@ -13,20 +13,22 @@
 //! Nobody is held for longer than [`HOLD_US`]: the gate makes a queue, and the bound of memory is
 //! elsewhere. Times are microseconds of a clock that never goes back.
 
+mod growth;
 mod meter;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::FileId;
 use super::pace::Pace;
+use growth::Growth;
 use meter::Meter;
 
 /// A stall that is hardly noticed; and the next write may have to wait for more than the gate.
 const HOLD_US: u64 = 150_000;
 /// All that wait are to have had a pass after so long: less would be more asking, more a longer wait.
 const ROUND_US: u64 = 80_000;
-/// The longest pass. A program that was slow may have become fast.
-const PASS_US_MAX: u64 = 4_000;
+/// The longest pass, in microseconds. A program that was slow may have become fast.
+pub const PASS_US_MAX: u64 = 4_000;
 /// The shortest: threads wake late by a tenth to a half of it, in the mean.
 const PASS_US_MIN: u64 = 600;
 /// To ask before a write takes so much of a processor's time.
@@ -42,6 +44,10 @@ const LATE_PARTS: f64 = 64.0;
 /// It opens when nobody had to wait for so long. Sooner would let programs that are too fast run away
 /// again and again.
 const OPENS_US: u64 = 1_000_000;
+/// Memory that is scarce so soon, if it goes on filling as fast, is taken to be. To have programs ask
+/// takes a while, what the kernel has of them comes on top, and once memory is full the kernel
+/// stops whom it likes.
+const SOON_US: u64 = 150_000;
 /// How many want to write is counted anew so often.
 const PEAK_US: u64 = 500_000;
 
@@ -50,8 +56,10 @@ const PEAK_US: u64 = 500_000;
 pub enum Pass {
     /// For one write.
     Once,
-    /// Until [`Gate::end_passes`] names the file.
+    /// Until [`Gate::end_passes`] names the file, [`PASS_US_MAX`] at most.
     Timed,
+    /// Until memory is scarce.
+    Free,
 }
 
 /// Place in the order, and a number of its own.
@@ -79,6 +87,9 @@ pub struct Gate<T> {
     from_bytes: u64,
     pace: Pace,
     is_shut: bool,
+    /// When it was.
+    shut_us: u64,
+    growth: Growth,
     files: HashMap<FileId, Meter>,
     /// Of all files together.
     all: Meter,
@@ -106,6 +117,8 @@ impl<T> Gate<T> {
             from_bytes,
             pace: Pace::new(from_bytes, limit_bytes),
             is_shut: false,
+            shut_us: 0,
+            growth: Growth::default(),
             files: HashMap::new(),
             all: Meter::new(0),
             waiting: BTreeMap::new(),
@@ -122,12 +135,16 @@ impl<T> Gate<T> {
         }
     }
 
-    /// Shuts it above `from_bytes`; opens it below, when nobody had to wait for a while, or well below
-    /// at once. Whether it is shut. When it opens, call [`Gate::grant`].
+    /// Shuts it above `from_bytes`, or before, when memory fills fast; opens it below, when nobody had
+    /// to wait for a while, or well below at once. Whether it is shut. When it opens, call
+    /// [`Gate::grant`].
     pub fn note_held(&mut self, held_bytes: u64, now_us: u64) -> bool {
+        self.growth.note(held_bytes, now_us);
+        let is_soon = held_bytes + self.growth.bytes_in(SOON_US) > self.from_bytes;
         let is_wanted = now_us.saturating_sub(self.waited_us) < OPENS_US;
-        let stays_shut = self.is_shut && is_wanted && held_bytes > self.from_bytes / 4 * 3;
-        let is_shut = held_bytes > self.from_bytes || stays_shut;
+        let is_fresh = now_us.saturating_sub(self.shut_us) < SOON_US;
+        let is_near = is_wanted && held_bytes > self.from_bytes / 4 * 3;
+        let is_shut = is_soon || self.is_shut && (is_near || is_fresh);
         let was_shut = std::mem::replace(&mut self.is_shut, is_shut);
         if was_shut && !self.is_shut {
             self.files.clear();
@@ -137,6 +154,7 @@ impl<T> Gate<T> {
         if self.is_shut && !was_shut {
             self.all = self.all.like(0, now_us);
             self.waited_us = now_us;
+            self.shut_us = now_us;
         }
         self.is_shut
     }
@@ -169,7 +187,7 @@ impl<T> Gate<T> {
         ticket: T,
     ) -> Option<(T, Pass)> {
         if !self.is_shut {
-            return Some((ticket, Pass::Timed));
+            return Some((ticket, Pass::Free));
         }
         self.count_programs(now_us);
         self.note_size(file, size_bytes, now_us);
@@ -199,7 +217,7 @@ impl<T> Gate<T> {
         {
             let (file, ticket) = self.take_waiting(place);
             // Not in its turn: as little as possible.
-            let pass = if self.is_shut { self.let_once(file, now_us).0 } else { Pass::Timed };
+            let pass = if self.is_shut { self.let_once(file, now_us).0 } else { Pass::Free };
             out.push((ticket, pass));
         }
         let mut room_bytes = self.pace.room_bytes(held_bytes, now_us / 1000);
@@ -277,11 +295,9 @@ impl<T> Gate<T> {
     /// be.
     fn note_size(&mut self, file: FileId, size_bytes: Option<u64>, now_us: u64) {
         let meter = self.meter(file, now_us);
-        let kind = meter.kind();
-        if let Some(written) = size_bytes.and_then(|size| meter.note_size(size, now_us)) {
-            self.all.learn(kind, 0.0, written.bytes, now_us);
-            self.pace.spend(written.bytes - written.charged_bytes);
-        }
+        let (kind, written) = (meter.kind(), meter.note_size(size_bytes, now_us));
+        self.all.learn_written(kind, &written, now_us);
+        self.pace.spend(written.bytes - written.charged_bytes);
     }
 
     fn charge(&mut self, file: FileId, bytes: f64, now_us: u64) {
@@ -306,7 +322,7 @@ impl<T> Gate<T> {
         let asking = self.pace.bytes_in(1) / self.speed(file, Pass::Once) * ASK_US;
         let asking_max = match self.meter(file, now_us).kind() {
             Pass::Once => ASKING_MAX,
-            Pass::Timed => ASKING_MAX / 2.0,
+            _ => ASKING_MAX / 2.0,
         };
         if asking > asking_max { Pass::Timed } else { Pass::Once }
     }
@@ -334,8 +350,7 @@ impl<T> Gate<T> {
         self.charge(file, charged_bytes, now_us);
         let meter = self.meter(file, now_us);
         if meter.kind() == Pass::Once {
-            meter.learn(Pass::Once, 1.0, 0.0, now_us);
-            self.all.learn(Pass::Once, 1.0, 0.0, now_us);
+            meter.note_single();
         }
         (Pass::Once, charged_bytes as u64)
     }

@@ -1,7 +1,8 @@
 //! Pure: whose turn it is on one backing device ([`Scheduler`]), when a WRITE may be acknowledged
 //! ([`Admission`]), which program may write on before that ([`Gate`]), whether an engine that
 //! hangs is to be asked again ([`circuit::Circuit`]) and with which requests ([`requests::Requests`]),
-//! and how many lanes a device has ([`Lanes`]).
+//! how many lanes a device has ([`Lanes`]), and when a disk is left to those who read from it
+//! ([`Sharing`]).
 //!
 //! A ring of files: a turn writes one chunk of one file and passes on, and that file falls to
 //! the bottom while the others go on filling. With equal rates the fill levels form a ramp: the
@@ -24,16 +25,18 @@ mod pace;
 mod queues;
 pub mod requests;
 mod scheduler;
+mod sharing;
 #[cfg(test)]
 mod tests;
 
 pub use admission::{Admission, Granted};
 pub use chunk_size::{ChunkSize, RunTime, ServiceTime};
-pub use gate::{Gate, Pass};
+pub use gate::{Gate, PASS_US_MAX, Pass};
 pub use lanes::{LANES_MAX, LaneRun, Lanes};
 pub use scheduler::{
     Load, Outcome, Policy, Priority, Reason, Scheduler, Turn, Urgency, turn_chunks,
 };
+pub use sharing::{Reads, Sharing};
 
 /// A file, by a number that the caller chooses and does not reuse while the file is known here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

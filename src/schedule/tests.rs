@@ -12,6 +12,7 @@ mod pace;
 mod random;
 mod requests;
 mod scheduler;
+mod sharing;
 mod simulation;
 pub(super) mod steps;
 

@@ -104,6 +104,11 @@ fn health(text: &mut Text, status: &Status) {
         longest_ms as f64 / MILLI,
     );
     engines(text, status);
+    text.counter(
+        "coalescefs_files_changed_below_total",
+        "Files found changed below by somebody else while they were written here.",
+        status.files_changed_below,
+    );
     text.gauge(
         "coalescefs_kernel_limits_tuned",
         "1 when the kernel's limits for the mount's dirty pages could be set.",

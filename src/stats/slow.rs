@@ -70,6 +70,13 @@ pub enum Slowness {
         /// Bytes per second that came from programs, where two states are known.
         received_bytes: Option<u64>,
     },
+    /// Nobody is held back, but threads wait for what is below: their programs have got an error.
+    Hanging {
+        /// How many.
+        count: u64,
+        /// For how long, at most.
+        for_ms: u64,
+    },
     /// The kernel's own throttle, which could not be tuned.
     Kernel {
         /// Why not.
@@ -145,6 +152,10 @@ fn chunk_in_force(now: &Status) -> u64 {
 
 /// Nobody is held back here.
 fn of_kernel(now: &Status, before: Option<&Status>) -> Slowness {
+    if now.hanging_requests > 0 {
+        let (count, for_ms) = (now.hanging_requests, now.longest_request_ms);
+        return Slowness::Hanging { count, for_ms };
+    }
     let is_written = before.map_or(now.backlog_bytes > 0, |before| now.bytes_in > before.bytes_in);
     if now.bdi != "tuned" && is_written {
         return Slowness::Kernel { why: now.bdi.clone() };
@@ -191,6 +202,10 @@ impl Slowness {
                 }
                 text
             }
+            Slowness::Hanging { count, for_ms } => format!(
+                "{count} requests to the filesystem below have not come back, for up to {}",
+                time(*for_ms)
+            ),
             Slowness::Kernel { why } => format!(
                 "nothing here; but the kernel's limits for this mount are {why}, so that it may \
                  hold programs back itself: root could tune them"

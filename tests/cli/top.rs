@@ -123,3 +123,29 @@ pub fn the_terminal_is_put_back() {
     drop(open);
     succeed(&["umount", b]);
 }
+
+/// Goal: with its terminal gone it ends, and does not look for keys for ever.
+pub fn the_terminal_goes_away() {
+    let scene = Scene::new(&["b"]);
+    let (b, pid) = (&scene.at("b"), &scene.at("pid"));
+    succeed(&["mount", b]);
+    let terminal = Terminal::new(&scene, "tmux");
+    // The shell keeps it from being told by a signal.
+    terminal
+        .type_line(&format!("(trap '' HUP; exec sh -c 'echo $$ >{pid}; exec {PROGRAM} top {b}')"));
+    terminal.wait_for("q quit");
+    let pid: u32 = fs::read_to_string(pid).unwrap().trim().parse().unwrap();
+    drop(terminal);
+    let begun = Instant::now();
+    while is_running(pid) {
+        assert!(begun.elapsed() < PATIENCE, "{pid} goes on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    succeed(&["umount", b]);
+}
+
+/// Whether a process is there and has not ended.
+fn is_running(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+}

@@ -78,8 +78,13 @@ impl Engine {
 
     /// coalescefs over [`Engine::files`], mounted beside; log and mountpoint are not on the engine.
     pub fn mount(&self, options: &[&str]) -> Mount {
+        Self::mount_of(&self.files(), options)
+    }
+
+    /// The same over a directory of an engine's client.
+    pub fn mount_of(files: &Path, options: &[&str]) -> Mount {
         let bind = |at: &Path| {
-            succeed(Command::new("mount").arg("--bind").arg(self.files()).arg(at));
+            succeed(Command::new("mount").arg("--bind").arg(files).arg(at));
         };
         Mount::beside_made(bind, options)
     }
@@ -87,6 +92,19 @@ impl Engine {
     /// One of the script's commands, which must succeed.
     pub fn order(&self, command: &str) {
         run(script(&[command]).arg(self.path()));
+    }
+
+    /// Starts it with a second client, so that there are two nodes; neither client keeps attributes.
+    pub fn start_for_two(name: &str) -> Engine {
+        let variables = [("ENGINE_BYTES", "2G"), ("ENGINE_SSHFS_OPTIONS", "dir_cache=no")];
+        let engine = Self::start_set(name, &variables);
+        run(script(&["another"]).envs(variables).arg(engine.path()));
+        engine
+    }
+
+    /// [`Engine::files`] as the second client has it.
+    pub fn files_of_another(&self) -> PathBuf {
+        self.path().join("mnt2/files")
     }
 
     /// Another client, which knows nothing of what the first one held.

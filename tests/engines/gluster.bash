@@ -41,12 +41,12 @@ all_online() {
 
 attach() {
     glusterfs --process-name fuse --volfile-server="$address" --volfile-id=/vol \
-        --log-file="$dir/client.log" "$dir/mnt"
-    until_true mountpoint -q "$dir/mnt"
-    until_true stat "$dir/mnt/."
+        --log-file="$dir/client${mnt#"$dir/mnt"}.log" "$mnt"
+    until_true mountpoint -q "$mnt"
+    until_true stat "$mnt/."
 }
 
-is_client() { [[ $1 == *glusterfs\ *"--log-file=$dir/client.log"* ]]; }
+is_client() { [[ $1 == *glusterfs\ *"--log-file=$dir/client.log "* ]]; }
 
 kill_server() {
     kill -KILL "$(cat /run/gluster/vols/vol/*-a1-brick.pid)"

@@ -12,6 +12,7 @@ mod support;
 
 mod engine;
 mod files;
+mod nodes;
 mod objects;
 mod outages;
 mod writers;
@@ -36,8 +37,9 @@ struct Case {
 
 const WITH_NETWORK: &[&str] = &["gluster", "moosefs", "sshfs"];
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 11] = [
     case("pipeline", false, &ENGINES, files::pipeline),
+    case("nodes", false, &["gluster", "sshfs"], nodes::what_is_closed_is_seen_elsewhere),
     case("worker_killed", false, &ENGINES, outages::worker_killed),
     case("writes_end_with_shards", false, &["gluster"], objects::writes_end_with_shards),
     case("layout", false, &["moosefs"], objects::layout),

@@ -37,8 +37,9 @@ attach() {
     # Asked often, so that a network that is cut is noticed and connected to again.
     sshfs -F /dev/null -o "ssh_command=${ENGINE_SSH:-ssh},IdentityFile=$dir/key,UserKnownHostsFile=/dev/null" \
         -o StrictHostKeyChecking=no,LogLevel=ERROR,reconnect,ServerAliveInterval=3,ServerAliveCountMax=3 \
-        "root@$address:$dir/disks/export/files" "$dir/mnt"
-    until_true mountpoint -q "$dir/mnt"
+        -o "${ENGINE_SSHFS_OPTIONS:-dir_cache=yes}" \
+        "root@$address:$dir/disks/export/files" "$mnt"
+    until_true mountpoint -q "$mnt"
 }
 
 is_client() { [[ $1 == sshfs\ *" $dir/mnt "* ]]; }

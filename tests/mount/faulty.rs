@@ -96,7 +96,9 @@ impl Setup {
 
     pub fn patient(options: &[&str]) -> Setup {
         let mut disk = None;
-        let mount = Mount::beside_made(|path| disk = Some(Faulty::at(path)), options);
+        // It stands for a disk, or for an engine that nobody else has: close() does not wait.
+        let options = [options, &["--consistency", "exclusive"]].concat();
+        let mount = Mount::beside_made(|path| disk = Some(Faulty::at(path)), &options);
         Setup { mount, disk: disk.unwrap() }
     }
 

@@ -22,6 +22,7 @@ mod lanes;
 mod layout;
 mod lifecycle;
 mod load;
+mod nodes;
 mod operations;
 mod outages;
 mod owners;
@@ -46,7 +47,7 @@ macro_rules! trials {
 }
 
 fn trial(skip: &Option<String>, name: &str, test: impl FnOnce() + Send + 'static) -> Trial {
-    let makes_namespace = name.contains("run_") || name.contains("namespace");
+    let makes_namespace = ["run_", "namespace", "nodes::"].iter().any(|word| name.contains(word));
     let trial = Trial::test(name, move || {
         // A private mount namespace keeps copies of every mount that is there alive: a test that
         // makes one runs alone.
@@ -185,6 +186,15 @@ fn main() {
         seeing::examples_slow_themselves_down,
     ]);
     trials.extend(trials![&root_skip, seeing::names_of_files_are_for_the_owner]);
+    trials.extend(trials![
+        &root_skip,
+        nodes::what_is_closed_is_seen_elsewhere,
+        nodes::readers_do_not_keep_the_old_file_for_others,
+        nodes::two_writers_of_one_file_are_named,
+        nodes::what_is_done_here_is_no_conflict,
+        nodes::the_next_worker_knows_the_same_files,
+        nodes::the_default_is_by_the_filesystem,
+    ]);
     let promtool_skip = skip.clone().or_else(seeing::cannot_check_metrics);
     trials.extend(trials![&promtool_skip, seeing::promtool_takes_the_metrics]);
     let root_unshare_skip = root_skip.clone().or_else(support::cannot_unshare);

@@ -103,7 +103,7 @@ fn wanted(args: &RunArgs) -> Result<Vec<Wanted>, CliError> {
 fn resolve_all(args: &RunArgs) -> Result<Vec<MountConfig>, CliError> {
     let around = resolve::Surroundings::here();
     let wanted = wanted(args)?;
-    let options = resolve::shared_out(&args.options, wanted.len(), around);
+    let options = resolve::shared_out(&args.options, wanted.len(), &around);
     let mut configs: Vec<(&'static str, MountConfig)> = Vec::new();
     for Wanted { option, dir, only } in &wanted {
         places::refuse_nested(option, dir)?;
@@ -117,7 +117,7 @@ fn resolve_all(args: &RunArgs) -> Result<Vec<MountConfig>, CliError> {
                 "{option} {one} and {other_option} {two} overlap: leave one of them out"
             )));
         }
-        let below = around.below(&places.backing);
+        let below = around.clone().below(&places.backing);
         let config = resolve::mount_config(&options, places.backing, places.mountpoint, below);
         let config = config.map_err(|error| shared_out(error, wanted.len()))?;
         configs.push((option, MountConfig { only: only.clone(), ..config }));

@@ -159,6 +159,7 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
                 }
             ),
         ),
+        ("consistency", units::printable(&config.consistency_in_words())),
         ("backing can", below::in_words(&config.abilities)),
         ("open files", status.open_files.to_string()),
         ("received", format!("{} in {} requests", size(status.bytes_in), status.write_requests)),
@@ -232,6 +233,13 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
             lane.range.offset
         );
         lines.push(("stuck", what));
+    }
+    for file in &status.changed_below {
+        let path = units::printable(&file.path.to_string_lossy());
+        let ago = units::duration_ms(file.ago_ms);
+        let (times, what) = (file.times, &file.what);
+        let what = format!("{path}, by somebody else: {what}, {ago} ago; {times} in all");
+        lines.push(("changed below", what));
     }
     for file in &status.errors {
         lines.push(("not stored", units::printable(&file.describe(size, units::duration_ms))));

@@ -14,7 +14,9 @@ mod looks;
 mod plain;
 mod view;
 
+use std::fs::File;
 use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -32,7 +34,7 @@ use looks::{Looks, News};
 use view::{Action, View};
 
 /// How long a key or a signal waits at most.
-const KEY_WAIT: Duration = Duration::from_millis(100);
+const KEY_WAIT_MS: i32 = 100;
 
 /// Watches a mount until a key or a signal ends it, or the mount is gone. `Err` when it cannot be
 /// asked at all.
@@ -95,7 +97,26 @@ fn panic_if_told() {
     }
 }
 
+/// Where keys come from: crossterm takes the same.
+fn keyboard() -> io::Result<OwnedFd> {
+    let stdin = io::stdin();
+    match stdin.is_terminal() {
+        true => stdin.as_fd().try_clone_to_owned(),
+        false => Ok(File::open("/dev/tty")?.into()),
+    }
+}
+
+/// Waits for a key or a signal. Whether the terminal is still there: crossterm would read from one
+/// that is gone for ever, whatever signal says so.
+fn wait_for_key(keyboard: &OwnedFd) -> bool {
+    let mut poll = libc::pollfd { fd: keyboard.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid entry.
+    unsafe { libc::poll(&mut poll, 1, KEY_WAIT_MS) };
+    poll.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) == 0
+}
+
 fn show(mut terminal: DefaultTerminal, looks: &Looks, ended: &AtomicBool) -> io::Result<()> {
+    let keyboard = keyboard()?;
     let mut view = View::default();
     while !ended.load(Ordering::Relaxed) {
         for news in looks.news.try_iter() {
@@ -107,7 +128,10 @@ fn show(mut terminal: DefaultTerminal, looks: &Looks, ended: &AtomicBool) -> io:
         }
         terminal.draw(|frame| draw::screen(frame, &view))?;
         panic_if_told();
-        if !event::poll(KEY_WAIT)? {
+        if !wait_for_key(&keyboard) {
+            return Ok(());
+        }
+        if !event::poll(Duration::ZERO)? {
             continue;
         }
         let Event::Key(key) = event::read()? else { continue };

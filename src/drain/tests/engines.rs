@@ -152,7 +152,8 @@ impl Setup {
         }
         let (tell, stored) = mpsc::channel();
         let source: Arc<dyn Source> = Arc::new(Files { runs: Mutex::new(runs), stored: tell });
-        let queue = Arc::new(LaneQueue::new(POLICY, Crew { lanes: Lanes::fixed(1), patience }));
+        let queue =
+            Arc::new(LaneQueue::new(POLICY, Crew { lanes: Lanes::fixed(1), patience }, None));
         let (throttle, isolation) =
             (Arc::new(Throttle::new(None)), Arc::new(Isolation::new(arena)));
         let writes_to: Arc<dyn Storage> = storage.clone();

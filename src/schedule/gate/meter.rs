@@ -8,9 +8,13 @@ const FIRST_SPEED: f64 = 1000.0;
 const FIRST_US: f64 = 1000.0;
 /// The same for one write: a page, and as much as so many.
 const FIRST_WRITE_BYTES: f64 = 4096.0;
+/// The kernel does not always tell how long a file is, without meaning anything by it.
+const UNKNOWN_MAX: u8 = 4;
 /// A write(2) takes no less.
 const WRITE_US_MIN: f64 = 0.5;
 const FIRST_WRITES: f64 = 64.0;
+/// Single writes of which it is known what they wrote count as so many others.
+const EXACT: f64 = 16.0;
 /// What arrives so soon was written before anybody was asked.
 const HOARD_US: u64 = 500_000;
 /// After so long, what was learned counts half: the kernel sends bytes long after they were written,
@@ -66,15 +70,21 @@ pub(super) struct Meter {
     kind_us: u64,
     timed: Rate,
     single: Rate,
+    /// Writes it was let do one by one, of which it is not known yet what they wrote.
+    singles: f64,
     /// As the kernel had it when its programs asked last.
     size_bytes: Option<u64>,
+    /// So often in a row it did not say.
+    unknown: u8,
     /// What they wrote then made it longer, so that its size says what is written.
     grows: bool,
 }
 
 /// What was written for passes, and what was taken to be.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Written {
+    /// Writes that were let pass one by one.
+    pub(super) units: f64,
     pub(super) bytes: f64,
     pub(super) charged_bytes: f64,
 }
@@ -103,7 +113,9 @@ impl Meter {
             kind_us: now_us + HOARD_US,
             timed,
             single,
+            singles: 0.0,
             size_bytes: None,
+            unknown: 0,
             grows: false,
         }
     }
@@ -130,7 +142,7 @@ impl Meter {
         if now_us >= self.kind_us {
             let rate = match pass {
                 Pass::Once => &mut self.single,
-                Pass::Timed => &mut self.timed,
+                _ => &mut self.timed,
             };
             rate.learn(units, bytes, now_us);
         }
@@ -142,18 +154,46 @@ impl Meter {
         self.on_their_way_bytes += bytes;
     }
 
-    /// Its programs ask again, and the kernel has it that long. What they wrote meanwhile, if that
-    /// made it longer.
-    pub(super) fn note_size(&mut self, size_bytes: u64, now_us: u64) -> Option<Written> {
-        let former_bytes = self.size_bytes.replace(size_bytes)?;
-        let bytes = size_bytes.saturating_sub(former_bytes) as f64;
-        self.grows = bytes > 0.0;
-        if !self.grows {
-            return None;
+    /// It was let do one write.
+    pub(super) fn note_single(&mut self) {
+        self.singles += 1.0;
+    }
+
+    /// Its programs ask again, and the kernel has it that long, if that is known. What they wrote
+    /// meanwhile, if that made it longer.
+    pub(super) fn note_size(&mut self, size_bytes: Option<u64>, now_us: u64) -> Written {
+        let mut written =
+            Written { units: std::mem::take(&mut self.singles), ..Written::default() };
+        self.note_known(size_bytes.is_some());
+        let former_bytes = size_bytes.and_then(|bytes| self.size_bytes.replace(bytes));
+        if let (Some(former_bytes), Some(size_bytes)) = (former_bytes, size_bytes) {
+            written.bytes = size_bytes.saturating_sub(former_bytes) as f64;
+            self.grows = written.bytes > 0.0;
         }
-        self.learn(self.kind, 0.0, bytes, now_us);
-        self.had_bytes += bytes;
-        Some(Written { bytes, charged_bytes: std::mem::take(&mut self.on_their_way_bytes) })
+        if written.bytes > 0.0 {
+            self.had_bytes += written.bytes;
+            written.charged_bytes = std::mem::take(&mut self.on_their_way_bytes);
+        }
+        self.learn_written(self.kind, &written, now_us);
+        written
+    }
+
+    /// Where its size is not known again and again, what arrives has to do.
+    fn note_known(&mut self, is_known: bool) {
+        self.unknown = if is_known { 0 } else { self.unknown.saturating_add(1) };
+        if self.unknown >= UNKNOWN_MAX {
+            (self.size_bytes, self.grows) = (None, false);
+        }
+    }
+
+    /// What was written for single passes is known exactly where the file grew; else it arrives some
+    /// time, and what arrives soon was written before anybody was asked.
+    pub(super) fn learn_written(&mut self, pass: Pass, written: &Written, now_us: u64) {
+        if pass == Pass::Once && written.bytes > 0.0 && written.units > 0.0 {
+            self.single.learn(written.units * EXACT, written.bytes * EXACT, now_us);
+        } else {
+            self.learn(pass, written.units, written.bytes, now_us);
+        }
     }
 
     /// Bytes came. Whether that was news.
@@ -187,9 +227,9 @@ impl Meter {
         let timed = self.timed.per_unit();
         match (pass, self.kind) {
             (Pass::Once, _) => single,
-            (Pass::Timed, Pass::Timed) => timed,
             // Where every write is small, no program can be fast.
-            (Pass::Timed, Pass::Once) => timed.min(single / WRITE_US_MIN),
+            (_, Pass::Once) => timed.min(single / WRITE_US_MIN),
+            _ => timed,
         }
     }
 

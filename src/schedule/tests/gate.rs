@@ -40,11 +40,28 @@ fn nobody_is_asked_while_there_is_room() {
 #[test]
 fn opens_well_below_where_it_shuts() {
     let mut gate = shut();
-    assert!(gate.note_held(FROM - MIB, 10 * MS));
-    assert_eq!(gate.ask(FileId(1), None, LIMIT, 10 * MS, 7), None);
-    assert!(!gate.note_held(FROM / 4 * 3, 11 * MS));
-    assert_eq!(grant(&mut gate, FROM / 4 * 3, 11 * MS), [7], "who was held passes when it opens");
+    assert!(gate.note_held(FROM - MIB, 200 * MS));
+    assert_eq!(gate.ask(FileId(1), None, LIMIT, 200 * MS, 7), None);
+    assert!(!gate.note_held(FROM / 4 * 3, 201 * MS));
+    assert_eq!(grant(&mut gate, FROM / 4 * 3, 201 * MS), [7], "who was held passes when it opens");
     assert_eq!(gate.waiting(), 0);
+}
+
+/// What fills memory fast is stopped before it is full; who ends a burst before that is not held.
+#[test]
+fn memory_that_fills_fast_is_scarce_sooner() {
+    let fill = |per_ms: u64| {
+        let mut gate: Gate<usize> = Gate::new(FROM, LIMIT);
+        let shut_ms = (0..1000).find(|ms| gate.note_held(ms * per_ms, (1000 + ms) * MS));
+        (shut_ms.expect("it is") * per_ms, gate)
+    };
+    assert_eq!(fill(MIB).0, 10 * MIB, "at the first measurement");
+    let slow = fill(MIB / 10).0;
+    assert!(slow < FROM && slow > FROM - 20 * MIB, "{slow}");
+    let (held_bytes, mut gate) = fill(MIB);
+    assert!(gate.ask(FileId(1), None, held_bytes, 1011 * MS, 1).is_some());
+    assert!(gate.note_held(held_bytes, 1100 * MS), "not to and fro");
+    assert!(!gate.note_held(held_bytes, 1200 * MS));
 }
 
 #[test]
@@ -63,8 +80,8 @@ fn a_file_is_new_once() {
     assert!(gate.note_arrived(FileId(1), 1, 0));
     assert!(!gate.note_arrived(FileId(1), 1, 0));
     assert!(gate.note_arrived(FileId(2), 1, 0));
-    gate.note_held(0, 0);
-    gate.note_held(LIMIT, 0);
+    assert!(!gate.note_held(0, 200 * MS));
+    assert!(gate.note_held(LIMIT, 200 * MS));
     assert!(gate.note_arrived(FileId(1), 1, 0), "and again when it was open meanwhile");
 }
 
@@ -180,7 +197,7 @@ impl Machine {
                 self.write(file, self.records[file]);
                 self.asking.push(file);
             }
-            Pass::Timed => self.writing[file] = Some(self.now_us),
+            _ => self.writing[file] = Some(self.now_us),
         }
     }
 
@@ -278,6 +295,33 @@ fn equal_bytes_whatever_the_records() {
         }
     }
     assert!(compared > 5, "{compared}");
+}
+
+/// Programs that write little at a time are let write for a time from the first moments on: when a
+/// file has grown by single writes it is known at once what those were.
+#[test]
+fn small_writes_ask_a_few_times() {
+    let count = 20;
+    let mut machine = Machine::new(vec![10; count], 20 * MIB);
+    assert!(machine.tells_sizes);
+    machine.run(400, 10 * KIB);
+    assert!(machine.passes < 20 * count as u64, "{} passes", machine.passes);
+}
+
+/// A file whose size is not told any more goes on to be counted, by what arrives: nobody gets
+/// everything.
+#[test]
+fn sizes_may_become_unknown() {
+    let count = 20;
+    let mut machine = Machine::new(vec![4 * KIB; count], 20 * MIB);
+    machine.run(5_000, 40 * KIB);
+    machine.tells_sizes = false;
+    machine.run(2_000, 40 * KIB);
+    let before = machine.written.clone();
+    machine.run(20_000, 40 * KIB);
+    let had: Vec<u64> = machine.written.iter().zip(&before).map(|(a, b)| a - b).collect();
+    let (least, most) = (*had.iter().min().unwrap(), *had.iter().max().unwrap());
+    assert!(most * 10 <= least * 12, "{least} to {most}");
 }
 
 /// On a disk that takes much, a pass is for many writes, and shares are equal all the same.

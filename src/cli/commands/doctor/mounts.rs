@@ -73,6 +73,8 @@ fn judge(what: &str, status: &Status) -> Vec<Check> {
             units::size(status.memory_bytes)
         ),
     )];
+    checks.push(consistency(what, status));
+    checks.extend(changed_below(what, status));
     checks.extend(unreachable(what, status));
     checks.extend(failing(what, status));
     checks.extend(deaths(what, status));
@@ -89,6 +91,22 @@ fn judge(what: &str, status: &Status) -> Vec<Check> {
         ));
     }
     checks
+}
+
+fn consistency(what: &str, status: &Status) -> Check {
+    let words = status.config.consistency_in_words();
+    Check::ok(what, format!("files changed below by others: {words}"))
+}
+
+fn changed_below(what: &str, status: &Status) -> Option<Check> {
+    let last = status.changed_below.first()?;
+    let text = format!(
+        "{} was changed below by somebody else while it was written here ({} times in all, of any \
+         file): what was written here was stored over it; let one node write a file",
+        last.path.display(),
+        status.files_changed_below
+    );
+    Some(Check::warning(what, text))
 }
 
 fn unreachable(what: &str, status: &Status) -> Option<Check> {

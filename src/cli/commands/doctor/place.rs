@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use super::{Check, Verdict, mounts};
 use crate::backing::{self, Abilities, DirectIo, Stripe};
+use crate::cli::args::ConsistencyOption;
 use crate::cli::below::{self, Below};
-use crate::cli::resolve::{self, Surroundings};
+use crate::cli::resolve::{self, Kind, Surroundings};
 use crate::cli::{places, units};
 use crate::mount::mountinfo::{MountTable, type_name};
 use crate::mount::patience::within;
@@ -27,6 +28,9 @@ const IN_MEMORY: [&str; 2] = ["tmpfs", "ramfs"];
 pub(super) fn look(directory: &Path, table: &MountTable) -> Vec<Check> {
     let mut checks = others(directory, table);
     checks.extend(filesystem(directory, table));
+    let (mode, why) = resolve::consistency(ConsistencyOption::Auto, &Kind::of(directory));
+    let text = format!("a mount would be {} by default: {why}", mode.name());
+    checks.push(Check::ok("consistency", text));
     let probed = directory.to_owned();
     checks.extend(within(PROBE_TIMEOUT, move || probe(&probed)).unwrap_or_else(|| {
         let text = format!(
