@@ -11,6 +11,8 @@ mod bench;
 mod doctor;
 #[path = "cli/redirect.rs"]
 mod redirect;
+#[path = "cli/terminal.rs"]
+mod terminal;
 #[path = "cli/top.rs"]
 mod top;
 
@@ -215,9 +217,9 @@ fn main() {
     if let Some(reason) = &skip {
         eprintln!("tests that mount are ignored: {reason}");
     }
-    let tmux_skip = skip.clone().or_else(top::cannot_use_tmux);
+    let tmux_skip = skip.clone().or_else(terminal::cannot_use_tmux);
     if let Some(reason) = tmux_skip.as_ref().filter(|_| skip.is_none()) {
-        eprintln!("the test of top in a terminal is ignored: {reason}");
+        eprintln!("tests in a terminal are ignored: {reason}");
     }
     let mounting = |trial: Trial| trial.with_ignored_flag(skip.is_some());
     let trials = vec![
@@ -278,6 +280,7 @@ fn main() {
             "run_passes_signals_on_and_waits_for_what_is_left_behind",
             run_passes_signals_on_and_waits_for_what_is_left_behind,
         )),
+        mounting(alone("drain_without_a_path_is_for_all", drain_without_a_path_is_for_all)),
         shared("redirect::mistakes_are_named", redirect::mistakes_are_named),
         mounting(shared("redirect::rules_survive_the_worker", redirect::rules_survive_the_worker)),
         mounting(alone(
@@ -302,6 +305,8 @@ fn main() {
             redirect::very_many_directories_are_refused,
         ),
         mounting(alone("redirect::as_an_ordinary_user", redirect::as_an_ordinary_user)),
+        alone("terminal::run_leaves_the_terminal_alone", terminal::run_leaves_the_terminal_alone)
+            .with_ignored_flag(tmux_skip.is_some()),
         shared("top::the_terminal_is_put_back", top::the_terminal_is_put_back)
             .with_ignored_flag(tmux_skip.is_some()),
         shared("top::the_terminal_goes_away", top::the_terminal_goes_away)
@@ -316,6 +321,7 @@ fn wrong_usage() {
     scene.refused(&[], 2, "--help");
     scene.refused(&["mont"], 2, "mont");
     scene.refused(&["mount"], 2, "<BACKING>");
+    scene.refused(&["status", "--jsn"], 2, "(try 'coalescefs status --help')");
     scene.refused(&["mount", "--memry", "1G", b], 2, "--memory");
     scene.refused(&["mount", "--memory", "lots", b], 2, "20M");
     scene.refused(&["mount", "--memory", "1M", b], 2, "at least 4 MiB");
@@ -329,6 +335,8 @@ fn wrong_usage() {
     scene.refused(&["mount", "--log-file", &scene.at("no/log"), b], 2, "--log-file");
     scene.refused(&["run", "--", "true"], 2, "--over <DIR> or --redirect <GLOB>");
     scene.refused(&["run", "--over", b], 2, "COMMAND");
+    scene.refused(&["run", "--over", b, "true"], 2, "the command stands behind '--'");
+    scene.refused(&["run", "--redirect", b, b, "--", "true"], 2, "a GLOB in quotes");
     scene.refused(&["run", "--over", b, "--over", b, "--", "true"], 2, "overlap");
     scene.refused(&["umount"], 2, "MOUNTPOINT");
 }
@@ -347,7 +355,7 @@ fn wrong_places() {
     scene.refused(&["mount", &inside, &b], 1, "would be hidden");
     scene.refused(&["mount", "/"], 1, "over /");
     scene.refused(&["run", "--over", &missing, "--", "true"], 1, "--over");
-    scene.refused(&["umount", &empty], 1, "not a mountpoint");
+    scene.refused(&["umount", &empty], 1, "not a mountpoint: 'coalescefs status' lists the mounts");
     scene.refused(&["umount", &missing], 1, "No such file");
     scene.refused(&["umount", "/proc"], 1, "not a coalescefs mount");
     scene.refused(&["status", "/proc"], 1, "not a coalescefs mount");
@@ -510,6 +518,36 @@ fn a_dead_daemon_is_named_as_such() {
     assert_refused(&coalescefs(&["umount", b]), 1, "not a mountpoint");
 }
 
+/// Goal: `drain` without PATH stores what all mounts hold, also when it cannot ask one of them, and
+/// says that. Method: a namespace of mounts that has none of other tests.
+fn drain_without_a_path_is_for_all() {
+    const SCRIPT: &str = r#"
+awk '/ - fuse.coalescefs / { print $5 }' /proc/self/mountinfo | tac |
+    while read -r other; do umount -i -l "$other"; done
+test "$("$0" drain)" = 'no coalescefs mounts'
+for n in 1 2 3; do "$0" mount --max-age 1h b$n m$n; echo first >m$n/f; done
+test ! -s b1/f && test ! -s b3/f
+"$0" drain
+for n in 1 2 3; do test "$(cat b$n/f)" = first; done
+daemon=$("$0" status --json m2 | sed -n 's/.*_pid": \([0-9]*\).*/\1/p')
+for signal in STOP KILL; do kill -$signal $daemon; done
+for n in 1 3; do echo second >>m$n/f; done
+test "$(cat b1/f)" = first
+until "$0" drain 2>said && exit 9; grep -q 'the daemon of .*/m2 is gone' said; do sleep 0.1; done
+test "$(wc -l <said)" = 1
+for n in 1 3; do test "$(tail -n 1 b$n/f)" = second; done
+"$0" umount m2 2>said || test $? = 75
+for n in 1 3; do "$0" umount m$n; done
+"#;
+    let scene = Scene::new(&["b1", "m1", "b2", "m2", "b3", "m3"]);
+    let mut apart = Command::new("timeout");
+    apart.args(["-k", "5", "60", "unshare", "-m", "--propagation", "private"]);
+    apart.args(["bash", "-euo", "pipefail", "-c", SCRIPT, PROGRAM]).current_dir(&scene.root);
+    let output = apart.output().unwrap();
+    assert!(output.status.success(), "{:?}: {}", output.status, stderr(&output));
+    assert!(scene.processes("keeper").is_empty());
+}
+
 fn foreground_ends_in_order_by_a_signal() {
     let scene = Scene::new(&["b"]);
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGKILL] {
@@ -576,5 +614,13 @@ fn run_passes_signals_on_and_waits_for_what_is_left_behind() {
     let output = coalescefs(&["run", "--over", b, "--", "sh", "-c", &script]);
     assert_refused(&output, 0, "still used by sleep");
     assert!(begun.elapsed() > Duration::from_millis(900));
+    scene.wait_until_gone();
+    // Who has a file open is waited for, and what it writes is stored.
+    let opened = scene.at("opened");
+    let writes = format!("(touch {opened}; sleep 1; echo late) >{b}/f 2>/dev/null");
+    let script = format!("{writes} & until test -e {opened}; do sleep 0.1; done");
+    let output = coalescefs(&["run", "--over", b, "--", "sh", "-c", &script]);
+    assert_refused(&output, 0, "still used by sh (");
+    assert_eq!(fs::read_to_string(scene.at("b/f")).unwrap(), "late\n");
     scene.wait_until_gone();
 }

@@ -5,8 +5,6 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::schedule::Reads;
-
 /// All block devices, by their numbers.
 pub(super) const DEVICES: &str = "/sys/dev/block";
 /// In `stat` of a block device, whatever its blocks are (Documentation/block/stat.rst of the kernel).
@@ -35,6 +33,15 @@ fn rotational(disk: &Path) -> Option<bool> {
     }
 }
 
+/// What everybody has read from a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadSoFar {
+    /// In all since the disk was found.
+    pub bytes: u64,
+    /// Some read is waiting for the disk now.
+    pub under_way: bool,
+}
+
 /// What is read from a disk, by whomever: `stat` and `inflight` of the block device.
 #[derive(Debug)]
 pub struct DiskReads {
@@ -55,10 +62,10 @@ impl DiskReads {
     }
 
     /// As the kernel counts now. Nothing where it does not: a disk may be gone.
-    pub fn look(&self) -> Reads {
+    pub fn look(&self) -> ReadSoFar {
         let sectors = number(&self.stat, 2).unwrap_or_default();
         let under_way = number(&self.inflight, 0).unwrap_or_default() > 0;
-        Reads { bytes: sectors * SECTOR_BYTES, under_way }
+        ReadSoFar { bytes: sectors * SECTOR_BYTES, under_way }
     }
 }
 
@@ -105,10 +112,10 @@ mod tests {
         fs::write(&stat, "  35 2 4096 17 6 0 512 8 0 20 25 0 0 0 0 3 1\n").unwrap();
         fs::write(sys.path().join("inflight"), "       1        4\n").unwrap();
         let reads = DiskReads::open(sys.path()).unwrap();
-        assert_eq!(reads.look(), Reads { bytes: 2 << 20, under_way: true });
+        assert_eq!(reads.look(), ReadSoFar { bytes: 2 << 20, under_way: true });
         fs::write(sys.path().join("inflight"), "       0        4\n").unwrap();
-        assert_eq!(reads.look(), Reads { bytes: 2 << 20, under_way: false });
+        assert_eq!(reads.look(), ReadSoFar { bytes: 2 << 20, under_way: false });
         fs::write(&stat, "").unwrap();
-        assert_eq!(reads.look(), Reads::default());
+        assert_eq!(reads.look(), ReadSoFar::default());
     }
 }

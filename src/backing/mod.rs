@@ -36,7 +36,7 @@ pub use data::{
     allocate, copy_range, extents, flush_range, place_on_device, read_at, seek, set_size,
     settle_range, sync_all, sync_data, sync_filesystem, try_read_at, write_at,
 };
-pub use device::{DiskReads, is_rotational};
+pub use device::{DiskReads, ReadSoFar, is_rotational};
 pub use dir::{DirEntry, DirReader};
 pub use ioctl::ioctl;
 pub use layout::Engine;

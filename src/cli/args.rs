@@ -37,7 +37,8 @@ pub const HERE: &str = "; here ";
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 75 data is not on disk; 'run' has \
                   the command's own.\nSizes: K, M, G, T are powers of 1024: 20M = 20MiB. \
                   Durations: 500ms, 30s, 2min.\nMore: 'coalescefs help TOPIC', TOPIC being a \
-                  command, sizes, exit-codes, signals, files, rules or fstab."
+                  command, sizes, exit-codes, signals, files, rules, conduct or \
+                  fstab."
 )]
 pub struct Arguments {
     /// What to do.
@@ -243,7 +244,7 @@ pub struct DoctorArgs {
 /// `help`.
 #[derive(Debug, Args)]
 pub struct HelpArgs {
-    /// A command, or one of sizes, exit-codes, signals, files, rules, fstab [default: all commands]
+    /// A command, or one of sizes, exit-codes, signals, files, rules, conduct, fstab [default: all commands]
     pub topic: Option<String>,
 }
 

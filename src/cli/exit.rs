@@ -98,6 +98,23 @@ impl Exit {
     }
 }
 
+/// The error to end with when several things went wrong: data not stored before anything else, and
+/// what came first. The others are said at once.
+pub fn worst_of(results: impl IntoIterator<Item = Result<(), CliError>>) -> Result<(), CliError> {
+    let mut worst = Ok(());
+    for error in results.into_iter().filter_map(Result::err) {
+        match (&worst, &error) {
+            (Ok(()), _) => worst = Err(error),
+            (Err(CliError::Failed(first)), CliError::NotStored(_)) => {
+                complain(first);
+                worst = Err(error);
+            }
+            _ => complain(&error.to_string()),
+        }
+    }
+    worst
+}
+
 /// The end of the program after a command; prints the error.
 pub fn of_result(result: Result<Exit, CliError>) -> ExitCode {
     ExitCode::from(match result {
@@ -124,9 +141,34 @@ pub fn of_parser(error: &clap::Error) -> ExitCode {
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         complain("what shall be done? Try 'coalescefs --help'");
     } else {
-        complain(&format!("{} (try 'coalescefs --help')", one_line(&error.to_string())));
+        let said = error.to_string();
+        let hint = command_hint(error.kind(), &said);
+        let command = command_of(&said);
+        complain(&format!("{}{hint} (try 'coalescefs {command}--help')", one_line(&said)));
     }
     ExitCode::from(USAGE)
+}
+
+/// The command that the usage is of, with a space; or nothing.
+fn command_of(said: &str) -> String {
+    let usage = said.split_once("Usage: coalescefs ").map_or("", |(_, usage)| usage);
+    let name = usage.split_whitespace().next().unwrap_or_default();
+    match name.starts_with(|letter: char| letter.is_ascii_lowercase()) {
+        true => format!("{name} "),
+        false => String::new(),
+    }
+}
+
+/// What is most often forgotten before a word that `run` takes for no option: the shell makes several
+/// words of a glob, and the command's own options are not ours.
+fn command_hint(kind: clap::error::ErrorKind, said: &str) -> &'static str {
+    let is_of_run = said.contains("Usage: coalescefs run ");
+    match kind {
+        clap::error::ErrorKind::UnknownArgument if is_of_run => {
+            ": the command stands behind '--', and a GLOB in quotes"
+        }
+        _ => "",
+    }
 }
 
 /// Writes `coalescefs: MESSAGE` to standard error. That nobody can read it is no error.
@@ -177,6 +219,16 @@ mod tests {
         };
         assert_eq!(command(libc::ENOENT).code(), 127);
         assert_eq!(command(libc::EACCES).code(), 126);
+    }
+
+    #[test]
+    fn the_command_is_that_of_the_usage() {
+        assert_eq!(
+            command_of("error: x\n\nUsage: coalescefs mount [OPTIONS] <BACKING>\n"),
+            "mount "
+        );
+        assert_eq!(command_of("error: x\n\nUsage: coalescefs [OPTIONS] <COMMAND>\n"), "");
+        assert_eq!(command_of("error: x"), "");
     }
 
     #[test]

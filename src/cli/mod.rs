@@ -38,7 +38,7 @@ mod trial;
 mod units;
 mod walk;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
@@ -90,6 +90,12 @@ fn run(arguments: Arguments, log_level: String) -> Result<Exit, CliError> {
 fn start_log(level: &str) {
     let mut log = env_logger::Builder::new();
     log.filter_module("fuser", log::LevelFilter::Error).parse_filters(level).init();
+}
+
+/// How wide standard output is, where it is a terminal: elsewhere each line is whole, for grep(1).
+fn columns() -> Option<usize> {
+    let (columns, _) = ratatui::crossterm::terminal::size().ok()?;
+    (io::stdout().is_terminal() && columns > 0).then_some(columns.into())
 }
 
 /// Writes to standard output. A reader that went away, as `head` does, is no error.

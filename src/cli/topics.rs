@@ -15,12 +15,13 @@ pub fn find(name: &str) -> Option<&'static Topic> {
 }
 
 /// In the order of the manual.
-pub const TOPICS: [Topic; 6] = [
+pub const TOPICS: [Topic; 7] = [
     Topic { name: "sizes", text: SIZES },
     Topic { name: "exit-codes", text: EXIT_CODES },
     Topic { name: "signals", text: SIGNALS },
     Topic { name: "files", text: FILES },
     Topic { name: "rules", text: RULES },
+    Topic { name: "conduct", text: CONDUCT },
     Topic { name: "fstab", text: FSTAB },
 ];
 
@@ -84,6 +85,33 @@ Environment: RUST_LOG and COALESCEFS_LOG_FILE are the defaults of --log-level
 and --log-file.";
 
 const RULES: &str = "\
+What holds for some files only, by their path:
+
+  coalescefs mount --rule '*.log:coalesce=off' \\
+                   --rule 'OUTPUT*:chunk=64M,max-age=5s,priority=high' out
+
+The first rule whose GLOB matches decides; what it leaves open is as the other
+options have it.
+
+GLOB            without / it is compared with the file's name, in whatever
+                directory; with / with the path below the mountpoint.
+                * ? [a-z] do not match /, ** does; {a,b} is one or the other.
+chunk=SIZE      instead of --chunk
+max-age=TIME    instead of --max-age
+priority=high   its whole chunks go before those of others
+coalesce=off    writes go to the disk at once, as without a mount
+
+The same in a file for --config, with all options by their names:
+
+  memory = \"4G\"
+  max-age = \"10s\"
+  rule = [\"*.log:coalesce=off\", \"OUTPUT*:chunk=64M,priority=high\"]
+
+'run --redirect GLOB' mounts over the directories of what GLOB names, and has
+coalesce=off for everything else there. Put globs in quotes, or the shell
+expands them.";
+
+const CONDUCT: &str = "\
 1. The backing directory belongs to the mount while it is mounted: change
    nothing below it, past the mount.
 2. End a mount with 'coalescefs umount', SIGTERM, or umount(8) with its helper,

@@ -50,6 +50,28 @@ pub fn shell_word(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
+/// A line that begins behind `indent` columns, broken between words so that it ends within `columns`;
+/// what follows begins there, too. A word that is too long stays whole.
+pub fn fold(text: &str, indent: usize, columns: Option<usize>) -> String {
+    let Some(columns) = columns else { return text.to_owned() };
+    let mut folded = String::new();
+    let mut column = indent;
+    for (number, word) in text.split(' ').enumerate() {
+        let length = word.chars().count();
+        if number > 0 && column + 1 + length > columns {
+            folded.push('\n');
+            folded.push_str(&" ".repeat(indent));
+            column = indent;
+        } else if number > 0 {
+            folded.push(' ');
+            column += 1;
+        }
+        folded.push_str(word);
+        column += length;
+    }
+    folded
+}
+
 /// Milliseconds for people: `1m 5s`, `350ms`; above a second, without milliseconds.
 pub fn duration_ms(ms: u64) -> String {
     let rounded = if ms < 1000 { ms } else { ms / 1000 * 1000 };
@@ -73,6 +95,16 @@ pub fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_folded_between_words() {
+        let text = "one two, three; four fivefivefive six";
+        assert_eq!(fold(text, 4, None), text);
+        assert_eq!(fold(text, 4, Some(80)), text);
+        let narrow = "one two,\n    three;\n    four\n    fivefivefive\n    six";
+        assert_eq!(fold(text, 4, Some(12)), narrow);
+        assert_eq!(fold("", 4, Some(12)), "");
+    }
 
     #[test]
     fn sizes_are_binary() {

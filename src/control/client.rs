@@ -28,8 +28,18 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nothing is mounted there.
-    #[error("{} is not a mountpoint", .0.display())]
-    NotMounted(PathBuf),
+    #[error(
+        "{} is not a mountpoint: {}", path.display(), match around {
+            Some(mount) => format!("it lies in the coalescefs mount at {}", mount.display()),
+            None => "'coalescefs status' lists the mounts".to_owned(),
+        }
+    )]
+    NotMounted {
+        /// What was said to be one.
+        path: PathBuf,
+        /// The mount of ours that it lies in.
+        around: Option<PathBuf>,
+    },
     /// Something else is mounted there.
     #[error("{} is not a coalescefs mount but one of type {fs_type}", path.display())]
     NotOurs {
@@ -115,7 +125,9 @@ pub fn find_mount(path: &Path) -> Result<Mount, ClientError> {
         Some(mount) => mount,
         None => {
             let target = name.canonicalize().map_err(cannot)?;
-            table.top_at(&target).ok_or(ClientError::NotMounted(name))?
+            let around = table.holding(&target).filter(|mount| mount.is_ours());
+            let around = around.map(|mount| mount.mount_point.clone());
+            table.top_at(&target).ok_or(ClientError::NotMounted { path: name, around })?
         }
     };
     if !mount.is_ours() {

@@ -215,6 +215,9 @@ pub struct DiskStatus {
     /// Of a filesystem that is another process's or another machine's.
     #[serde(default)]
     pub engine: Option<EngineStatus>,
+    /// What its lanes did in the last seconds; nothing from a daemon that does not say.
+    #[serde(default)]
+    pub recent: RecentDrain,
 }
 
 /// Whether what keeps the files answers.
@@ -358,6 +361,9 @@ pub struct GivenUp {
 pub struct LaneStatus {
     /// Its number.
     pub lane: u64,
+    /// The disk, as [`DiskStatus::device`]; empty from a daemon that does not say.
+    #[serde(default)]
+    pub device: String,
     /// The file it writes, below the mountpoint.
     #[serde(serialize_with = "lossy_path")]
     pub path: PathBuf,
@@ -410,6 +416,19 @@ impl Status {
             recent: RecentDrain::default(),
             files_changed_below: 0,
             changed_below: Vec::new(),
+        }
+    }
+}
+
+impl RecentDrain {
+    /// Both together, of the same time.
+    pub fn and(self, other: RecentDrain) -> RecentDrain {
+        RecentDrain {
+            window_ms: self.window_ms.max(other.window_ms),
+            bytes: self.bytes + other.bytes,
+            busy_ms: self.busy_ms + other.busy_ms,
+            writes: self.writes + other.writes,
+            turns: self.turns + other.turns,
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::drain::{DataFile, LaneQueue};
 use crate::isolation::HandedOver;
 use crate::killpoint::{self, Point};
 use crate::schedule::{FileId, Load};
+use crate::stats::recent::Recent;
 
 /// What a file's lock guards.
 pub(super) struct FileState {
@@ -92,6 +93,7 @@ pub(super) struct FileData {
     pub(super) queue: Arc<LaneQueue>,
     pub(super) space: Arc<Space>,
     pub(super) chunk: Arc<Chunk>,
+    recent: Arc<Mutex<Recent>>,
 }
 
 impl FileData {
@@ -122,7 +124,13 @@ impl FileData {
             queue: device.queue,
             space: device.space,
             chunk: device.chunk,
+            recent: device.recent,
         }
+    }
+
+    /// What the lanes of its device did lately. A leaf: nothing else is locked under it.
+    pub(super) fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().expect("no panics under this lock")
     }
 
     /// Divides the file as its rule says, or as is in force on its device by now; the chunk.

@@ -160,7 +160,7 @@ impl Filesystem {
         let id = attr.id;
         let (me, since) = (self.arc(), Instant::now());
         let told = move |lasts| {
-            me.stats.note_stall(since.elapsed());
+            me.note_stall(since.elapsed());
             attr.lasts = lasts;
             reply(Ok(attr));
         };

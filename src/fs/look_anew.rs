@@ -7,14 +7,19 @@
 //! Rejected: to do so while a program has the file open, as the inode then stays; and to set the
 //! time through the own mount, as the daemon would wait for itself.
 //!
+//! The kernel drops the inode with the last of its names, so those by which it has found a file that
+//! has several are noted, in mounts with rules. One that is removed or renamed is noted no more: what
+//! is there afterwards may be a directory with something mounted on it, which would go.
+//!
 //! What an engine did after the kernel was told that it failed is looked up anew, too: see `asking`.
 //!
 //! Forgetting a name waits for the directory's lock, which a program holds while it waits for an
 //! answer of ours: so on a thread of its own, for which nobody waits.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
@@ -34,6 +39,41 @@ enum Stale {
 pub(super) struct LookAnew {
     sender: Sender<Stale>,
     receiver: Receiver<Stale>,
+}
+
+/// More names of a file are not noted: memory for each.
+const NAMES_MAX: usize = 64;
+
+/// A directory's node id and a name in it.
+type Place = (u64, OsString);
+
+/// Names of a file beside that by which it was found last. The lock is a leaf.
+#[derive(Default)]
+pub(super) struct OtherNames(Mutex<Vec<Place>>);
+
+impl OtherNames {
+    fn lock(&self) -> MutexGuard<'_, Vec<Place>> {
+        self.0.lock().expect("no panics under this lock")
+    }
+
+    /// It was found by `former` before, and now by `latest`.
+    pub(super) fn note(&self, former: Place, latest: (u64, &OsStr)) {
+        self.remove(latest);
+        let mut names = self.lock();
+        let is_latest = (former.0, former.1.as_os_str()) == latest;
+        if !is_latest && names.len() < NAMES_MAX && !names.contains(&former) {
+            names.push(former);
+        }
+    }
+
+    /// The name is gone.
+    pub(super) fn remove(&self, (parent, name): (u64, &OsStr)) {
+        self.lock().retain(|other| (other.0, other.1.as_os_str()) != (parent, name));
+    }
+
+    fn take(&self) -> Vec<Place> {
+        std::mem::take(&mut *self.lock())
+    }
 }
 
 impl LookAnew {
@@ -100,7 +140,37 @@ impl Filesystem {
             return;
         }
         data.was_written_through.store(false, Ordering::SeqCst);
-        let (parent, name) = self.arena.nodes().place(node.slot);
-        pages.forget_name(parent, &name);
+        let last = self.arena.nodes().place(node.slot);
+        for (parent, name) in node.other_names.take().into_iter().chain([last]) {
+            pages.forget_name(parent, &name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: each name is noted once and until it is gone, the last one not at all, and not more than
+    /// there is room for.
+    #[test]
+    fn names_are_noted_until_they_are_gone() {
+        let names = OtherNames::default();
+        let place = |name: &str| (1, OsString::from(name));
+        names.note(place("a"), (1, OsStr::new("a")));
+        assert_eq!(names.take(), []);
+        names.note(place("a"), (1, OsStr::new("b")));
+        names.note(place("b"), (2, OsStr::new("a")));
+        names.note(place("a"), (1, OsStr::new("c")));
+        assert_eq!(*names.lock(), [place("a"), place("b")]);
+        names.note((2, "a".into()), (1, OsStr::new("b")));
+        assert_eq!(*names.lock(), [place("a"), (2, "a".into())]);
+        names.remove((1, OsStr::new("a")));
+        assert_eq!(names.take(), [(2, "a".into())]);
+        for number in 0..2 * NAMES_MAX {
+            names.note(place(&number.to_string()), (1, OsStr::new("z")));
+        }
+        assert_eq!(names.take().len(), NAMES_MAX);
+        assert_eq!(names.take(), []);
     }
 }

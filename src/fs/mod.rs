@@ -78,13 +78,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 
 use crate::arena::{Arena, SlotPool};
-use crate::backing::{DescriptorCache, DiskReads, Storage, is_rotational};
+use crate::backing::{DescriptorCache, DiskReads, ReadSoFar, Storage, is_rotational};
 use crate::config::MountConfig;
 use crate::config::rules::Rules;
 use crate::drain::{Crew, DataFile, LaneQueue, LookAtReads, Throttle};
 use crate::isolation::Isolation;
-use crate::schedule::{LANES_MAX, Lanes, Policy};
+use crate::schedule::{LANES_MAX, Lanes, Policy, Reads};
 use crate::stats::Stats;
+use crate::stats::recent::Recent;
 
 pub use asking::{About, Answer, Question};
 pub use attrs::{Change, Lasts, Looked, NodeAttr};
@@ -140,6 +141,7 @@ struct Device {
     queue: Arc<LaneQueue>,
     space: Arc<Space>,
     chunk: Arc<Chunk>,
+    recent: Arc<Mutex<Recent>>,
 }
 
 /// A mounted filesystem: the backing directory with what is buffered laid over it.
@@ -319,7 +321,8 @@ impl Filesystem {
             &self.isolation,
         )?;
         let space = Arc::new(Space::new(self.config.min_free_bytes));
-        let device = Device { queue, space, chunk: Arc::new(Chunk::new(&self.config)) };
+        let chunk = Arc::new(Chunk::new(&self.config));
+        let device = Device { queue, space, chunk, recent: Arc::default() };
         devices.push((dev, device.clone()));
         Ok(device)
     }
@@ -343,7 +346,10 @@ impl Filesystem {
 /// Several lanes leave a disk to nobody: they are asked for where heads do not matter.
 fn look_at_reads(dev: u64, crew: &Crew) -> Option<LookAtReads> {
     let reads = DiskReads::of_disk_with_heads(dev).filter(|_| crew.lanes.most() == 1)?;
-    Some(Box::new(move || reads.look()))
+    Some(Box::new(move || {
+        let ReadSoFar { bytes, under_way } = reads.look();
+        Reads { bytes, under_way }
+    }))
 }
 
 fn errno(code: i32) -> io::Error {

@@ -52,6 +52,9 @@ fn credentials(caller: Caller, mode: Mode, dir: &OwnedFd) -> io::Result<Credenti
     Ok(credentials)
 }
 
+/// A node that goes from one name to another, each with its directory.
+type Move<'a> = (&'a Arc<Node>, (u64, &'a OsStr), (u64, &'a OsStr));
+
 impl Filesystem {
     /// LOOKUP. `ENOENT` when there is no such name.
     pub fn lookup(&self, caller: Caller, parent: u64, name: &OsStr) -> io::Result<Entry> {
@@ -255,7 +258,7 @@ impl Filesystem {
         if let Some([victim, _]) = self.found_before(caller)
             && identity_at(&dir, name)? != victim
         {
-            self.lost_name(self.known_as(victim));
+            self.lost_name(self.known_as(victim), (parent, name));
             return Ok(());
         }
         let attr = backing::attr_at(dir.as_fd(), name)?;
@@ -266,7 +269,7 @@ impl Filesystem {
         killpoint::pass(Point::UnlinkNoted);
         remove(&dir)?;
         killpoint::pass(Point::UnlinkRemoved);
-        self.lost_name(victim);
+        self.lost_name(victim, (parent, name));
         Ok(())
     }
 
@@ -288,8 +291,9 @@ impl Filesystem {
 
     /// The bytes of a file that has lost its last name are dropped when the kernel forgets it, which
     /// it does as soon as nobody has it open.
-    fn lost_name(&self, victim: Option<Arc<Node>>) {
+    fn lost_name(&self, victim: Option<Arc<Node>>, lost: (u64, &OsStr)) {
         let Some(node) = victim else { return };
+        node.other_names.remove(lost);
         self.note_changed(&node, Unsynced::Attributes);
         let Some(data) = node.data_if_any() else { return };
         // One that has other names is reached by them, or by its pin.
@@ -307,10 +311,11 @@ impl Filesystem {
     pub fn rename(
         &self,
         caller: Caller,
-        (from_parent, from_name): (u64, &OsStr),
-        (to_parent, to_name): (u64, &OsStr),
+        from: (u64, &OsStr),
+        to: (u64, &OsStr),
         flags: u32,
     ) -> io::Result<()> {
+        let ((from_parent, from_name), (to_parent, to_name)) = (from, to);
         self.check_not_reserved(from_parent, from_name)?;
         self.check_not_reserved(to_parent, to_name)?;
         let from_dir = self.directory(from_parent)?;
@@ -322,12 +327,12 @@ impl Filesystem {
         {
             let [source, target] = [source, target].map(|mark| self.known_as(mark));
             let moves = [
-                source.as_ref().map(|node| (node, to_parent, to_name)),
-                target.as_ref().filter(|_| exchange).map(|node| (node, from_parent, from_name)),
+                source.as_ref().map(|node| (node, from, to)),
+                target.as_ref().filter(|_| exchange).map(|node| (node, to, from)),
             ];
             self.note_moved(moves);
             if !exchange {
-                self.lost_name(target);
+                self.lost_name(target, to);
             }
             return Ok(());
         }
@@ -346,13 +351,13 @@ impl Filesystem {
         let found = [identity(&source_attr), target_attr.as_ref().and_then(identity)];
         let same = found[0] == found[1];
         let moves = [
-            source.as_ref().map(|node| (node, to_parent, to_name)),
-            target.as_ref().filter(|_| exchange).map(|node| (node, from_parent, from_name)),
+            source.as_ref().map(|node| (node, from, to)),
+            target.as_ref().filter(|_| exchange).map(|node| (node, to, from)),
         ];
         let table = self.arena.nodes();
-        let intents = moves.each_ref().map(|a_move| {
-            a_move.and_then(|(node, parent, name)| table.begin_move(node.id(), parent, name))
-        });
+        let intents = moves
+            .each_ref()
+            .map(|a_move| a_move.and_then(|(node, _, to)| table.begin_move(node.id(), to.0, to.1)));
         self.begin_attempt(caller, found);
         killpoint::pass(Point::RenameNoted);
         let renamed =
@@ -365,14 +370,16 @@ impl Filesystem {
         intents.into_iter().for_each(|intent| table.end_move(intent));
         renamed?;
         if !exchange && !same {
-            self.lost_name(target);
+            self.lost_name(target, to);
         }
         Ok(())
     }
 
-    fn note_moved(&self, moves: [Option<(&Arc<Node>, u64, &OsStr)>; 2]) {
-        for (node, parent, name) in moves.into_iter().flatten() {
-            self.move_node(node, parent, name);
+    fn note_moved(&self, moves: [Option<Move>; 2]) {
+        for (node, from, to) in moves.into_iter().flatten() {
+            node.other_names.note(self.arena.nodes().place(node.slot), to);
+            self.move_node(node, to.0, to.1);
+            node.other_names.remove(from);
             self.note_changed(node, Unsynced::Attributes);
             self.treat_moved(node);
         }

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::data::FileData;
+use super::look_anew::OtherNames;
 use super::reopen::may_be_of_descriptor;
 use super::shared::Watch;
 use super::virtual_files::is_virtual;
@@ -94,6 +95,7 @@ pub(super) struct Node {
     seen: Mutex<Option<Attr>>,
     pub(super) watch: Mutex<Watch>,
     data: OnceLock<Box<FileData>>,
+    pub(super) other_names: OtherNames,
 }
 
 impl Node {
@@ -106,6 +108,7 @@ impl Node {
             seen: Mutex::default(),
             watch: Mutex::default(),
             data: OnceLock::new(),
+            other_names: OtherNames::default(),
         }
     }
 
@@ -279,6 +282,9 @@ impl Filesystem {
         let node = match map.get(&id) {
             Some(node) if node.is(attr) => {
                 let node = node.clone();
+                if attr.nlink > 1 && node.is_regular() && self.rules.is_any() {
+                    node.other_names.note(table.place(node.slot), (parent, name));
+                }
                 self.set_place(&map, &node, parent, name);
                 node
             }

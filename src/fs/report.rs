@@ -12,7 +12,7 @@ use crate::clock::boottime_ms;
 use crate::control::errno;
 use crate::control::protocol::{
     ByteRange, DiskStatus, EngineStatus, FailureStatus, FileStatus, LaneStatus, OutageStatus,
-    RequestStatus, Status,
+    RecentDrain, RequestStatus, Status,
 };
 use crate::drain::EngineState;
 use crate::schedule::requests::Waiting;
@@ -59,6 +59,7 @@ impl Filesystem {
         let waited_ms = waits.into_iter().flatten().max().unwrap_or(0);
         let waiting_requests = self.unanswered(now_ms.saturating_sub(HANGING_MS));
         let hanging = self.hanging(&waiting_requests, now_ms);
+        let disks = self.disks();
         Status {
             config: (*self.config).clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -91,7 +92,11 @@ impl Filesystem {
             },
             errors: self.failing_files(),
             lanes: self.lanes(),
-            disks: self.disks(),
+            recent: disks
+                .iter()
+                .map(|disk| disk.recent)
+                .fold(RecentDrain::default(), RecentDrain::and),
+            disks,
             hanging_requests: hanging.0,
             longest_request_ms: hanging.1,
             waiting_requests: waiting_requests
@@ -99,7 +104,6 @@ impl Filesystem {
                 .take(REQUESTS_MAX)
                 .map(|(waiting, question)| self.request_status(waiting, question, now_ms))
                 .collect(),
-            recent: self.stats.recent().sum(now_ms),
             files_changed_below: get(&counters.changed_below),
             changed_below: self.changed_below(),
         }
@@ -136,12 +140,13 @@ impl Filesystem {
         let disk = |(dev, device): &(u64, Device)| {
             let service = device.chunk.service();
             DiskStatus {
-                device: format!("{}:{}", libc::major(*dev), libc::minor(*dev)),
+                device: device_name(*dev),
                 chunk_bytes: device.chunk.bytes(),
                 lanes: device.queue.lanes(),
                 positioning_us: service.map(|service| service.positioning_us),
                 bytes_per_s: service.map(|service| service.bytes_per_s),
                 engine: engine_status(&device.queue.engine()),
+                recent: device.recent.lock().expect("no panics under this lock").sum(boottime_ms()),
             }
         };
         devices.iter().map(disk).collect()
@@ -150,20 +155,21 @@ impl Filesystem {
     /// What each lane that is at work has in hand.
     fn lanes(&self) -> Vec<LaneStatus> {
         let (mut lanes, mut first) = (Vec::new(), 0);
-        self.each_queue(|queue| {
-            for (number, work) in (first..).zip(queue.at_work()) {
+        for (dev, device) in self.devices.read().expect("no panics under this lock").iter() {
+            for (number, work) in (first..).zip(device.queue.at_work()) {
                 first = number + 1;
                 let Some(work) = work else { continue };
                 let Ok(node) = self.node(work.file.0) else { continue };
                 lanes.push(LaneStatus {
                     lane: number,
+                    device: device_name(*dev),
                     path: self.path_of(&node),
                     range: in_bytes(&work.range),
                     for_ms: boottime_ms().saturating_sub(work.since_ms),
                     bytes_per_s: work.bytes_per_s,
                 });
             }
-        });
+        }
         lanes
     }
 
@@ -202,6 +208,11 @@ impl Filesystem {
             failure,
         })
     }
+}
+
+/// As /proc/self/mountinfo has it.
+fn device_name(dev: u64) -> String {
+    format!("{}:{}", libc::major(dev), libc::minor(dev))
 }
 
 fn engine_status(engine: &EngineState) -> Option<EngineStatus> {

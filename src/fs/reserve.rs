@@ -185,6 +185,7 @@ impl Filesystem {
             }
             match self.try_write(&write.node, write.offset, &write.bytes, write.mtime) {
                 Took::All => {
+                    self.note_stall(write.since.elapsed());
                     return self.acknowledge(&write.node, write.bytes.len(), write.reply);
                 }
                 Took::NoMemory => return self.starve(write),
@@ -197,6 +198,7 @@ impl Filesystem {
         let is_news = node.data_if_any().is_none_or(|data| data.space.is_news_of_refusal());
         let level = if is_news { log::Level::Warn } else { log::Level::Debug };
         log::log!(level, "no space for {}: {refusal}", self.display_path(&node));
+        self.note_stall(write.since.elapsed());
         (write.reply)(Err(refusal));
     }
 

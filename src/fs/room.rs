@@ -185,7 +185,7 @@ impl Filesystem {
             starved.bytes -= write.bytes.len();
             drop(starved);
             self.room.served.notify_all();
-            self.stats.note_stall(write.since.elapsed());
+            self.note_stall(write.since.elapsed());
             match took {
                 Took::NoSpace => self.space_jobs.add(Job::Place(write)),
                 _ => self.acknowledge(&write.node, write.bytes.len(), write.reply),
@@ -223,12 +223,17 @@ impl Filesystem {
         }
         admission.grant(self.held_bytes(), boottime_ms(), &mut granted);
         drop(admission);
-        let longest = &self.counters().longest_wait_ms;
         for grant in granted {
-            longest.fetch_max(grant.waited_ms, Ordering::Relaxed);
-            self.stats.note_stall(Duration::from_millis(grant.waited_ms));
+            self.note_stall(Duration::from_millis(grant.waited_ms));
             (grant.ticket)(Ok(0));
         }
+    }
+
+    /// A WRITE, or a program about to write, was held back so long.
+    pub(super) fn note_stall(&self, waited: Duration) {
+        let longest = &self.counters().longest_wait_ms;
+        longest.fetch_max(waited.as_millis() as u64, Ordering::Relaxed);
+        self.stats.note_stall(waited);
     }
 
     /// Above the high-water mark partial chunks are written too, until memory is well below it.

@@ -100,7 +100,7 @@ impl Source for Filesystem {
         Counters::add(&counters.bytes_out, run.len);
         Counters::add(&counters.drain_writes, written.calls);
         Counters::add(&counters.direct_bytes, written.direct_bytes);
-        self.stats.note_run(run.len, took, boottime_ms());
+        self.stats.note_run(run.len, took);
         self.with_state(run.file, |node, state| {
             let mut steps = Vec::new();
             state.buffer.complete(&run.pieces, &mut steps);
@@ -113,6 +113,7 @@ impl Source for Filesystem {
             if let Some(data) = node.data_if_any() {
                 data.space.stored(run.len);
                 data.chunk.note_run(run.file, run.len, written.direct_bytes, took);
+                data.recent().note_run(run.len, took, boottime_ms());
                 self.note_ahead(data, state);
                 if data.space.wants_look() {
                     self.space_jobs.add(Job::Look(node.clone()));
@@ -185,7 +186,6 @@ impl Source for Filesystem {
         let counters = self.counters();
         if bytes > 0 {
             Counters::add(&counters.drain_turns, 1);
-            self.stats.recent().note_turn(boottime_ms());
         }
         let mut is_known = false;
         let mut settled = None;
@@ -194,6 +194,9 @@ impl Source for Filesystem {
         self.step_chunk(file);
         self.with_state(file, |node, state| {
             state.place = place.or(state.place);
+            if let Some(data) = node.data_if_any().filter(|_| bytes > 0) {
+                data.recent().note_turn(boottime_ms());
+            }
             if reason == Reason::WholeChunk {
                 let chunk_bytes = state.buffer.chunk_bytes();
                 Counters::add(&counters.whole_chunk_bytes, bytes / chunk_bytes * chunk_bytes);

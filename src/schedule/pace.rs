@@ -56,7 +56,8 @@ impl Pace {
         if is_busy && took_ms < WINDOW_MS {
             return;
         }
-        if is_busy && took_ms < 4 * WINDOW_MS {
+        // A disk that others use may give nothing back for seconds.
+        if is_busy && took_ms < 12 * WINDOW_MS {
             let found = self.freed_bytes as f64 / took_ms as f64;
             self.rate = if self.is_measured { (self.rate + found) / 2.0 } else { found };
             self.rate = self.rate.max(1.0);

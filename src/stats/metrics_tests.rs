@@ -10,7 +10,7 @@ fn rendered() -> String {
     let mut config = MountConfig::for_tests(Path::new("/b"), 1 << 30);
     config.mountpoint = PathBuf::from("/odd \"name\"\\\n");
     let stats = Stats::default();
-    stats.note_run(5 << 20, Duration::from_millis(30), 1_000);
+    stats.note_run(5 << 20, Duration::from_millis(30));
     stats.note_stall(Duration::from_micros(500));
     stats.note_stall(Duration::from_millis(120));
     render(&Status::of(config), &stats, "node-7")

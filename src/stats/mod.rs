@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `histogram` | distributions in fixed buckets |
-//! | `recent` | what the lanes wrote in the last seconds |
+//! | `recent` | what the lanes of a disk wrote in the last seconds |
 //! | `metrics` | pure: the text that Prometheus reads |
 //! | `slow` | pure: why programs are slow, from the state of a mount |
 //!
@@ -16,11 +16,9 @@ pub mod metrics;
 pub mod recent;
 pub mod slow;
 
-use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use histogram::Histogram;
-use recent::Recent;
 
 /// What one worker has measured.
 #[derive(Debug)]
@@ -31,7 +29,6 @@ pub struct Stats {
     pub drain_write_bytes: Histogram,
     /// How long the backing filesystem took for each.
     pub drain_write_us: Histogram,
-    recent: Mutex<Recent>,
 }
 
 impl Default for Stats {
@@ -40,7 +37,6 @@ impl Default for Stats {
             write_stall_us: Histogram::new(&STALL_BOUNDS_US),
             drain_write_bytes: Histogram::new(&SIZE_BOUNDS_BYTES),
             drain_write_us: Histogram::new(&SERVICE_BOUNDS_US),
-            recent: Mutex::default(),
         }
     }
 }
@@ -70,16 +66,10 @@ const SERVICE_BOUNDS_US: [u64; 12] = [
 ];
 
 impl Stats {
-    /// What the lanes did lately.
-    pub fn recent(&self) -> MutexGuard<'_, Recent> {
-        self.recent.lock().expect("no panics under this lock")
-    }
-
     /// A run of `bytes` was written in `took`.
-    pub fn note_run(&self, bytes: u64, took: Duration, now_ms: u64) {
+    pub fn note_run(&self, bytes: u64, took: Duration) {
         self.drain_write_bytes.note(bytes);
         self.drain_write_us.note(took.as_micros() as u64);
-        self.recent().note_run(bytes, took, now_ms);
     }
 
     /// A WRITE, or a program about to write, was held back so long. Less than a millisecond is no

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::control::protocol::{OutageStatus, RequestStatus, Status};
+use crate::control::protocol::{
+    DiskStatus, LaneStatus, OutageStatus, RecentDrain, RequestStatus, Status,
+};
 
 /// A lane that takes longer for one write waits for a disk that hangs.
 pub const STUCK_MS: u64 = 1000;
@@ -28,10 +30,14 @@ pub enum Slowness {
     StuckLane {
         /// Which lane.
         lane: u64,
+        /// Its disk, where there are several.
+        device: Option<String>,
         /// The file, below the mountpoint.
         path: PathBuf,
         /// For how long.
         for_ms: u64,
+        /// How many more lanes are stuck, on this disk or another.
+        others: usize,
     },
     /// Names, attributes or contents that another process or machine is asked for, in vain so far.
     Requests {
@@ -63,6 +69,8 @@ pub enum Slowness {
     },
     /// The disk does not take more.
     Device {
+        /// Which, where there are several: the one that is written to most of the time.
+        device: Option<String>,
         /// Bytes per second that the lanes wrote of late.
         drained_bytes: u64,
         /// The part of the time in which they wrote.
@@ -92,11 +100,11 @@ pub fn explain(now: &Status, before: Option<&Status>) -> Slowness {
     if let Some((_, outage)) = now.outage() {
         return Slowness::Outage { outage: outage.clone() };
     }
-    if let Some(lane) = now.lanes.iter().max_by_key(|lane| lane.for_ms)
-        && lane.for_ms >= STUCK_MS
+    let stuck = || now.lanes.iter().filter(|lane| lane.for_ms >= STUCK_MS);
+    if let Some(LaneStatus { lane, path, for_ms, device, .. }) = stuck().max_by_key(|it| it.for_ms)
     {
-        let path = lane.path.clone();
-        return Slowness::StuckLane { lane: lane.lane, path, for_ms: lane.for_ms };
+        let (lane, path, for_ms, device) = (*lane, path.clone(), *for_ms, named(now, device));
+        return Slowness::StuckLane { lane, device, path, for_ms, others: stuck().count() - 1 };
     }
     if let Some(longest) = now.waiting_requests.first() {
         let count = now.hanging_requests.max(now.waiting_requests.len() as u64);
@@ -113,18 +121,16 @@ fn of_pressure(now: &Status, before: Option<&Status>) -> Slowness {
     if refused_bytes > 0 && refused_bytes >= now.backlog_bytes / 2 {
         return Slowness::Refused { files: now.errors.len(), bytes: refused_bytes };
     }
-    let recent = &now.recent;
     let per_second = |bytes: u64, ms: u64| bytes.saturating_mul(1000) / ms.max(1);
-    let drained_bytes = per_second(recent.bytes, recent.window_ms);
     if let Some(limit_bytes) = now.config.drain_rate
-        && drained_bytes >= limit_bytes / 100 * AT_LIMIT_PERCENT
+        && per_second(now.recent.bytes, now.recent.window_ms)
+            >= limit_bytes / 100 * AT_LIMIT_PERCENT
     {
         return Slowness::RateLimit { limit_bytes };
     }
-    let lane_ms = recent.window_ms * u64::from(now.lanes_each());
-    let busy_percent = (recent.busy_ms * 100 / lane_ms.max(1)).min(100);
+    let Busiest { device, recent, busy_percent, chunk_bytes } = busiest(now);
+    let drained_bytes = per_second(recent.bytes, recent.window_ms);
     let turn_bytes = recent.bytes.checked_div(recent.turns).unwrap_or(0);
-    let chunk_bytes = chunk_in_force(now);
     let for_chunks = now.streams * CHUNKS_PER_FILE * chunk_bytes;
     let has_short_turns = recent.turns > 0 && turn_bytes < chunk_bytes;
     if has_short_turns && for_chunks > now.memory_bytes {
@@ -140,14 +146,50 @@ fn of_pressure(now: &Status, before: Option<&Status>) -> Slowness {
         let bytes = now.bytes_in.saturating_sub(before.bytes_in);
         per_second(bytes, now.uptime_ms.saturating_sub(before.uptime_ms))
     });
-    Slowness::Device { drained_bytes, busy_percent, received_bytes }
+    Slowness::Device { device, drained_bytes, busy_percent, received_bytes }
 }
 
-/// What turns are to be: the largest of all disks, since one that is not written to keeps its first.
-fn chunk_in_force(now: &Status) -> u64 {
+/// For which part of the time the lanes of the busiest disk wrote, of late.
+pub fn busy_percent(now: &Status) -> u64 {
+    busiest(now).busy_percent
+}
+
+/// The disk that is written to most of the time: memory is full of what it has not taken.
+struct Busiest {
+    device: Option<String>,
+    recent: RecentDrain,
+    busy_percent: u64,
+    chunk_bytes: u64,
+}
+
+fn busiest(now: &Status) -> Busiest {
+    let percent = |recent: &RecentDrain, lanes: u32| {
+        let lane_ms = recent.window_ms * u64::from(lanes.max(1));
+        (recent.busy_ms * 100 / lane_ms.max(1)).min(100)
+    };
+    let of_disk = |disk: &DiskStatus| percent(&disk.recent, disk.lanes);
+    let disks = now.disks.iter().filter(|disk| disk.recent.window_ms > 0);
+    if let Some(disk) = disks.max_by_key(|disk| of_disk(disk)) {
+        return Busiest {
+            device: named(now, &disk.device),
+            recent: disk.recent,
+            busy_percent: of_disk(disk),
+            chunk_bytes: disk.chunk_bytes,
+        };
+    }
+    // A daemon of an older version does not tell disks apart, or says nothing of them.
     let learned = now.disks.iter().map(|disk| disk.chunk_bytes).max();
-    // A daemon of an older version says nothing of disks.
-    learned.unwrap_or(now.config.chunk_bytes)
+    Busiest {
+        device: None,
+        recent: now.recent,
+        busy_percent: percent(&now.recent, now.lanes_each()),
+        chunk_bytes: learned.unwrap_or(now.config.chunk_bytes),
+    }
+}
+
+/// A disk is named only where it could be another.
+fn named(now: &Status, device: &str) -> Option<String> {
+    (now.disks.len() > 1 && !device.is_empty()).then(|| device.to_owned())
 }
 
 /// Nobody is held back here.
@@ -170,11 +212,19 @@ impl Slowness {
             Slowness::Outage { outage } => {
                 format!("waits for the engine: {}", outage.describe(time))
             }
-            Slowness::StuckLane { lane, path, for_ms } => format!(
-                "lane {lane} has been stuck in one write to {} for {}: the disk does not answer",
-                path.display(),
-                time(*for_ms)
-            ),
+            Slowness::StuckLane { lane, device, path, for_ms, others } => {
+                let others = match others {
+                    0 => String::new(),
+                    1 => "; so is another lane".to_owned(),
+                    more => format!("; so are {more} other lanes"),
+                };
+                format!(
+                    "lane {lane} has been stuck in one write to {} for {}: {} does not answer{others}",
+                    path.display(),
+                    time(*for_ms),
+                    the_disk(device)
+                )
+            }
             Slowness::Requests { count, longest } => format!(
                 "{count} requests of programs wait for the engine, the longest: {}",
                 longest.describe(time)
@@ -192,9 +242,10 @@ impl Slowness {
                 size(*turn_bytes),
                 size(*wanted_bytes)
             ),
-            Slowness::Device { drained_bytes, busy_percent, received_bytes } => {
+            Slowness::Device { device, drained_bytes, busy_percent, received_bytes } => {
                 let mut text = format!(
-                    "the disk: it takes {}/s, and is written to {busy_percent}% of the time",
+                    "{}: it takes {}/s, and is written to {busy_percent}% of the time",
+                    the_disk(device),
                     size(*drained_bytes)
                 );
                 if let Some(bytes) = received_bytes {
@@ -213,6 +264,10 @@ impl Slowness {
             Slowness::Nothing => "nothing is slow".to_owned(),
         }
     }
+}
+
+fn the_disk(device: &Option<String>) -> String {
+    device.as_ref().map_or_else(|| "the disk".to_owned(), |device| format!("the disk {device}"))
 }
 
 #[cfg(test)]

@@ -31,6 +31,23 @@ fn pressed() -> Status {
     }
 }
 
+fn disk(device: &str, recent: RecentDrain) -> DiskStatus {
+    DiskStatus {
+        device: device.into(),
+        chunk_bytes: MIB,
+        positioning_us: None,
+        bytes_per_s: None,
+        lanes: 1,
+        engine: None,
+        recent,
+    }
+}
+
+fn lane(lane: u64, path: &str, for_ms: u64) -> LaneStatus {
+    let range = ByteRange { offset: 0, length: 5 };
+    LaneStatus { lane, device: "8:1".into(), path: path.into(), range, for_ms, bytes_per_s: 1 }
+}
+
 fn words(now: &Status, before: Option<&Status>) -> String {
     explain(now, before).in_words(|bytes| format!("{bytes}B"), |ms| format!("{ms}ms"))
 }
@@ -46,6 +63,7 @@ fn nothing_is_slow_while_nobody_is_held_back() {
 fn a_disk_that_is_busy_is_the_limit() {
     let before = Status { uptime_ms: 19_000, bytes_in: 300 << 20, ..pressed() };
     let expected = Slowness::Device {
+        device: None,
         drained_bytes: 100 << 20,
         busy_percent: 97,
         received_bytes: Some(200 << 20),
@@ -83,14 +101,7 @@ fn turns_shorter_than_the_learned_chunk_want_memory() {
     // Of 4 MiB.
     now.recent.turns = 250;
     assert!(matches!(explain(&now, None), Slowness::Device { .. }));
-    let disk = |chunk_bytes| DiskStatus {
-        device: "8:1".into(),
-        chunk_bytes,
-        positioning_us: None,
-        bytes_per_s: None,
-        lanes: 1,
-        engine: None,
-    };
+    let disk = |chunk_bytes| DiskStatus { chunk_bytes, ..disk("8:1", RecentDrain::default()) };
     now.disks = vec![disk(MIB), disk(8 << 20)];
     let expected = Slowness::Memory { wanted_bytes: 640 << 20, streams: 40, turn_bytes: 4 << 20 };
     assert_eq!(explain(&now, None), expected);
@@ -110,12 +121,8 @@ fn programs_that_wait_while_the_disk_idles_want_memory() {
 
 #[test]
 fn a_stuck_lane_is_named_with_its_file() {
-    let range = ByteRange { offset: 0, length: 5 };
     let mut now = Status { waiting_writes: 0, held_bytes: 1, ..pressed() };
-    now.lanes = vec![
-        LaneStatus { lane: 0, path: "a".into(), range, for_ms: 30, bytes_per_s: 1 },
-        LaneStatus { lane: 1, path: "dir/b".into(), range, for_ms: 12_000, bytes_per_s: 1 },
-    ];
+    now.lanes = vec![lane(0, "a", 30), lane(1, "dir/b", 12_000)];
     let text = words(&now, None);
     assert_eq!(
         text,
@@ -123,6 +130,46 @@ fn a_stuck_lane_is_named_with_its_file() {
     );
     now.lanes[1].for_ms = STUCK_MS - 1;
     assert_eq!(explain(&now, None), Slowness::Nothing);
+}
+
+/// Goal: with outputs on several disks all stuck lanes are counted, and the disk of the one that has
+/// been for longest is named.
+#[test]
+fn stuck_lanes_of_all_disks_are_counted() {
+    let idle = RecentDrain::default();
+    let mut now = Status { disks: vec![disk("8:1", idle), disk("8:17", idle)], ..pressed() };
+    let other = LaneStatus { device: "8:17".into(), ..lane(1, "b", 5_000) };
+    now.lanes = vec![lane(0, "a", 2_000), other, lane(2, "c", 30)];
+    let text = "lane 1 has been stuck in one write to b for 5000ms: the disk 8:17 does not answer; so \
+                is another lane";
+    assert_eq!(words(&now, None), text);
+    now.lanes[2].for_ms = 1_000;
+    assert!(words(&now, None).ends_with("; so are 2 other lanes"));
+}
+
+/// Goal: of several disks the one that holds programs back is named, with its own figures: two that
+/// are half busy are no busy one, and one that is small among idle ones is.
+#[test]
+fn of_several_disks_the_busiest_is_named() {
+    let busy = |busy_ms| RecentDrain { busy_ms, ..pressed().recent };
+    let mut now =
+        Status { disks: vec![disk("8:1", busy(600)), disk("8:17", busy(9_000))], ..pressed() };
+    now.recent = now.disks[0].recent.and(now.disks[1].recent);
+    assert_eq!(
+        now.recent,
+        RecentDrain { bytes: 2000 << 20, turns: 100, writes: 200, ..busy(9_600) }
+    );
+    let text = words(&now, None);
+    assert_eq!(text, "the disk 8:17: it takes 104857600B/s, and is written to 90% of the time");
+    now.disks[1].recent.busy_ms = 4_900;
+    now.disks[0].recent.busy_ms = 4_900;
+    assert!(matches!(explain(&now, None), Slowness::Memory { .. }));
+    now.disks[0].recent.busy_ms = 8_000;
+    now.disks[0].lanes = 8;
+    assert!(matches!(explain(&now, None), Slowness::Memory { .. }), "eight lanes, each idle");
+    now.disks.truncate(1);
+    now.disks[0].lanes = 1;
+    assert!(words(&now, None).starts_with("the disk: "));
 }
 
 #[test]
@@ -177,4 +224,7 @@ fn requests_that_hang_are_named() {
     let failing = Status { waiting_requests: vec![request("", Some("ENOTCONN"))], ..hanging };
     let expected = "stat of the mount's root for 4000ms: tried 3 times, last ENOTCONN";
     assert!(words(&failing, None).ends_with(expected), "{}", words(&failing, None));
+    let left = Status { waiting_requests: Vec::new(), ..failing };
+    let expected = "9 requests to the filesystem below have not come back, for up to 4000ms";
+    assert_eq!(words(&left, None), expected);
 }

@@ -1,69 +1,8 @@
 //! Goal: `top` shows a mount on a screen of 80x24, and leaves the terminal as it was, whichever way it
-//! ends. Method: a terminal of tmux, whose screen and state tmux tells.
+//! ends.
 
+use super::terminal::Terminal;
 use super::*;
-
-/// Why there is no terminal here, if there is none.
-pub fn cannot_use_tmux() -> Option<String> {
-    let tried = Command::new("tmux").arg("-V").stdout(Stdio::null()).status();
-    (!tried.is_ok_and(|status| status.success())).then(|| "no tmux".to_owned())
-}
-
-/// A terminal with a shell, of a server of its own.
-struct Terminal {
-    socket: String,
-}
-
-impl Terminal {
-    fn new(scene: &Scene, name: &str) -> Terminal {
-        let terminal = Terminal { socket: scene.at(name) };
-        let size = ["-x", "80", "-y", "24"];
-        terminal.tmux(&[&["new-session", "-d"], &size[..], &["env", "PS1=$ ", "sh"]].concat());
-        terminal
-    }
-
-    fn tmux(&self, arguments: &[&str]) -> String {
-        let mut tmux = Command::new("tmux");
-        tmux.args(["-u", "-f", "/dev/null", "-S", &self.socket]).args(arguments);
-        let output = tmux.env_remove("TMUX").output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn screen(&self) -> String {
-        self.tmux(&["capture-pane", "-p"])
-    }
-
-    /// What tmux knows by a name.
-    fn state(&self, name: &str) -> String {
-        self.tmux(&["display-message", "-p", &format!("#{{{name}}}")]).trim().to_owned()
-    }
-
-    fn type_line(&self, line: &str) {
-        self.tmux(&["send-keys", "-l", line]);
-        self.tmux(&["send-keys", "Enter"]);
-    }
-
-    /// Waits for a screen that has this.
-    #[track_caller]
-    fn wait_for(&self, words: &str) -> String {
-        let begun = Instant::now();
-        loop {
-            let screen = self.screen();
-            if screen.contains(words) {
-                return screen;
-            }
-            assert!(begun.elapsed() < PATIENCE, "no '{words}' in\n{screen}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _ = Command::new("tmux").args(["-S", &self.socket, "kill-server"]).output();
-    }
-}
 
 pub fn the_terminal_is_put_back() {
     let scene = Scene::new(&["b"]);

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -20,6 +20,18 @@ fn drain(path: &Path) -> Command {
     let mut command = Command::new(PROGRAM);
     command.arg("drain").arg(path);
     command
+}
+
+/// With SIGINT as a terminal's shell leaves it: what runs in the background of a script ignores it, and
+/// so do its children.
+fn with_interrupts(command: &mut Command) -> &mut Command {
+    let reset = || {
+        // SAFETY: may be called between fork and exec; no handler is installed.
+        unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+        Ok(())
+    };
+    // SAFETY: `reset` allocates nothing and takes no lock.
+    unsafe { command.pre_exec(reset) }
 }
 
 /// A process that does not outlive its test.
@@ -123,7 +135,7 @@ pub fn a_disk_that_hangs_is_waited_for() {
         assert!(!waiting.has_ended(), "{name}: it does not wait");
         assert_eq!(setup.stored(name), b"", "{name}");
         for _ in 0..CLIENTS {
-            let mut impatient = Running::start(&mut drain(&path));
+            let mut impatient = Running::start(with_interrupts(&mut drain(&path)));
             std::thread::sleep(Duration::from_millis(20));
             impatient.signal(libc::SIGINT);
             assert_eq!(impatient.wait("an interrupted drain to end").signal(), Some(libc::SIGINT));

@@ -94,10 +94,19 @@ impl Setup {
         Setup::patient(&[options, &["--patience", "0s"]].concat())
     }
 
+    /// It stands for a disk, or for an engine that nobody else has: close() does not wait.
     pub fn patient(options: &[&str]) -> Setup {
+        Setup::with(options, "exclusive")
+    }
+
+    /// An engine that other nodes have, too.
+    pub fn shared(options: &[&str]) -> Setup {
+        Setup::with(options, "close-to-open")
+    }
+
+    fn with(options: &[&str], consistency: &str) -> Setup {
         let mut disk = None;
-        // It stands for a disk, or for an engine that nobody else has: close() does not wait.
-        let options = [options, &["--consistency", "exclusive"]].concat();
+        let options = [options, &["--consistency", consistency]].concat();
         let mount = Mount::beside_made(|path| disk = Some(Faulty::at(path)), &options);
         Setup { mount, disk: disk.unwrap() }
     }

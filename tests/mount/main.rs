@@ -153,7 +153,9 @@ fn main() {
         outages::a_file_that_hangs_holds_up_no_others,
         outages::an_outage_that_passes_is_seen_by_no_program,
         outages::programs_that_ask_for_names_see_no_outage,
+        outages::programs_of_several_nodes_see_no_outage,
         outages::lost_answers_are_found_out_about,
+        outages::a_close_before_what_hangs_ends,
         errors::writers_end_when_memory_is_full_of_refused_bytes,
         errors::close_tells_of_a_quota_while_memory_is_full,
         errors::writers_end_when_the_disk_is_full,
@@ -182,6 +184,8 @@ fn main() {
         draining::one_file_or_all,
         draining::what_the_kernel_holds_is_stored,
         draining::what_comes_later_is_not_waited_for,
+        seeing::the_longest_stall_is_kept,
+        seeing::the_log_has_neither_requests_nor_contents,
         seeing::top_prints_lines_into_a_pipe,
         seeing::examples_slow_themselves_down,
     ]);

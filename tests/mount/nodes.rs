@@ -333,7 +333,7 @@ pub fn the_next_worker_knows_the_same_files() {
         assert_eq!(b.read("f"), format!("round {round}\n").into_bytes());
     }
     let reader = File::open(b.path("f")).unwrap();
-    let writer = OpenOptions::new().write(true).create(true).open(b.path("mine")).unwrap();
+    let writer = File::create(b.path("mine")).unwrap();
     writer.write_all_at(b"before ", 0).unwrap();
     let pid = i32::try_from(b.status()["worker_pid"].as_i64().unwrap()).unwrap();
     // SAFETY: a process of ours.

@@ -171,7 +171,16 @@ fn assert_done(setup: &Setup) {
 /// Goal: programs that open, make, list, move and remove files, and read what is not in memory, wait
 /// while the engine cannot be reached, and see no error when it is back. `status` says what waits.
 pub fn programs_that_ask_for_names_see_no_outage() {
-    let mut setup = Setup::patient(&["--max-age", "200ms"]);
+    names_through_an_outage(Setup::patient(&["--max-age", "200ms"]));
+}
+
+/// Goal: the same where other nodes have the directory, too, so that each name is looked up anew and
+/// close waits.
+pub fn programs_of_several_nodes_see_no_outage() {
+    names_through_an_outage(Setup::shared(&["--max-age", "200ms"]));
+}
+
+fn names_through_an_outage(mut setup: Setup) {
     prepare(&setup);
     setup.disk.order(&format!("names {}", libc::ENOTCONN));
     let programs = begin(&setup);
@@ -192,12 +201,32 @@ pub fn programs_that_ask_for_names_see_no_outage() {
 /// Goal: a name that was made, moved or removed below, and of which the answer was lost on the way,
 /// is made, moved or removed for the program, too.
 pub fn lost_answers_are_found_out_about() {
-    let mut setup = Setup::patient(&["--max-age", "200ms"]);
-    prepare(&setup);
-    for (name, act) in DEEDS {
-        setup.disk.order(&format!("lose {}", libc::ENOTCONN));
-        act(setup.mount.path()).unwrap_or_else(|error| panic!("{name}: {error}"));
-        setup.disk.order("work");
+    let setups: [fn(&[&str]) -> Setup; 2] = [Setup::patient, Setup::shared];
+    for mut setup in setups.map(|make| make(&["--max-age", "200ms"])) {
+        prepare(&setup);
+        for (name, act) in DEEDS {
+            setup.disk.order(&format!("lose {}", libc::ENOTCONN));
+            act(setup.mount.path()).unwrap_or_else(|error| panic!("{name}: {error}"));
+            setup.disk.order("work");
+        }
+        assert_done(&setup);
     }
-    assert_done(&setup);
+}
+
+/// Goal: where close waits until the file is stored it ends when patience is over, with an error, though
+/// nothing below answers for the file. The bytes are stored when it does.
+pub fn a_close_before_what_hangs_ends() {
+    let mut setup = Setup::shared(&["--max-age", "200ms", "--patience", "1s"]);
+    let file = setup.open("stuck");
+    setup.disk.order("freeze stuck");
+    file.write_all_at(&records(1, 2000), 0).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send(close(file)));
+    let code = told.recv_timeout(SOON).expect("close is to end");
+    // The kernel makes one of the other.
+    assert!(matches!(code, Some(libc::ETIMEDOUT | libc::EIO)), "{code:?}");
+    setup.disk.order("work");
+    wait_until("it to be stored", || errors(&setup.mount).is_empty());
+    setup.mount.umount_clean();
+    assert!(setup.stored("stuck") == records(1, 2000));
 }

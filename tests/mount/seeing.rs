@@ -226,7 +226,48 @@ pub fn the_time_of_a_file_that_passes_through() {
         assert_eq!(fs::metadata(&path).unwrap().ino(), ino);
         assert_eq!(fs::read(&path).unwrap().len(), 5 * round);
     }
+    // So it is with several names, all of which the kernel knows.
+    fs::create_dir(mount.path().join("dir")).unwrap();
+    let names = ["a.log", "b.log", "dir/c.log", "d.log"].map(|name| mount.path().join(name));
+    names[1..].iter().for_each(|name| fs::hard_link(&path, name).unwrap());
+    fs::rename(&names[3], mount.path().join("e.log")).unwrap();
+    for written in &names[..3] {
+        sh(mount.path(), "touch -d @1000000000 a.log; stat b.log dir/c.log e.log");
+        let mut file = OpenOptions::new().append(true).open(written).unwrap();
+        file.write_all(b"line\n").unwrap();
+        drop(file);
+        mount.wait_for("the time below", |_| time(&path) == time(&below));
+        assert_ne!(time(&path).0, 1_000_000_000);
+        names[..3].iter().for_each(|name| assert_eq!(time(name), time(&below)));
+    }
     mount.umount_clean();
+}
+
+/// Goal: the log tells an operator of the mount and not of requests, and whatever its level, not what
+/// programs write.
+pub fn the_log_has_neither_requests_nor_contents() {
+    const SECRET: &str = "the cat is in the sack";
+    let lines = |mount: &Mount| fs::read_to_string(mount.log_path()).unwrap();
+    let work = |mount: &Mount| {
+        let script = format!(
+            "for n in $(seq 100); do echo '{SECRET}' >f$n; cat f$n >/dev/null; mv f$n g$n; done; \
+             setfattr -n user.a -v '{SECRET}' g1; ln -s '{SECRET}' l; readlink l; rm g2"
+        );
+        sh(mount.path(), &script);
+        succeed(Command::new(PROGRAM).arg("drain").arg(mount.path()));
+    };
+    let mount = Mount::over_with_log(HELD, "info");
+    let before = lines(&mount);
+    work(&mount);
+    assert_eq!(lines(&mount), before);
+    mount.umount_clean();
+    assert!(lines(&mount).contains("ended, all is stored"), "{}", lines(&mount));
+
+    let mount = Mount::over_with_log(HELD, "trace");
+    work(&mount);
+    mount.umount_clean();
+    let log = lines(&mount);
+    assert!(log.contains("write file=") && !log.contains("sack"), "{log}");
 }
 
 /// Goal: Prometheus' own tool has nothing to say against the metrics.
@@ -238,6 +279,25 @@ pub fn promtool_takes_the_metrics() {
         Command::new("promtool").args(["check", "metrics"]).stdin(metrics).output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
     assert!(output.stdout.is_empty() && output.stderr.is_empty(), "{}", text(&output));
+}
+
+/// Goal: the longest that a program was held back is not forgotten when it goes on. Method: a writer
+/// that is faster than the disk may be.
+pub fn the_longest_stall_is_kept() {
+    let options = ["--memory", "16M", "--chunk", "1M", "--drain-rate", "8M"];
+    let mount = Mount::over(&options);
+    let mut writer = Command::new("dd");
+    writer.args(["if=/dev/zero", "of=f", "bs=64k", "count=512", "status=none"]);
+    let mut writer = writer.current_dir(mount.path()).spawn().unwrap();
+    let mut longest_ms = 0;
+    while writer.try_wait().unwrap().is_none() {
+        let now_ms = mount.figure("longest_wait_ms");
+        assert!(now_ms >= longest_ms, "{now_ms} ms after {longest_ms} ms");
+        longest_ms = now_ms;
+    }
+    mount.wait_for("nobody to wait", |status| status["waiting_writes"] == 0);
+    assert!(mount.figure("longest_wait_ms") > 0);
+    mount.umount_clean();
 }
 
 /// Goal: where standard output is no terminal `top` prints blocks of lines, and ends with the count,

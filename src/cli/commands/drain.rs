@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use crate::backing;
 use crate::cli::args::DrainArgs;
 use crate::cli::drained::{Fate, not_stored};
-use crate::cli::exit::CliError;
+use crate::cli::exit::{CliError, worst_of};
+use crate::cli::print;
 use crate::control::client::Client;
 use crate::mount::mountinfo::{Device, Mount, MountTable};
 
@@ -17,9 +18,7 @@ use crate::mount::mountinfo::{Device, Mount, MountTable};
 /// files that could not be stored.
 pub fn run(args: &DrainArgs) -> Result<(), CliError> {
     let Some(path) = &args.path else {
-        let table = table()?;
-        let mounts: Vec<Mount> = table.ours().cloned().collect();
-        return mounts.into_iter().try_for_each(|mount| drain(mount, None));
+        return drain_all(table()?.ours().cloned().collect());
     };
     let failed = |error: io::Error| CliError::Failed(format!("{}: {error}", path.display()));
     let stat = path.metadata().map_err(failed)?;
@@ -42,6 +41,18 @@ pub fn run(args: &DrainArgs) -> Result<(), CliError> {
 
 fn table() -> Result<MountTable, CliError> {
     MountTable::read().map_err(|error| CliError::Failed(format!("/proc/self/mountinfo: {error}")))
+}
+
+/// At the same time: one that hangs, or cannot be asked, keeps none of the others waiting.
+fn drain_all(mounts: Vec<Mount>) -> Result<(), CliError> {
+    if mounts.is_empty() {
+        return print("no coalescefs mounts\n");
+    }
+    std::thread::scope(|scope| {
+        let each: Vec<_> =
+            mounts.into_iter().map(|mount| scope.spawn(|| drain(mount, None))).collect();
+        worst_of(each.into_iter().map(|each| each.join().expect("a panic ends the process")))
+    })
 }
 
 fn drain(mount: Mount, id: Option<u64>) -> Result<(), CliError> {

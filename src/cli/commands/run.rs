@@ -15,7 +15,7 @@ use super::umount::users;
 use crate::cli::args::RunArgs;
 use crate::cli::children::{Family, Watch, Who};
 use crate::cli::drained::{self, End};
-use crate::cli::exit::{CliError, Exit, complain};
+use crate::cli::exit::{CliError, Exit, complain, worst_of};
 use crate::cli::redirect::{self, Target};
 use crate::cli::{places, resolve};
 use crate::config::MountConfig;
@@ -200,20 +200,7 @@ fn leave_mounts() {
 /// Ends all mounts, in any case; `Err` has what went wrong, data not stored before anything else.
 fn end_all(family: &mut Family, overs: Vec<Over>, discard: bool) -> Result<(), CliError> {
     leave_mounts();
-    let mut worst = Ok(());
-    for over in overs {
-        if let Err(error) = end(family, over, discard) {
-            match (&worst, &error) {
-                (Ok(()), _) => worst = Err(error),
-                (Err(CliError::Failed(first)), CliError::NotStored(_)) => {
-                    complain(first);
-                    worst = Err(error);
-                }
-                _ => complain(&error.to_string()),
-            }
-        }
-    }
-    worst
+    worst_of(overs.into_iter().map(|over| end(family, over, discard)))
 }
 
 fn end(family: &mut Family, over: Over, discard: bool) -> Result<(), CliError> {

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::cli::args::StatusArgs;
 use crate::cli::exit::CliError;
-use crate::cli::{below, print, units};
-use crate::config::{FsyncPolicy, Layout};
+use crate::cli::{below, columns, print, units};
+use crate::config::{FsyncPolicy, Layout, MountConfig};
 use crate::control::client::{Client, ClientError, find_mount};
 use crate::control::protocol::{FileStatus, Status};
 use crate::mount::mountinfo::{Mount, MountTable};
@@ -54,7 +54,8 @@ pub fn run(args: &StatusArgs) -> Result<(), CliError> {
     } else if replies.is_empty() {
         "no coalescefs mounts\n".to_owned()
     } else {
-        answered.map(in_words).collect::<Vec<_>>().join("\n")
+        let columns = columns();
+        answered.map(|reply| in_words(reply, columns)).collect::<Vec<_>>().join("\n")
     })?;
     let errors: Vec<String> =
         replies.iter().filter_map(|reply| Some(reply.said.as_ref().err()?.to_string())).collect();
@@ -98,13 +99,16 @@ fn in_json(reply: &Reply) -> Value {
     }
 }
 
-fn in_words(reply: &Reply) -> String {
+/// What stands before the values.
+const INDENT: usize = 16;
+
+fn in_words(reply: &Reply, columns: Option<usize>) -> String {
     let Ok(Said { status, before, files }) = &reply.said else { return String::new() };
     let mut text = String::new();
     let why = ("slow", why_slow(status, before.as_ref()));
     for (key, value) in lines(status).into_iter().chain([why]) {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{key:>14}: {value}");
+        let _ = writeln!(text, "{key:>14}: {}", units::fold(&value, INDENT, columns));
     }
     if let Some(files) = files.as_ref().filter(|files| !files.is_empty()) {
         let _ = writeln!(text, "{}", file_table(files));
@@ -140,7 +144,7 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
         (
             "options",
             format!(
-                "chunk {}{}{}, layout {}, max age {}, lanes {}, writeback cache {}, fsync {}",
+                "chunk {}{}{}, layout {}, max age {}, lanes {}, writeback cache {}, fsync {}{}",
                 if config.chunk_auto { "auto, from " } else { "" },
                 size(config.chunk_bytes),
                 config
@@ -156,7 +160,8 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
                 match config.fsync {
                     FsyncPolicy::Strict => "strict",
                     FsyncPolicy::Lazy => "lazy (not kept over a power loss)",
-                }
+                },
+                limits(config)
             ),
         ),
         ("consistency", units::printable(&config.consistency_in_words())),
@@ -224,13 +229,15 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
         lines.push(("waits", what));
     }
     for lane in status.lanes.iter().filter(|lane| lane.for_ms >= slow::STUCK_MS) {
+        let range = match lane.range.length {
+            0 => "about to begin".to_owned(),
+            length => format!("{} at {}", size(length), lane.range.offset),
+        };
         let what = format!(
-            "lane {} for {} at {}: {} at {}",
+            "lane {} for {} at {}: {range}",
             lane.lane,
             units::duration_ms(lane.for_ms),
-            units::printable(&lane.path.to_string_lossy()),
-            size(lane.range.length),
-            lane.range.offset
+            units::printable(&lane.path.to_string_lossy())
         );
         lines.push(("stuck", what));
     }
@@ -245,6 +252,20 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
         lines.push(("not stored", units::printable(&file.describe(size, units::duration_ms))));
     }
     lines
+}
+
+/// What was asked for beside the defaults.
+fn limits(config: &MountConfig) -> String {
+    let rules = config.rules.len();
+    let only = config.only.join(" ");
+    let all = [
+        config.drain_rate.map(|bytes| format!("drain rate {}/s", units::size(bytes))),
+        (config.min_free_bytes > 0)
+            .then(|| format!("min free {}", units::size(config.min_free_bytes))),
+        (rules > 0).then(|| format!("{rules} rules")),
+        (!only.is_empty()).then(|| format!("coalesces only {}", units::printable(&only))),
+    ];
+    all.into_iter().flatten().map(|limit| format!(", {limit}")).collect()
 }
 
 fn why_slow(status: &Status, before: Option<&Status>) -> String {

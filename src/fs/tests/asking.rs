@@ -7,12 +7,31 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use super::*;
 use crate::clock::boottime_ms;
+use crate::config::Consistency;
 
 const FOREVER_MS: u64 = 3_600_000;
 
 fn elsewhere(patience_ms: u64) -> Fixture {
     let storage = MoodyStorage::new(Mood::Work);
     Fixture::on(Elsewhere(true), storage, |config| config.patience_ms = patience_ms)
+}
+
+/// Where other nodes change files, too.
+fn shared() -> Fixture {
+    Fixture::on(Elsewhere(true), MoodyStorage::new(Mood::Work), |config| {
+        (config.patience_ms, config.consistency) = (FOREVER_MS, Consistency::CloseToOpen);
+    })
+}
+
+/// A file that another node made longer, to five bytes: its own id, and the one that it has since.
+fn changed_below(fixture: &Fixture) -> (u64, u64) {
+    let look = || fixture.fs.lookup(caller(), ROOT_ID, OsStr::new("f")).unwrap().attr.id;
+    std::fs::write(fixture.path("f"), "old").unwrap();
+    let own = look();
+    std::fs::write(fixture.path("f"), "newer").unwrap();
+    let latest = look();
+    assert_ne!(own, latest);
+    (own, latest)
 }
 
 fn unreachable<T>() -> io::Result<T> {
@@ -302,4 +321,43 @@ fn a_late_truncation_cuts_nothing_newer() {
     fixture.storage.set(Mood::Work);
     fixture.wait_until("all to be stored", |fs| fs.backlog_bytes() == 0);
     assert_eq!(std::fs::read(fixture.path("f")).unwrap(), b"newer");
+}
+
+/// Goal: an id that the kernel is to look up again is no matter of the engine: it is told so at once.
+/// What is opened by the id that it has now is released by the node's own.
+#[test]
+fn an_outdated_id_is_not_asked_for_again() {
+    let fixture = shared();
+    let (own, latest) = changed_below(&fixture);
+    let tries = Arc::new(AtomicUsize::new(0));
+    let open = |id| {
+        let tries = tries.clone();
+        let replied = ask(&fixture, Question::of("open", id, unique(id)), move |fs, caller| {
+            tries.fetch_add(1, Ordering::Relaxed);
+            fs.open(caller, id, libc::O_RDONLY)
+        });
+        replied.recv_timeout(LONG).unwrap()
+    };
+    assert_eq!(code(open(own)), Some(libc::ESTALE));
+    assert_eq!(tries.load(Ordering::Relaxed), 1);
+    let opened = open(latest).unwrap();
+    assert_eq!(opened.id, own);
+    let node = fixture.fs.node(latest).unwrap();
+    assert_eq!(fixture.fs.arena.nodes().open(node.slot), 1);
+    fixture.fs.release(caller(), opened.id, opened.handle);
+    assert_eq!(fixture.fs.arena.nodes().open(node.slot), 0);
+}
+
+/// Goal: a file that another node changed is told from memory as it was found last, with the inode
+/// number that it always had, and not for long.
+#[test]
+fn what_others_changed_is_remembered() {
+    let fixture = shared();
+    let (own, latest) = changed_below(&fixture);
+    let (reply, replied) = replies();
+    let question = Question::of("stat", latest, unique(2));
+    fixture.fs.ask(question, |_, never: Reply<Looked>| std::mem::forget(never), reply);
+    fixture.fs.see_to_questions(boottime_ms() + 2_000);
+    let Looked(found) = replied.recv_timeout(LONG).unwrap().unwrap();
+    assert_eq!((found.id, found.attr.size, found.lasts), (own, 5, Lasts::Moving));
 }

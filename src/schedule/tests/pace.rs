@@ -18,6 +18,8 @@ struct Machine {
     held: u64,
     now_ms: u64,
     run_ms: u64,
+    /// Memory comes back so often.
+    every_ms: u64,
     /// Acknowledged in all.
     acknowledged: u64,
     /// No acknowledgement for so long, at most.
@@ -32,6 +34,7 @@ impl Machine {
             held: 0,
             now_ms: 0,
             run_ms: 0,
+            every_ms: RUN_MS,
             acknowledged: 0,
             longest_ms: 0,
             last_ms: 0,
@@ -44,9 +47,9 @@ impl Machine {
         while self.now_ms < end_ms {
             self.now_ms += TICK_MS;
             self.run_ms += TICK_MS;
-            if self.run_ms >= RUN_MS {
+            if self.run_ms >= self.every_ms {
                 self.run_ms = 0;
-                let freed = (rate * RUN_MS).min(self.held);
+                let freed = (rate * self.every_ms).min(self.held);
                 self.held -= freed;
                 if freed > 0 {
                     self.pace.note_freed(freed, self.held, self.now_ms);
@@ -115,6 +118,21 @@ fn a_disk_that_pauses_is_waited_out() {
     machine.last_ms = machine.now_ms;
     machine.run(5000, 100 << 10);
     assert!(machine.longest_ms < 250, "{} ms after the pause", machine.longest_ms);
+}
+
+/// A disk that is left to others for seconds, and then gives much back at once: its pauses count, and
+/// writers go on through them.
+#[test]
+fn long_pauses_are_part_of_the_rate() {
+    for every_ms in [700, 1500, 2500] {
+        let mut machine = Machine::new();
+        machine.every_ms = every_ms;
+        machine.run(20_000, 15 << 10);
+        machine.longest_ms = 0;
+        machine.run(20_000, 15 << 10);
+        assert!(machine.longest_ms < 250, "{} ms, every {every_ms}", machine.longest_ms);
+        assert!(machine.held < LIMIT);
+    }
 }
 
 /// Nobody is held back for long by what a disk did before.

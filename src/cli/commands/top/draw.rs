@@ -62,7 +62,7 @@ fn table(view: &View) -> Table<'static> {
     let reversed = Style::default().add_modifier(Modifier::REVERSED);
     let header = Row::new(["backlog", "", "oldest", "open", "file"]);
     let widths = [
-        Constraint::Length(10),
+        Constraint::Length(11),
         Constraint::Length(BAR_CELLS as u16),
         Constraint::Length(8),
         Constraint::Length(4),
@@ -123,8 +123,8 @@ mod tests {
             "slow: the disk",
             "memory 900 MiB of 1 GiB",
             "lane 0:     90 MiB/s  8 MiB for 20ms at OUTPUT2",
-            "200 MiB    |||||||||||||||| 5s       yes  OUTPUT2",
-            "60 MiB     ||||             12s      no   OUTPUT10",
+            "200 MiB     |||||||||||||||| 5s       yes  OUTPUT2",
+            "60 MiB      ||||             12s      no   OUTPUT10",
             "sub/bad: No space left",
             "q quit  s sort  / filter",
         ] {

@@ -169,7 +169,6 @@ pub fn summary(now: &Look, before: Option<&Look>) -> Vec<String> {
             rate(bytes, status.uptime_ms.saturating_sub(before.status.uptime_ms))
         },
     );
-    let lane_ms = recent.window_ms * u64::from(status.lanes_each());
     let mountpoint = status.config.mountpoint.to_string_lossy();
     let slowness = slow::explain(status, before.map(|before| &before.status));
     vec![
@@ -184,7 +183,7 @@ pub fn summary(now: &Look, before: Option<&Look>) -> Vec<String> {
         format!(
             "in {received}, out {} (disk busy {}%)",
             rate(recent.bytes, recent.window_ms),
-            (recent.busy_ms * 100 / lane_ms.max(1)).min(100)
+            slow::busy_percent(status)
         ),
         format!(
             "stalled {} writes, longest ever {}; errors in {} files",

@@ -25,8 +25,14 @@ pub fn look() -> Look {
     let mut bad = file(3, "sub/bad", 40, 3, true);
     bad.error = Some("No space left on device".into());
     let range = ByteRange { offset: 0, length: 8 * MIB };
-    let lane =
-        LaneStatus { lane: 0, path: "OUTPUT2".into(), range, for_ms: 20, bytes_per_s: 90 * MIB };
+    let lane = LaneStatus {
+        lane: 0,
+        device: String::new(),
+        path: "OUTPUT2".into(),
+        range,
+        for_ms: 20,
+        bytes_per_s: 90 * MIB,
+    };
     let status = Status {
         uptime_ms: 60_000,
         backlog_bytes: 300 * MIB,
