@@ -87,6 +87,7 @@ use crate::schedule::{LANES_MAX, Lanes, Policy, Reads};
 use crate::stats::Stats;
 use crate::stats::recent::Recent;
 
+pub use crate::schedule::PASS_US_MAX;
 pub use asking::{About, Answer, Question};
 pub use attrs::{Change, Lasts, Looked, NodeAttr};
 pub use caller::Caller;

@@ -9,8 +9,7 @@ use fuser::{
 };
 
 use crate::backing::{SetTime, SyncKind, Time, errno};
-use crate::fs::{Caller, Entry, Lasts, NodeAttr, OpenFile};
-use crate::schedule::PASS_US_MAX;
+use crate::fs::{Caller, Entry, Lasts, NodeAttr, OpenFile, PASS_US_MAX};
 
 /// How long the kernel may keep names and attributes where nobody else changes them: the backing
 /// directory belongs to the mount.
