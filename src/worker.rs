@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select, tick, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select, tick, unbounded};
 
 use crate::arena::{Arena, Phase, UnmountMode};
 use crate::backing::{self, KernelStorage};
@@ -246,6 +246,15 @@ impl Source for Control {
 
     fn drain(&self, id: Option<u64>, progress: &mut dyn FnMut(Answer) -> bool) {
         let failed = |error: io::Error| Answer::Failed { message: error.to_string() };
+        if id.is_none() {
+            let handed = self.filesystem.hand_over();
+            while handed.recv_timeout(PROGRESS_EVERY) == Err(RecvTimeoutError::Timeout) {
+                let backlog_bytes = self.filesystem.backlog_bytes();
+                if !progress(Answer::Progress { backlog_bytes }) {
+                    return;
+                }
+            }
+        }
         let mut draining = match self.filesystem.begin_draining(id) {
             Ok(draining) => draining,
             Err(error) => {

@@ -75,6 +75,20 @@ impl Filesystem {
         Ok(draining)
     }
 
+    /// Has the kernel hand over what programs have written to files that are open, and says when it
+    /// has. Its own syncfs(2) begins with all of it, and waits for none where the filesystem is FUSE
+    /// (`AS_NO_DATA_INTEGRITY` of Linux 6.18); what is made invalid is waited for.
+    pub fn hand_over(&self) -> Receiver<()> {
+        let (handed, over) = unbounded();
+        let me = self.arc();
+        self.pool.run(move || {
+            me.open_for_data().into_iter().for_each(|id| me.drop_pages(id));
+            // Whoever asked may have gone.
+            let _ = handed.send(());
+        });
+        over
+    }
+
     /// Looks how far it got; to be called until [`Draining::is_over`]. Does not wait.
     pub fn go_on_draining(&self, draining: &mut Draining) {
         let asked_ms = draining.asked_ms;

@@ -228,7 +228,7 @@ impl Filesystem {
     }
 
     /// Files that a program has open, and that may be written.
-    fn open_for_data(&self) -> Vec<u64> {
+    pub(super) fn open_for_data(&self) -> Vec<u64> {
         let nodes = self.nodes.read();
         let is_open = |node: &Node| self.arena.nodes().open(node.slot) > 0;
         let with_data = nodes.values().filter(|node| node.data_if_any().is_some());

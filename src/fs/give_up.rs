@@ -96,7 +96,7 @@ impl Filesystem {
         });
     }
 
-    fn drop_pages(&self, id: u64) {
+    pub(super) fn drop_pages(&self, id: u64) {
         if let (Some(pages), Ok(node)) = (self.kernel_pages.get(), self.node(id)) {
             pages.drop_pages(self.kernel_id(&node));
         }
