@@ -170,6 +170,10 @@ fn what_cannot_work_is_one_line_and_leaves_nothing() {
 
 /// A harness of its own, so that tests that cannot run here are counted as ignored.
 fn main() {
+    // As a terminal's shell leaves it: what runs in the background of a script ignores SIGINT, and so
+    // do its children.
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
     let skip = support::cannot_mount();
     if let Some(reason) = &skip {
         eprintln!("tests that mount are ignored: {reason}");

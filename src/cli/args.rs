@@ -107,7 +107,7 @@ pub struct MountArgs {
     pub backing: PathBuf,
     /// Where to mount [default: over BACKING itself]
     pub mountpoint: Option<PathBuf>,
-    /// Stay until the mount ends; SIGINT or SIGTERM ends it in order
+    /// Stay until the mount ends; SIGTERM ends it
     #[arg(long)]
     pub foreground: bool,
     /// How to buffer.
@@ -308,12 +308,13 @@ pub struct MountOptions {
     /// Leaves some for others.
     #[arg(long, value_name = "SIZE", value_parser = units::parse_rate)]
     pub drain_rate: Option<u64>,
-    /// fsync waits for: 'strict', the disk; 'lazy', memory
+    /// fsync is 'strict' or 'lazy'
     ///
-    /// With 'lazy' what was synced may be lost with the power.
+    /// With 'strict' it waits for the disk, with 'lazy' for memory: what was synced may then be
+    /// lost with the power.
     #[arg(long, value_name = "POLICY", value_enum, default_value_t, hide_possible_values = true)]
     pub fsync: FsyncPolicy,
-    /// 'exclusive', 'close-to-open' or 'auto'
+    /// 'exclusive' or 'close-to-open'
     ///
     /// Whether other nodes change the directory, too. With 'close-to-open' close() waits until the
     /// file is stored, and open() sees what was closed elsewhere before. 'auto' is that on network

@@ -61,9 +61,9 @@ struct Turns {
 
 impl Turns {
     /// `Err`: when to look again; `None` when somebody will wake us.
-    fn next(&mut self, reads: Option<Reads>, now_ms: u64) -> Result<(Turn, Attempt), Option<u64>> {
-        if let Some(reads) = reads {
-            self.sharing.may_begin(self.engine.at_work() > 0, reads, now_ms)?;
+    fn next(&mut self, look: Option<Look>, now_ms: u64) -> Result<(Turn, Attempt), Option<u64>> {
+        if let Some(look) = look.filter(|look| !look.is_urgent) {
+            self.sharing.may_begin(self.engine.at_work() > 0, look.reads, now_ms)?;
         }
         let was_closed = self.engine.is_closed();
         let is_beside = self.engine.is_full();
@@ -102,8 +102,17 @@ enum Ended {
     Refused(i32),
 }
 
-/// Looks at what is read from a disk. Does not wait for it.
-pub type LookAtReads = Box<dyn Fn() -> Reads + Send + Sync>;
+/// What lanes are told of their disk.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// By whomever.
+    pub reads: Reads,
+    /// It cannot be left to others now.
+    pub is_urgent: bool,
+}
+
+/// Looks at a disk. Does not wait for it.
+pub type LookAtReads = Box<dyn Fn() -> Look + Send + Sync>;
 
 /// The scheduler of one backing device and the lanes that wait for it.
 pub struct LaneQueue {
@@ -227,14 +236,15 @@ impl LaneQueue {
         }
     }
 
-    fn look_at_reads(&self) -> Option<Reads> {
+    fn look_at_reads(&self) -> Option<Look> {
         self.reads.as_ref().map(|look| look())
     }
 
     /// Whether a run of so many bytes, handed to the disk at `before`, was all that it had to do.
-    fn was_alone(&self, run_bytes: u64, before: Option<Reads>) -> bool {
+    fn was_alone(&self, run_bytes: u64, before: Option<Look>) -> bool {
         let (Some(before), Some(now)) = (before, self.look_at_reads()) else { return true };
-        !now.under_way && now.bytes.saturating_sub(before.bytes) < run_bytes / 16
+        let read_bytes = now.reads.bytes.saturating_sub(before.reads.bytes);
+        !now.reads.under_way && read_bytes < run_bytes / 16
     }
 
     /// The time of the attempt begins.

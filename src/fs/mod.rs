@@ -81,7 +81,7 @@ use crate::arena::{Arena, SlotPool};
 use crate::backing::{DescriptorCache, DiskReads, ReadSoFar, Storage, is_rotational};
 use crate::config::MountConfig;
 use crate::config::rules::Rules;
-use crate::drain::{Crew, DataFile, LaneQueue, LookAtReads, Throttle};
+use crate::drain::{Crew, DataFile, LaneQueue, Look, LookAtReads, Throttle};
 use crate::isolation::Isolation;
 use crate::schedule::{LANES_MAX, Lanes, Policy, Reads};
 use crate::stats::Stats;
@@ -311,7 +311,7 @@ impl Filesystem {
         if let Some(device) = find(&devices) {
             return Ok(device);
         }
-        let queue = Arc::new(LaneQueue::new(self.policy, crew, look_at_reads(dev, &crew)));
+        let queue = Arc::new(LaneQueue::new(self.policy, crew, self.look_at_reads(dev, &crew)));
         let source: Arc<dyn crate::drain::Source> = self.arc();
         crate::drain::spawn_lanes(
             &queue,
@@ -328,6 +328,18 @@ impl Filesystem {
         Ok(device)
     }
 
+    /// Several lanes leave a disk to nobody: they are asked for where heads do not matter. Nor does
+    /// one while memory is full: programs would be stopped.
+    fn look_at_reads(&self, dev: u64, crew: &Crew) -> Option<LookAtReads> {
+        let reads = DiskReads::of_disk_with_heads(dev).filter(|_| crew.lanes.most() == 1)?;
+        let (me, limit_bytes) = (self.me.clone(), self.limits.limit_bytes);
+        Some(Box::new(move || {
+            let held_bytes = me.upgrade().map_or(0, |me| me.held_bytes());
+            let ReadSoFar { bytes, under_way } = reads.look();
+            Look { reads: Reads { bytes, under_way }, is_urgent: held_bytes > limit_bytes }
+        }))
+    }
+
     /// More than one lane makes a disk with heads seek, which need not be tried.
     pub(super) fn lanes_of(&self, dev: u64) -> Lanes {
         match self.config.lanes {
@@ -342,15 +354,6 @@ impl Filesystem {
             act(&device.queue);
         }
     }
-}
-
-/// Several lanes leave a disk to nobody: they are asked for where heads do not matter.
-fn look_at_reads(dev: u64, crew: &Crew) -> Option<LookAtReads> {
-    let reads = DiskReads::of_disk_with_heads(dev).filter(|_| crew.lanes.most() == 1)?;
-    Some(Box::new(move || {
-        let ReadSoFar { bytes, under_way } = reads.look();
-        Reads { bytes, under_way }
-    }))
 }
 
 fn errno(code: i32) -> io::Error {

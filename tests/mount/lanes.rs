@@ -43,7 +43,9 @@ wait $!"#;
 
 fn start(dir: &Path, glob: &str, over_slow: &str) -> Run {
     let mut command = Command::new(PROGRAM);
-    command.args(["run", "--max-age", "1h", "--redirect", glob, "--", "bash", "-euc", SCRIPT]);
+    command.args(["run", "--max-age", "1h", "--redirect", glob]);
+    // What is closed need not be stored.
+    command.args(["--consistency", "exclusive", "--", "bash", "-euc", SCRIPT]);
     let child = command.arg(PROGRAM).arg(over_slow).current_dir(dir).process_group(0).spawn();
     let mountpoints = ["data", "data/slow", "data/fast"].map(|name| dir.join(name)).to_vec();
     Run { child: child.unwrap(), mountpoints }
