@@ -13,15 +13,16 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Attr, DirectIo, SetTime, Time, allocate, attr, attr_at, create_at, errno, fs_stats, get_xattr,
-    link_fd_at, longest_file_bytes, mkdir_at, open_path_at, probe_direct, rename_at, reopen, retry,
-    rmdir_at, set_times, set_xattr, symlink_at, unlink_at,
+    Attr, DirReader, DirectIo, SetTime, Time, allocate, attr, attr_at, create_at, errno, fs_stats,
+    get_xattr, link_fd_at, longest_file_bytes, mkdir_at, open_path_at, probe_direct, rename_at,
+    reopen, retry, rmdir_at, set_times, set_xattr, symlink_at, unlink_at,
 };
 
 /// Where names are tried. Always the same, so that one that was left is found.
@@ -34,6 +35,11 @@ const LINK: &str = "link";
 const SYMLINK: &str = "symlink";
 const MOVED: &str = "moved";
 const OTHER: &str = "other";
+/// How the names begin that libfuse and NFS give to files that are removed while they are open.
+const HIDDEN: [&[u8]; 2] = [b".fuse_hidden", b".nfs"];
+/// How often, and after which time, those are looked for again.
+const HIDDEN_TRIES: u32 = 100;
+const HIDDEN_PAUSE: Duration = Duration::from_millis(10);
 /// Space that is allocated, and of which a part is given back.
 const TRIAL_BYTES: u64 = 64 << 10;
 /// 2001, on an odd second, and with another digit at each place.
@@ -273,13 +279,47 @@ impl<'a> TrialDir<'a> {
             let _ = unlink_at(self.fd.as_fd(), OsStr::new(name));
         }
     }
+
+    /// Removes the names that a client gave to files that were still open to it when they were
+    /// removed: it hears of their end later, and sshfs may forget them for good. Returns how many
+    /// there were.
+    fn clear_hidden(&self) -> io::Result<usize> {
+        let listed = reopen(self.fd.as_fd(), libc::O_RDONLY | libc::O_DIRECTORY)?;
+        let is_hidden =
+            |name: &OsStr| HIDDEN.iter().any(|prefix| name.as_bytes().starts_with(prefix));
+        let mut buf = vec![0; 4096];
+        let mut found = 0;
+        for entry in DirReader::new(listed).next_batch(0, &mut buf)? {
+            if is_hidden(entry.name) {
+                found += 1;
+                // Once more if it is hidden again, or not yet closed.
+                let _ = unlink_at(self.fd.as_fd(), entry.name);
+            }
+        }
+        Ok(found)
+    }
+
+    fn remove(&self) -> io::Result<()> {
+        let remove = || rmdir_at(self.parent, OsStr::new(TRIAL_DIR));
+        for _ in 0..HIDDEN_TRIES {
+            match remove() {
+                Err(error) if errno(&error) == libc::ENOTEMPTY => {}
+                result => return result,
+            }
+            if self.clear_hidden()? == 0 {
+                break;
+            }
+            std::thread::sleep(HIDDEN_PAUSE);
+        }
+        remove()
+    }
 }
 
 impl Drop for TrialDir<'_> {
     fn drop(&mut self) {
         self.clear();
         let now = attr(self.parent).map(|attr| attr.mtime).ok();
-        if let Err(error) = rmdir_at(self.parent, OsStr::new(TRIAL_DIR)) {
+        if let Err(error) = self.remove() {
             log::warn!("{TRIAL_DIR} cannot be removed: {error}");
         }
         let Some((before, after)) = self.times else { return };

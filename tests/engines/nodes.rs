@@ -1,9 +1,10 @@
 //! Two nodes on one engine: a client and a mount for each.
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::engine::Engine;
 use crate::support::{Mount, SOON, records};
@@ -39,8 +40,13 @@ pub fn what_is_closed_is_seen_elsewhere(name: &str) {
         fs::write(a.path().join(format!("a{number}")), records(1, number)).unwrap();
     }
     let until = Instant::now() + SOON;
-    while fs::read_dir(b.path()).unwrap().count() != 11 {
-        assert!(Instant::now() < until, "not all files are listed");
+    loop {
+        let names = names_in(b.path());
+        if names.as_ref().is_ok_and(|names| names.len() == 11) {
+            break;
+        }
+        assert!(Instant::now() < until, "{names:?} are listed of {:?}", names_in(a.path()));
+        std::thread::sleep(Duration::from_millis(20));
     }
     for number in 0..10 {
         wait_for(&b.path().join(format!("a{number}")), &records(1, number), number);
@@ -79,6 +85,10 @@ fn wait_for(path: &Path, wanted: &[u8], round: usize) {
         }
         let len = found.map(|found| found.len());
         assert!(Instant::now() < until, "round {round}: {len:?} for {} bytes", wanted.len());
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+fn names_in(dir: &Path) -> io::Result<Vec<OsString>> {
+    fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name())).collect()
 }

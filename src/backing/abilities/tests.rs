@@ -176,7 +176,7 @@ fn what_was_left_is_removed() {
     let trial = dir.path().join(TRIAL_DIR);
     let probe = || probe(&KernelCalls, root.as_fd(), &mut |_| ());
     fs::create_dir(&trial).unwrap();
-    for name in [FILE, LINK, MOVED, OTHER] {
+    for name in [FILE, LINK, MOVED, OTHER, ".fuse_hidden0000000900000001", ".nfs0123"] {
         fs::write(trial.join(name), "left").unwrap();
     }
     std::os::unix::fs::symlink("x", trial.join(SYMLINK)).unwrap();
