@@ -50,9 +50,6 @@ pub struct MountConfig {
     pub lanes_auto: bool,
     /// Whether the kernel collects write() calls in its page cache before they reach us.
     pub writeback_cache: bool,
-    /// Whether listxattr(2) lists what a file tells of its backlog. Builds before it did not.
-    #[serde(default)]
-    pub list_attributes: bool,
     /// Limit of bytes per second written to the backing directory; `None` is no limit.
     pub drain_rate: Option<u64>,
     /// What fsync waits for. Builds before it had no choice.
@@ -217,7 +214,6 @@ impl MountConfig {
             lanes: 1,
             lanes_auto: false,
             writeback_cache: true,
-            list_attributes: false,
             drain_rate: None,
             fsync: FsyncPolicy::Strict,
             consistency: Consistency::Exclusive,

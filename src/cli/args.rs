@@ -348,12 +348,6 @@ pub struct MountOptions {
     /// Let every write() come to the daemon at once: slow
     #[arg(long)]
     pub no_writeback_cache: bool,
-    /// List what a file tells of its backlog
-    ///
-    /// So that 'getfattr -d -m user.coalescefs' shows it. Programs that compare or copy lists of
-    /// attributes may notice.
-    #[arg(long)]
-    pub list_attributes: bool,
     /// Let other users in [default: when root mounts]
     #[arg(long, overrides_with = "no_allow_other")]
     pub allow_other: bool,

@@ -167,7 +167,6 @@ fn checked_config(
         lanes: options.lanes.first(),
         lanes_auto: options.lanes == LanesOption::Auto,
         writeback_cache: !options.no_writeback_cache,
-        list_attributes: options.list_attributes,
         drain_rate: options.drain_rate,
         fsync: options.fsync,
         consistency,

@@ -131,8 +131,8 @@ With /sbin/mount.coalescefs, a line of /etc/fstab is
 The backing directory and the mountpoint may be the same. Options of
 'coalescefs mount' lose their dashes: memory=, chunk=, layout=, max_age=,
 lanes=, drain_rate=, min_free=, patience=, fsync=, consistency=, rule=,
-config=, log_level=, log_file=, no_writeback_cache, list_attributes,
-allow_other, no_allow_other.
+config=, log_level=, log_file=, no_writeback_cache, allow_other,
+no_allow_other.
 A rule's commas are semicolons here: rule=*.dat:chunk=64M;priority=high.
 
 ro, nosuid, nodev, noexec, noatime, nodiratime, relatime, strictatime, sync,

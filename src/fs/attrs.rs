@@ -416,7 +416,8 @@ impl Filesystem {
         if is_virtual(id) {
             return Ok(Vec::new());
         }
-        let path = self.path_fd(&self.node(id)?)?;
+        let node = self.node(id)?;
+        let path = self.path_fd(&node)?;
         let list = || {
             let mut names = vec![0; XATTR_LIST_MAX];
             let len = backing::list_xattr(path.as_fd(), &mut names)?;
@@ -428,9 +429,7 @@ impl Filesystem {
         if each.any(|name| name.starts_with(b"trusted.")) && !caller.is_admin() {
             names = backing::without_admin(list)?;
         }
-        if self.config.list_attributes {
-            self.list_seen(id, &mut names);
-        }
+        self.list_seen(caller, &node, &mut names);
         Ok(names)
     }
 

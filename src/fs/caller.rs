@@ -4,7 +4,8 @@
 //! The kernel could send the groups with the request (FUSE_CREATE_SUPP_GROUP), and say when
 //! set-id bits are to go (FATTR_KILL_SUIDGID); fuser hands neither on.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 
 use crate::backing::Credentials;
 
@@ -12,6 +13,8 @@ use crate::backing::Credentials;
 const CAP_FSETID: u64 = 1 << 4;
 /// CAP_SYS_ADMIN.
 const CAP_SYS_ADMIN: u64 = 1 << 21;
+/// As much of a command line as is looked at.
+const COMMAND_BYTES_MAX: u64 = 64 << 10;
 
 /// On whose behalf something is done.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +57,19 @@ impl Caller {
     /// Whether the caller may see `trusted` attributes.
     pub(super) fn is_admin(&self) -> bool {
         self.has_capability(CAP_SYS_ADMIN)
+    }
+
+    /// Whether `name` stands in the command line of the calling process, also with its characters
+    /// escaped by backslashes, as in a pattern. `false` when that cannot be found out.
+    pub(super) fn mentions(&self, name: &[u8]) -> bool {
+        if self.pid == 0 {
+            return false;
+        }
+        let mut command = Vec::new();
+        let read = File::open(format!("/proc/{}/cmdline", self.pid))
+            .and_then(|file| file.take(COMMAND_BYTES_MAX).read_to_end(&mut command));
+        command.retain(|byte| *byte != b'\\');
+        read.is_ok() && command.windows(name.len()).any(|part| part == name)
     }
 
     fn has_capability(&self, capability: u64) -> bool {
@@ -101,12 +117,16 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_in_its_own_group() {
+    fn this_process_is_known() {
         // SAFETY: reads ids of this process.
         let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
         let caller = Caller { uid, gid, pid: std::process::id(), unique: 2, is_repeated: false };
         assert!(caller.is_in_group(gid));
         assert!(!caller.is_in_group(u32::MAX - 7));
-        assert!(!Caller { uid: 1, pid: 0, ..caller }.keeps_set_ids());
+        let unknown = Caller { uid: 1, pid: 0, ..caller };
+        assert!(!unknown.keeps_set_ids());
+        let program = std::env::args().next().unwrap();
+        assert!(caller.mentions(program.as_bytes()) && !caller.mentions(b"user.coalescefs"));
+        assert!(!unknown.mentions(program.as_bytes()));
     }
 }

@@ -3,10 +3,12 @@
 //! They are not stored, and nobody may set or remove one. Asked for by name they answer; the kernel
 //! lets those ask who may read the file. What is below of such a name is not shown.
 //!
-//! With `--list-attributes`, of a file that has something to tell the same names are listed, behind
-//! `system.`: most that copy attributes copy `user.*`, and pass over what is the system's, or are
-//! refused with EOPNOTSUPP and go on. Not by default: some warn then, and who compares lists sees a
-//! difference. The kernel asks nobody's permission for these, as for stat(2).
+//! They are listed to a program that names them in its own command line, as
+//! `getfattr -d -m user.coalescefs FILE` does, and to no other: what copies attributes, or compares
+//! lists of them, finds what is stored below and nothing else.
+//!
+//! Rejected: to list them to everybody behind `system.`, which what copies attributes leaves out; but
+//! some warn of it, and who compares trees sees a difference.
 
 use std::ffi::OsStr;
 use std::io;
@@ -14,15 +16,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::{MutexGuard, TryLockError};
 use std::time::Duration;
 
+use super::caller::Caller;
 use super::data::{FileData, FileState};
+use super::nodes::Node;
 use super::{Filesystem, errno};
 use crate::clock::boottime_ms;
 use crate::control::errno as errnos;
 
 /// All of them in one value, and what the names of the others begin with.
 const NAME: &[u8] = b"user.coalescefs";
-/// What is before a name that is listed.
-const LISTED: &[u8] = b"system.";
+/// The others that are listed: of every regular file, whatever their values are.
+const LISTED: [&[u8]; 4] = [b"backlog_bytes", b"oldest_age_ms", b"error", b"changed_below"];
 /// The longest list that the kernel takes.
 const LIST_MAX: usize = 64 << 10;
 /// A file's lock is held for moments, but by a call below that hangs: so often it is tried, with a
@@ -32,8 +36,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 /// What follows the common part of a name that is reserved; `None` for any other name.
 fn part(name: &OsStr) -> Option<&[u8]> {
-    let name = name.as_bytes();
-    match name.strip_prefix(LISTED).unwrap_or(name).strip_prefix(NAME)? {
+    match name.as_bytes().strip_prefix(NAME)? {
         rest @ [] => Some(rest),
         [b'.', rest @ ..] => Some(rest),
         _ => None,
@@ -45,13 +48,11 @@ fn is_reserved(name: &OsStr) -> bool {
     part(name).is_some()
 }
 
-/// Whether an attribute may be set or removed. `EPERM` for one of ours; `EOPNOTSUPP` for the name by
-/// which it is listed, as on any other filesystem.
+/// Whether an attribute may be set or removed. `EPERM` for one of ours.
 pub(super) fn check_changeable(name: &OsStr) -> io::Result<()> {
-    match name.as_bytes().starts_with(LISTED) {
-        _ if !is_reserved(name) => Ok(()),
-        true => Err(errno(libc::EOPNOTSUPP)),
-        false => Err(errno(libc::EPERM)),
+    match is_reserved(name) {
+        true => Err(errno(libc::EPERM)),
+        false => Ok(()),
     }
 }
 
@@ -72,17 +73,6 @@ struct Seen {
     oldest_age_ms: u64,
     errno: Option<i32>,
     changed_below: u64,
-}
-
-impl Seen {
-    /// What there is to be told.
-    fn parts(&self) -> &'static [&'static str] {
-        match (self.backlog_bytes, self.errno, self.changed_below) {
-            (0, None, 0) => &[],
-            (_, _, 0) => &["backlog_bytes", "oldest_age_ms", "error"],
-            _ => &["backlog_bytes", "oldest_age_ms", "error", "changed_below"],
-        }
-    }
 }
 
 impl FileData {
@@ -121,13 +111,13 @@ impl Filesystem {
         }))
     }
 
-    /// Adds the names that a file has to a list of names, each ended by NUL. Not those of a file that
-    /// is held by a call below that hangs, and none where there is no room.
-    pub(super) fn list_seen(&self, id: u64, names: &mut Vec<u8>) {
-        let Ok(seen) = self.seen(id) else { return };
-        let each = seen.parts().iter();
-        let listed: Vec<u8> =
-            each.flat_map(|part| [LISTED, NAME, b".", part.as_bytes(), b"\0"].concat()).collect();
+    /// Adds the names that a regular file has to a list of names, each ended by NUL, if the caller's
+    /// command line names them; none where there is no room.
+    pub(super) fn list_seen(&self, caller: Caller, node: &Node, names: &mut Vec<u8>) {
+        if !node.is_regular() || !caller.mentions(NAME) {
+            return;
+        }
+        let listed = LISTED.map(|part| [NAME, b".", part, b"\0"].concat()).concat();
         if names.len() + listed.len() <= LIST_MAX {
             names.extend(listed);
         }
@@ -165,9 +155,14 @@ mod tests {
             |name: &str| check_changeable(OsStr::new(name)).err().and_then(|e| e.raw_os_error());
         for name in ["user.coalescefs", "user.coalescefs.", "user.coalescefs.error"] {
             assert_eq!(refused(name), Some(libc::EPERM), "{name}");
-            assert_eq!(refused(&format!("system.{name}")), Some(libc::EOPNOTSUPP), "{name}");
         }
-        let others = ["user.coalescefsx", "user.coalesce", "trusted.coalescefs", "system.x", ""];
+        let others = [
+            "user.coalescefsx",
+            "user.coalesce",
+            "trusted.coalescefs",
+            "system.user.coalescefs",
+            "",
+        ];
         for name in others {
             assert_eq!(refused(name), None, "{name}");
         }
