@@ -57,6 +57,14 @@ impl Attempt {
     }
 }
 
+thread_local! {
+    static OWN: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// An entry of a request that no thread has in hand.
+#[derive(Debug)]
+pub struct Kept(usize);
+
 /// The table.
 #[derive(Clone, Copy)]
 pub struct Attempts<'a>(pub(super) &'a [Attempt; ATTEMPTS]);
@@ -65,9 +73,6 @@ impl Attempts<'_> {
     /// Notes that this thread begins with request `unique`. `false` when there is no entry left:
     /// the request then is not protected against the worker's death.
     pub fn begin(&self, unique: u64, marks: [Mark; 2]) -> bool {
-        thread_local! {
-            static OWN: Cell<Option<usize>> = const { Cell::new(None) };
-        }
         if OWN.get().is_none() {
             OWN.set(self.take());
         }
@@ -76,6 +81,27 @@ impl Attempts<'_> {
             None => log::warn!("no entry left to note an attempt"),
         }
         OWN.get().is_some()
+    }
+
+    /// Takes what this thread noted of `unique` away from it, since the request is to be tried again
+    /// later, and perhaps by another thread. To be given to [`Attempts::go_on`] or
+    /// [`Attempts::let_go`].
+    pub fn keep(&self, unique: u64) -> Option<Kept> {
+        let own = OWN.get()?;
+        let is_its = self.0[own].unique.load(Ordering::Relaxed) == unique;
+        is_its.then(|| OWN.take()).flatten().map(Kept)
+    }
+
+    /// This thread goes on with the request; what it noted of the one before is not needed any more.
+    pub fn go_on(&self, kept: Kept) {
+        if let Some(former) = OWN.replace(Some(kept.0)) {
+            self.0[former].state.store(FREE, Ordering::Release);
+        }
+    }
+
+    /// The request is answered.
+    pub fn let_go(&self, kept: Kept) {
+        self.0[kept.0].state.store(FREE, Ordering::Release);
     }
 
     fn take(&self) -> Option<usize> {

@@ -26,7 +26,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 pub use attach::AttachError;
-pub use attempts::{Attempts, Mark};
+pub use attempts::{Attempts, Kept, Mark};
 pub use control_page::{ControlPage, Phase, UnmountMode};
 pub use nodes::{Identity, NodeSlot, NodeTable};
 pub use segments::{Held, SlotPool};

@@ -108,8 +108,11 @@ impl Freshness {
 }
 
 fn stat(dir: libc::c_int, name: &CStr, flags: i32) -> io::Result<Attr> {
+    stat_some(dir, name, flags, libc::STATX_BASIC_STATS)
+}
+
+fn stat_some(dir: libc::c_int, name: &CStr, flags: i32, mask: u32) -> io::Result<Attr> {
     let mut buf = MaybeUninit::<libc::statx>::zeroed();
-    let mask = libc::STATX_BASIC_STATS;
     let flags = flags | libc::AT_NO_AUTOMOUNT;
     // SAFETY: valid C string; writes one statx.
     retry(|| unsafe { libc::statx(dir, name.as_ptr(), flags, mask, buf.as_mut_ptr()) })?;
@@ -142,6 +145,14 @@ pub fn attr(fd: BorrowedFd) -> io::Result<Attr> {
 /// The same, not older than asked. May wait for the filesystem.
 pub fn attr_as(fd: BorrowedFd, freshness: Freshness) -> io::Result<Attr> {
     stat(fd.as_raw_fd(), c"", libc::AT_EMPTY_PATH | freshness.flags())
+}
+
+/// The same as the kernel has them, without asking a filesystem that is another process's or machine's:
+/// device, inode number and type are right, the rest as of the last time it asked. Does not wait.
+pub fn cached_attr(fd: BorrowedFd) -> io::Result<Attr> {
+    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
+    // FUSE asks all the same for what is wanted and not up to date.
+    stat_some(fd.as_raw_fd(), c"", flags, 0)
 }
 
 /// Attributes of what is at `name`; of a symlink itself. Errors: statx(2).

@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use super::{allocate, attr, retry, set_size};
+use super::{allocate, cached_attr, retry, set_size};
 
 /// It is allocated in pieces: btrfs frees only whole extents.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -35,7 +35,7 @@ impl Ballast {
     /// Nobody else may own the descriptor.
     pub unsafe fn adopt(fd: RawFd, dev: u64) -> Option<Ballast> {
         // SAFETY: only looked at; a closed or foreign descriptor fails the check.
-        let found = attr(unsafe { BorrowedFd::borrow_raw(fd) }).ok()?;
+        let found = cached_attr(unsafe { BorrowedFd::borrow_raw(fd) }).ok()?;
         let is_ballast =
             found.mode & libc::S_IFMT == libc::S_IFREG && found.nlink == 0 && found.dev == dev;
         // SAFETY: by the contract of this function.

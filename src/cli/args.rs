@@ -329,7 +329,8 @@ pub struct MountOptions {
     /// Outages of an engine to bridge
     ///
     /// A shorter one is seen by no program. In a longer one close and fsync fail, and so does write
-    /// when memory is full.
+    /// when memory is full; open, stat and the like fail with the engine's error, or with ETIMEDOUT
+    /// when there is no answer.
     #[arg(long, value_name = "DURATION", value_parser = units::parse_duration,
           default_value = "60s")]
     pub patience: Duration,

@@ -155,7 +155,10 @@ pub struct Status {
     /// How long the longest of them has.
     #[serde(default)]
     pub longest_request_ms: u64,
-    /// What they did in the last seconds.
+    /// Some of them, about names, attributes and contents: those that have waited longest.
+    #[serde(default)]
+    pub waiting_requests: Vec<RequestStatus>,
+    /// What lanes did in the last seconds.
     #[serde(default)]
     pub recent: RecentDrain,
     /// How often a file that was written here was found changed below by somebody else.
@@ -251,6 +254,38 @@ impl OutageStatus {
         };
         let why = std::io::Error::from_raw_os_error(self.errno);
         format!("{}: {why}, for {}; {next}", self.name, time(self.for_ms))
+    }
+}
+
+/// A request of a program that an engine has not answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestStatus {
+    /// In a word: `lookup`, `stat`, `read` and the like.
+    pub what: String,
+    /// Of what, below the mountpoint.
+    #[serde(serialize_with = "lossy_path")]
+    pub path: PathBuf,
+    /// For how long.
+    pub for_ms: u64,
+    /// How often it was tried.
+    pub tries: u32,
+    /// Name of the error of the last try that came back; `None` when none did.
+    pub error: Option<String>,
+}
+
+impl RequestStatus {
+    /// What there is to be said of it, in a line.
+    pub fn describe(&self, time: impl Fn(u64) -> String) -> String {
+        let path = self.path.display();
+        let path = match self.path.as_os_str().is_empty() {
+            true => "the mount's root".to_owned(),
+            false => path.to_string(),
+        };
+        let how = match &self.error {
+            Some(error) => format!("tried {} times, last {error}", self.tries),
+            None => "no answer".to_owned(),
+        };
+        format!("{} of {path} for {}: {how}", self.what, time(self.for_ms))
     }
 }
 
@@ -377,6 +412,7 @@ impl Status {
             disks: Vec::new(),
             hanging_requests: 0,
             longest_request_ms: 0,
+            waiting_requests: Vec::new(),
             recent: RecentDrain::default(),
             files_changed_below: 0,
             changed_below: Vec::new(),

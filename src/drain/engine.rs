@@ -21,6 +21,32 @@ pub const PATIENCE: Patience = Patience {
     longest_pause_ms: 10_000,
 };
 
+/// Whether an error of an engine that is elsewhere says that it cannot be reached, or not all of it.
+/// Others are answers: of full disks, and `ESTALE` of a file that is not there any more.
+pub fn is_of_connection(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::EIO
+            | libc::ENXIO
+            | libc::ENODEV
+            | libc::EPIPE
+            | libc::ENOLINK
+            | libc::ECOMM
+            | libc::EREMOTEIO
+            | libc::ENETDOWN
+            | libc::ENETUNREACH
+            | libc::ENETRESET
+            | libc::ECONNABORTED
+            | libc::ECONNRESET
+            | libc::ENOTCONN
+            | libc::ESHUTDOWN
+            | libc::ETIMEDOUT
+            | libc::ECONNREFUSED
+            | libc::EHOSTDOWN
+            | libc::EHOSTUNREACH
+    )
+}
+
 /// What writes to an engine, and where that is.
 #[derive(Clone, Copy, Debug)]
 pub struct Crew {
@@ -171,31 +197,9 @@ impl Engine {
         self.circuit.end_pause(now_ms);
     }
 
-    /// Whether an error says that the engine cannot be reached, or not all of it. Others are answers:
-    /// of full disks, and `ESTALE` of a file that is not there any more.
+    /// Whether an error is the engine's and not the file's.
     pub(super) fn is_at_fault(&self, errno: i32) -> bool {
-        let is_outage = matches!(
-            errno,
-            libc::EIO
-                | libc::ENXIO
-                | libc::ENODEV
-                | libc::EPIPE
-                | libc::ENOLINK
-                | libc::ECOMM
-                | libc::EREMOTEIO
-                | libc::ENETDOWN
-                | libc::ENETUNREACH
-                | libc::ENETRESET
-                | libc::ECONNABORTED
-                | libc::ECONNRESET
-                | libc::ENOTCONN
-                | libc::ESHUTDOWN
-                | libc::ETIMEDOUT
-                | libc::ECONNREFUSED
-                | libc::EHOSTDOWN
-                | libc::EHOSTUNREACH
-        );
-        self.is_elsewhere() && is_outage
+        self.is_elsewhere() && is_of_connection(errno)
     }
 
     pub(super) fn state(&self) -> EngineState {

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use data_file::{Access, DataFile, Need};
-pub use engine::{Crew, EngineState, Outage, PATIENCE};
+pub use engine::{Crew, EngineState, Outage, PATIENCE, is_of_connection};
 pub use lane::{LaneQueue, Look, LookAtReads, Work, spawn_lanes};
 pub use run_size::{RunSize, whole_stripes};
 pub use throttle::Throttle;

@@ -6,6 +6,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
 
 use super::caller::Caller;
 use super::data::FileState;
@@ -16,6 +19,7 @@ use super::stable::Unsynced;
 use super::virtual_files::is_virtual;
 use super::{Filesystem, Reply};
 use crate::backing::{self, Attr, FsStats, SetTime, Time, errno};
+use crate::drain::is_of_connection;
 
 /// Longest list of names: the kernel's own bound.
 const XATTR_LIST_MAX: usize = 64 << 10;
@@ -68,6 +72,10 @@ impl NodeAttr {
         if self.id == ROOT_ID { self.attr.ino } else { self.id }
     }
 }
+
+/// Attributes that somebody asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Looked(pub NodeAttr);
 
 /// What SETATTR is to change; `None` leaves it.
 #[derive(Clone, Copy, Debug)]
@@ -138,10 +146,27 @@ impl Filesystem {
     /// Lays what is buffered over the backing file's attributes: the size it will have, the time
     /// the program wrote, and blocks that count the backlog.
     pub(super) fn overlaid(&self, node: &Node, attr: &Attr) -> NodeAttr {
+        self.overlaid_in(node, attr, node.data_if_any().map(|data| data.lock()).as_deref())
+    }
+
+    /// What GETATTR would answer if the backing filesystem said what it said last. Does not wait.
+    pub(super) fn remembered_attr(&self, id: u64) -> Option<NodeAttr> {
+        let node = self.node(id).ok()?;
+        let attr = node.seen()?;
+        let state = match node.data_if_any() {
+            Some(data) => Some(data.lock_soon()?),
+            None => None,
+        };
+        let known = self.overlaid_in(&node, &attr, state.as_deref());
+        // It is to be asked again soon.
+        let lasts = if known.lasts == Lasts::Settled { Lasts::Moving } else { known.lasts };
+        Some(NodeAttr { lasts, ..known })
+    }
+
+    fn overlaid_in(&self, node: &Node, attr: &Attr, state: Option<&FileState>) -> NodeAttr {
         let mut attr = *attr;
         let mut lasts = if self.is_shared() { Lasts::Moving } else { Lasts::Settled };
-        if let Some(data) = node.data_if_any() {
-            let state = data.lock();
+        if let Some(state) = state {
             let backlog_bytes = state.buffer.dirty_bytes() + state.buffer.in_flight_bytes();
             let ahead_blocks = state.reserved.bytes_past(attr.size) / 512;
             attr.blocks = attr.blocks.saturating_sub(ahead_blocks);
@@ -186,7 +211,7 @@ impl Filesystem {
             reply(finish());
         };
         match change.size {
-            Some(size) => self.set_size(&node, size, Box::new(rest)),
+            Some(size) => self.set_size(caller, &node, size, Box::new(rest)),
             None => rest(Ok(())),
         }
     }
@@ -226,6 +251,7 @@ impl Filesystem {
         } else if mtime != SetTime::Omit {
             table.set_mtime(node.slot, None);
         }
+        node.note_seen(None);
         if change.atime == SetTime::Omit && mtime == SetTime::Omit {
             return Ok(());
         }
@@ -268,10 +294,12 @@ impl Filesystem {
     }
 
     /// File capabilities do not outlive a change of the file, whoever makes it (capabilities(7)).
-    /// Looked at once per file: only `set_xattr` can bring them back.
+    /// Looked at once per file: only `set_xattr` can bring them back. Of an engine's files they go when
+    /// the first byte is stored: writes are not to wait for it.
     pub(super) fn kill_capabilities(&self, node: &Arc<Node>) {
         let Some(data) = node.data_if_any() else { return };
-        if data.without_capabilities.swap(true, Ordering::AcqRel) {
+        let is_elsewhere = self.may_hang() && data.queue.is_elsewhere();
+        if is_elsewhere || data.without_capabilities.swap(true, Ordering::AcqRel) {
             return;
         }
         let remove = || {
@@ -304,11 +332,25 @@ impl Filesystem {
         Ok(stats)
     }
 
-    /// Whether the backing directory's filesystem has POSIX ACLs.
+    /// Whether the backing directory's filesystem has POSIX ACLs. Waits for it for some seconds; one
+    /// that does not answer has none.
     pub fn has_acls(&self) -> bool {
+        const LIMIT: Duration = Duration::from_secs(5);
         if let Some(has_acls) = self.config.abilities.has_acls {
             return has_acls;
         }
+        if !self.may_hang() {
+            return self.ask_for_acls();
+        }
+        let (me, (tell, told)) = (self.arc(), bounded(1));
+        self.pool.run(move || {
+            // Nobody listens after the limit.
+            let _ = tell.send(me.ask_for_acls());
+        });
+        told.recv_timeout(LIMIT).unwrap_or(false)
+    }
+
+    fn ask_for_acls(&self) -> bool {
         let mut none = [];
         match backing::get_xattr(self.root(), OsStr::new(ACCESS_ACL), &mut none) {
             Ok(_) => true,
@@ -349,7 +391,7 @@ impl Filesystem {
         check_changeable(name)?;
         let node = self.node(id)?;
         let path = self.path_fd(&node)?;
-        if flags & libc::XATTR_CREATE == 0 || !self.was_xattr_changed(caller, &path, name) {
+        if flags & libc::XATTR_CREATE == 0 || !self.was_xattr_changed(caller, &path, name)? {
             backing::set_xattr(path.as_fd(), name, value, flags)?;
         }
         if name == CAPABILITIES
@@ -396,7 +438,7 @@ impl Filesystem {
         check_changeable(name)?;
         let node = self.node(id)?;
         let path = self.path_fd(&node)?;
-        if self.was_xattr_changed(caller, &path, name) {
+        if self.was_xattr_changed(caller, &path, name)? {
             return Ok(());
         }
         backing::remove_xattr(path.as_fd(), name)?;
@@ -406,14 +448,17 @@ impl Filesystem {
 
     /// Whether the first attempt of a repeated request has made or removed the attribute; if not,
     /// notes whether it is there.
-    fn was_xattr_changed(&self, caller: Caller, path: &OwnedFd, name: &OsStr) -> bool {
-        let is_there = backing::get_xattr(path.as_fd(), name, &mut []).is_ok();
+    fn was_xattr_changed(&self, caller: Caller, path: &OwnedFd, name: &OsStr) -> io::Result<bool> {
+        let is_there = match backing::get_xattr(path.as_fd(), name, &mut []) {
+            Err(error) if is_of_connection(errno(&error)) => return Err(error),
+            found => found.is_ok(),
+        };
         let mark = is_there.then_some((0, 0));
         if self.found_before(caller).is_some_and(|[found, _]| found != mark) {
-            return true;
+            return Ok(true);
         }
         self.begin_attempt(caller, [mark, None]);
-        false
+        Ok(false)
     }
 }
 

@@ -262,6 +262,8 @@ impl Filesystem {
         let Some(data) = node.data_if_any() else { return Took::NoMemory };
         let range = offset..offset + bytes.len() as u64;
         let mut steps = Vec::new();
+        // Asked before the lock is taken: it may wait for an engine.
+        let time = self.time_to_note(node, mtime);
         let mut state = data.lock();
         data.update_chunk(&mut state);
         let needed = state.buffer.slots_needed(offset, bytes.len());
@@ -283,26 +285,35 @@ impl Filesystem {
         debug_assert!(slots.is_empty(), "slots_needed is exact");
         self.carry_out(node, &state, &steps, bytes);
         data.space.uncharge(charge_bytes);
-        self.note_time(node, mtime);
+        self.note_time(node, mtime, time);
         self.backlog_bytes.fetch_add(state.buffer.dirty_bytes() - before, Ordering::Relaxed);
         self.tell_queue(node, data, &state);
         self.ask_for_more(node, data);
         Took::All
     }
 
-    /// Notes the modification time to restore when the bytes are stored. The kernel's is what it
-    /// said last: noted, or set on the backing file while it was clean.
-    fn note_time(&self, node: &Arc<Node>, mtime: Mtime) {
+    /// The modification time to restore when the bytes are stored. The kernel's is what it said last:
+    /// noted already, or set on the backing file while it was clean. An engine is not asked for what
+    /// it said before.
+    fn time_to_note(&self, node: &Arc<Node>, mtime: Mtime) -> Option<(i64, u32)> {
+        if mtime == Mtime::OfNow {
+            return Some(realtime());
+        }
+        if self.arena.nodes().mtime(node.slot).is_some() {
+            return None;
+        }
+        let seen = node.seen().filter(|_| self.may_hang());
+        let found = seen.or_else(|| self.backing_attr(node).ok());
+        Some(found.map_or_else(realtime, |attr| (attr.mtime.secs, attr.mtime.nanos)))
+    }
+
+    /// Under the file's lock. What the kernel said in between stays; what was noted before may have
+    /// been restored since.
+    fn note_time(&self, node: &Arc<Node>, mtime: Mtime, time: Option<(i64, u32)>) {
         let table = self.arena.nodes();
-        let mtime = match mtime {
-            Mtime::OfNow => realtime(),
-            Mtime::OfKernel if table.mtime(node.slot).is_some() => return,
-            Mtime::OfKernel => match self.backing_attr(node) {
-                Ok(attr) => (attr.mtime.secs, attr.mtime.nanos),
-                Err(_) => realtime(),
-            },
-        };
-        table.set_mtime(node.slot, Some(mtime));
+        if mtime == Mtime::OfNow || table.mtime(node.slot).is_none() {
+            table.set_mtime(node.slot, time.or_else(|| self.time_to_note(node, mtime)));
+        }
     }
 
     /// Does to the arena what the buffer decided.
@@ -389,16 +400,38 @@ impl Filesystem {
             Ok(Some(count)) => reply(Ok(overlay.lay_over(bytes, count))),
             Ok(None) | Err(_) => {
                 let me = self.arc();
-                let read = move |file: &DataFile| read_and_lay(file, len, offset, &overlay);
                 self.pool.run(move || {
-                    let done = read(&file).or_else(|error| {
-                        let other = me.reopened(&node, backing::errno(&error)).ok_or(error)?;
-                        read(&other)
-                    });
-                    reply(done);
+                    reply(me.read_below(&node, &file, len, offset, &overlay));
                 });
             }
         }
+    }
+
+    /// As [`Filesystem::read`], on a thread that may wait.
+    pub fn read_waiting(&self, id: u64, offset: u64, len: u32) -> io::Result<Vec<u8>> {
+        let node = self.node(id)?;
+        self.data(&node)?;
+        let overlay = self.snapshot(&node, offset, len as usize);
+        if overlay.covers(len as usize) {
+            return Ok(overlay.bytes);
+        }
+        let file = self.data_file(&node)?;
+        self.read_below(&node, &file, len, offset, &overlay)
+    }
+
+    /// What a dead descriptor does not give another one may.
+    fn read_below(
+        &self,
+        node: &Arc<Node>,
+        file: &DataFile,
+        len: u32,
+        offset: u64,
+        overlay: &Overlay,
+    ) -> io::Result<Vec<u8>> {
+        read_and_lay(file, len, offset, overlay).or_else(|error| {
+            let other = self.reopened(node, backing::errno(&error)).ok_or(error)?;
+            read_and_lay(&other, len, offset, overlay)
+        })
     }
 
     /// Copies what is buffered of a range. Taken before the backing file is read: a chunk that is

@@ -152,18 +152,18 @@ impl Filesystem {
 
     /// GETATTR of a program that has the file open, and is likely to write: the reply waits while
     /// memory is scarce, for a fraction of a second at most.
-    pub fn getattr_before_write(&self, id: u64, reply: Reply<NodeAttr>) {
-        let mut attr = match self.getattr(id) {
+    pub fn hold_before_write(&self, found: io::Result<NodeAttr>, reply: Reply<NodeAttr>) {
+        let mut attr = match found {
             Ok(attr) if attr.lasts == Lasts::Once => attr,
             found => return reply(found),
         };
+        let id = attr.id;
         let (me, since) = (self.arc(), Instant::now());
         let told = move |lasts| {
             me.note_stall(since.elapsed());
             attr.lasts = lasts;
             reply(Ok(attr));
         };
-        let id = self.own_id(id);
         let held = Held { id, reply: Box::new(told) };
         let (size_bytes, held_bytes) = (self.size_in_kernel(id), self.held_bytes());
         let mut gate = self.gate.shared.lock();

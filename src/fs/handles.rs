@@ -10,13 +10,14 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 
 use super::caller::Caller;
+use super::names::Entry;
 use super::nodes::Node;
 use super::repeated::NO_HANDLE;
 use super::reserve::Job;
 use super::virtual_files::is_virtual;
 use super::{Filesystem, errno, shared};
 use crate::backing::{self, DirReader};
-use crate::drain::Access;
+use crate::drain::{Access, is_of_connection};
 
 /// One entry of a directory.
 #[derive(Clone, Debug)]
@@ -29,6 +30,46 @@ pub struct DirectoryEntry {
     pub kind: u8,
     /// Its name.
     pub name: OsString,
+}
+
+/// A file that was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenFile {
+    /// Its node, by the id under which it is kept: another one of the kernel's may be outdated soon.
+    pub id: u64,
+    /// Its handle.
+    pub handle: u64,
+}
+
+/// The handle of a directory that was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenDirectory(pub u64);
+
+/// An entry with what LOOKUP says of it.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// The entry.
+    pub entry: DirectoryEntry,
+    /// The look-up, which is counted but for the dot entries.
+    pub found: Entry,
+}
+
+impl Listed {
+    /// What it takes of a READDIRPLUS.
+    pub fn bytes(&self) -> usize {
+        plus_bytes(&self.entry)
+    }
+
+    fn is_dot(&self) -> bool {
+        matches!(self.entry.name.as_encoded_bytes(), b"." | b"..")
+    }
+}
+
+/// Of an entry of READDIRPLUS, without its name: `struct fuse_direntplus`.
+const PLUS_HEADER_BYTES: usize = 152;
+
+fn plus_bytes(entry: &DirectoryEntry) -> usize {
+    (PLUS_HEADER_BYTES + entry.name.len()).next_multiple_of(8)
 }
 
 /// Bytes of directory entries read at a time; what a READDIR can take.
@@ -77,9 +118,9 @@ impl Handles {
 
 impl Filesystem {
     /// OPEN. Returns the handle. Errors: open(2) on the backing file.
-    pub fn open(&self, caller: Caller, id: u64, flags: i32) -> io::Result<u64> {
+    pub fn open(&self, caller: Caller, id: u64, flags: i32) -> io::Result<OpenFile> {
         if is_virtual(id) {
-            return self.virtual_open(id, flags);
+            return Ok(OpenFile { id, handle: self.virtual_open(id, flags)? });
         }
         let node = self.node(id)?;
         self.data(&node)?;
@@ -97,7 +138,7 @@ impl Filesystem {
             self.owe_failure(&node, handle);
             self.gate_opened(&node);
         }
-        Ok(handle)
+        Ok(OpenFile { id: node.id(), handle })
     }
 
     /// Who opens a file to write to it while that fails is told, too.
@@ -201,15 +242,15 @@ impl Filesystem {
     }
 
     /// OPENDIR. Returns the handle.
-    pub fn open_directory(&self, id: u64) -> io::Result<u64> {
+    pub fn open_directory(&self, id: u64) -> io::Result<OpenDirectory> {
         if is_virtual(id) {
-            return Ok(self.arena.next_handle());
+            return Ok(OpenDirectory(self.arena.next_handle()));
         }
         let reader = self.reader(id)?;
         let handle = self.arena.next_handle();
         let mut directories = self.handles.directories.lock().expect("no panics under this lock");
         directories.insert(handle, reader);
-        Ok(handle)
+        Ok(OpenDirectory(handle))
     }
 
     fn reader(&self, id: u64) -> io::Result<Arc<Mutex<DirReader>>> {
@@ -223,9 +264,74 @@ impl Filesystem {
         self.handles.directories.lock().expect("no panics under this lock").remove(&handle);
     }
 
-    /// READDIR: hands entries from `offset` on to `take` until it returns `false` or a batch is
-    /// through.
-    pub fn read_directory(
+    /// READDIR: a batch of entries from `offset` on; none at the end.
+    pub fn list(&self, id: u64, handle: u64, offset: u64) -> io::Result<Vec<DirectoryEntry>> {
+        let mut entries = Vec::new();
+        self.read_directory(id, handle, offset, |entry| {
+            entries.push(entry.clone());
+            true
+        })?;
+        Ok(entries)
+    }
+
+    /// READDIRPLUS: entries from `offset` on, each looked up, as many as fit into `bytes`. What is
+    /// gone since the directory was read is left out. What an engine cannot be asked for ends the
+    /// list; it is the request's error if it comes first.
+    pub fn list_plus(
+        &self,
+        caller: Caller,
+        (id, handle): (u64, u64),
+        offset: u64,
+        bytes: usize,
+    ) -> io::Result<Vec<Listed>> {
+        let (mut listed, mut left, mut failed) = (Vec::new(), bytes, None);
+        self.read_directory(id, handle, offset, |entry| {
+            let Some(rest) = left.checked_sub(plus_bytes(entry)) else { return false };
+            match self.look_up_listed(caller, id, entry) {
+                Ok(found) => {
+                    left = rest;
+                    listed.push(Listed { entry: entry.clone(), found });
+                }
+                Err(error) if self.may_hang() && is_of_connection(backing::errno(&error)) => {
+                    failed = Some(error);
+                    return false;
+                }
+                Err(_) => {}
+            }
+            true
+        })?;
+        match failed {
+            Some(error) if listed.is_empty() => Err(error),
+            _ => Ok(listed),
+        }
+    }
+
+    /// The dot entries are not looked up: the kernel does not count them.
+    fn look_up_listed(
+        &self,
+        caller: Caller,
+        dir: u64,
+        entry: &DirectoryEntry,
+    ) -> io::Result<Entry> {
+        match entry.name.as_encoded_bytes() {
+            b"." | b".." => {
+                let attr = self.getattr(dir)?;
+                Ok(Entry { attr, generation: 0, lasts: attr.lasts })
+            }
+            // Each entry is counted, also when the request comes again.
+            _ => self.lookup(Caller { is_repeated: false, ..caller }, dir, &entry.name),
+        }
+    }
+
+    /// The kernel was not told of it.
+    pub fn forget_listed(&self, listed: &Listed) {
+        if !listed.is_dot() {
+            self.forget(listed.found.attr.id, 1);
+        }
+    }
+
+    /// Hands entries from `offset` on to `take` until it returns `false` or a batch is through.
+    fn read_directory(
         &self,
         id: u64,
         handle: u64,
@@ -250,7 +356,11 @@ impl Filesystem {
         let dev = self.node(id)?.identity.dev;
         let mut buf = vec![0; DIRECTORY_BATCH_BYTES];
         let mut reader = reader.lock().expect("no panics under this lock");
-        for entry in reader.next_batch(offset, &mut buf)? {
+        let batch = reader.next_batch(offset, &mut buf).inspect_err(|_| {
+            // Its descriptor may be dead: the next one opens another.
+            self.release_directory(handle);
+        })?;
+        for entry in batch {
             let entry = DirectoryEntry {
                 ino: self.nodes.shown_ino(dev, entry.ino),
                 next_offset: entry.next_offset,

@@ -11,6 +11,8 @@
 //! has several are noted, in mounts with rules. One that is removed or renamed is noted no more: what
 //! is there afterwards may be a directory with something mounted on it, which would go.
 //!
+//! What an engine did after the kernel was told that it failed is looked up anew, too: see `asking`.
+//!
 //! Forgetting a name waits for the directory's lock, which a program holds while it waits for an
 //! answer of ours: so on a thread of its own, for which nobody waits.
 
@@ -24,11 +26,19 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use super::Filesystem;
 use super::nodes::Node;
 
-/// Files to be looked up anew, by node id: each as often as it was closed after writes, so fewer
-/// than requests were answered.
+/// What the kernel is to forget.
+enum Stale {
+    /// The name of a file, once nobody has it open.
+    Written(u64),
+    Name(u64, OsString),
+    Attributes(u64),
+}
+
+/// What is to be looked up anew: files as often as they were closed after writes, and what was done
+/// late; so fewer than requests were answered.
 pub(super) struct LookAnew {
-    sender: Sender<u64>,
-    receiver: Receiver<u64>,
+    sender: Sender<Stale>,
+    receiver: Receiver<Stale>,
 }
 
 /// More names of a file are not noted: memory for each.
@@ -76,11 +86,17 @@ impl LookAnew {
 impl Filesystem {
     /// Starts the thread; it lives as long as the process.
     pub(super) fn start_looking_anew(&self) -> io::Result<()> {
-        let (me, ids) = (self.me.clone(), self.look_anew.receiver.clone());
+        let (me, stale) = (self.me.clone(), self.look_anew.receiver.clone());
         std::thread::Builder::new().name("names".into()).spawn(move || {
-            for id in ids {
+            for stale in stale {
                 let Some(filesystem) = me.upgrade() else { return };
-                filesystem.forget_name(id);
+                let pages = filesystem.kernel_pages.get();
+                match (stale, pages) {
+                    (Stale::Written(id), _) => filesystem.forget_name(id),
+                    (Stale::Name(dir, name), Some(pages)) => pages.forget_name(dir, &name),
+                    (Stale::Attributes(id), Some(pages)) => pages.forget_attributes(id),
+                    (_, None) => {}
+                }
             }
         })?;
         Ok(())
@@ -92,8 +108,22 @@ impl Filesystem {
         if self.is_open(node) || !data.was_written_through.swap(false, Ordering::SeqCst) {
             return;
         }
+        self.is_stale(Stale::Written(node.id()));
+    }
+
+    /// What is at the name may have changed.
+    pub(super) fn look_anew_at(&self, dir: u64, name: OsString) {
+        self.is_stale(Stale::Name(dir, name));
+    }
+
+    /// The node's attributes may have changed.
+    pub(super) fn look_anew(&self, id: u64) {
+        self.is_stale(Stale::Attributes(id));
+    }
+
+    fn is_stale(&self, stale: Stale) {
         // The other end is here, too.
-        let _ = self.look_anew.sender.send(node.id());
+        let _ = self.look_anew.sender.send(stale);
     }
 
     fn is_open(&self, node: &Node) -> bool {

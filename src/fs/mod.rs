@@ -12,6 +12,7 @@
 //! | `space` | disk space: what buffered bytes need, what is held for them |
 //! | `reserve` | finds space for writes, allocates ahead of streams, gives it back |
 //! | `failing` | files that cannot be written: what is known, when it is tried, who is refused |
+//! | `asking` | requests that an engine does not answer: tried again, and answered in bounded time |
 //! | `outage` | engines that do not answer: what files and programs hear of it, and when
 //! | `give_up` | bytes that the user gives up |
 //! | `reopen` | another descriptor, where one is dead that was opened before |
@@ -36,9 +37,10 @@
 //! [`Reply`] and parks it. Locks, in the order in which they may be taken: writes that found no
 //! room, a file's state, then any one of node map, lane queue, slot pool, admission, gate. Only names and
 //! attributes are looked up in the backing directory on the calling thread: where that may hang,
-//! `fuse` calls from [`Filesystem::on_askers`] or the pool.
+//! `fuse` asks by way of [`Filesystem::ask`].
 
 mod ahead;
+mod asking;
 mod attrs;
 mod caller;
 mod chunk;
@@ -86,17 +88,19 @@ use crate::stats::Stats;
 use crate::stats::recent::Recent;
 
 pub use crate::schedule::PASS_US_MAX;
-pub use attrs::{Change, Lasts, NodeAttr};
+pub use asking::{About, Answer, Question};
+pub use attrs::{Change, Lasts, Looked, NodeAttr};
 pub use caller::Caller;
 pub use data::Mtime;
 pub use drain_now::Draining;
 pub use give_up::{GiveUp, KernelPages};
-pub use handles::DirectoryEntry;
+pub use handles::{DirectoryEntry, Listed, OpenDirectory, OpenFile};
 pub use names::{Entry, Mode};
 pub use outage::Engines;
 pub use room::{Limits, WRITE_BYTES_MAX};
 pub use virtual_files::is_virtual;
 
+use asking::Asking;
 use chunk::Chunk;
 use gate::WriterGate;
 use handles::Handles;
@@ -162,6 +166,7 @@ pub struct Filesystem {
     pool: Pool,
     /// Requests about names and attributes, where what is below may hang.
     askers: Pool,
+    asking: Asking,
     may_hang: AtomicBool,
     engines: Box<dyn Engines>,
     storage: Arc<dyn Storage>,
@@ -211,6 +216,7 @@ impl Filesystem {
             gate: WriterGate::new(&limits),
             pool: Pool::new("pool", isolation.clone()),
             askers: Pool::new("ask", isolation.clone()),
+            asking: Asking::new(config.patience_ms),
             may_hang: AtomicBool::new(false),
             engines,
             isolation,
@@ -233,6 +239,7 @@ impl Filesystem {
         });
         filesystem.pool.start()?;
         filesystem.askers.start()?;
+        filesystem.start_patience()?;
         if filesystem.engines.is_any_below() {
             filesystem.note_may_hang();
         }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::attrs::{Lasts, NodeAttr};
 use super::caller::Caller;
+use super::handles::OpenFile;
 use super::nodes::Node;
 use super::repeated::{NO_HANDLE, identity, identity_at};
 use super::reserve::Job;
@@ -50,6 +51,9 @@ fn credentials(caller: Caller, mode: Mode, dir: &OwnedFd) -> io::Result<Credenti
     }
     Ok(credentials)
 }
+
+/// A node that goes from one name to another, each with its directory.
+type Move<'a> = (&'a Arc<Node>, (u64, &'a OsStr), (u64, &'a OsStr));
 
 impl Filesystem {
     /// LOOKUP. `ENOENT` when there is no such name.
@@ -160,7 +164,7 @@ impl Filesystem {
         make: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<Entry> {
         self.check_not_reserved(parent, name)?;
-        if !self.was_made(caller, dir, name) {
+        if !self.was_made(caller, dir, name)? {
             self.begin_attempt(caller, [None, None]);
             backing::as_caller(credentials, make)?;
         }
@@ -177,17 +181,18 @@ impl Filesystem {
         name: &OsStr,
         mode: Mode,
         flags: i32,
-    ) -> io::Result<(Entry, u64)> {
+    ) -> io::Result<(Entry, OpenFile)> {
         self.check_not_reserved(parent, name)?;
         let dir = self.directory(parent)?;
-        if self.was_made(caller, &dir, name) {
+        if self.was_made(caller, &dir, name)? {
             let entry = self.lookup(caller, parent, name)?;
             if entry.attr.attr.uid != caller.uid {
                 return Err(errno(libc::ESTALE));
             }
             let node = self.node(entry.attr.id)?;
             self.writable_file(&node)?;
-            return Ok((entry, self.add_handle(caller, &node, entry.attr.id, flags)?));
+            let handle = self.add_handle(caller, &node, entry.attr.id, flags)?;
+            return Ok((entry, OpenFile { id: node.id(), handle }));
         }
         self.begin_attempt(caller, [None, None]);
         killpoint::pass(Point::CreateNoted);
@@ -209,7 +214,7 @@ impl Filesystem {
             entry.attr.lasts = Lasts::Once;
         }
         killpoint::pass(Point::CreateDone);
-        Ok((entry, handle))
+        Ok((entry, OpenFile { id: node.id(), handle }))
     }
 
     /// READLINK.
@@ -223,7 +228,7 @@ impl Filesystem {
         let node = self.node(id)?;
         let path = self.path_fd(&node)?;
         let dir = self.directory(parent)?;
-        if !self.was_made(caller, &dir, name) {
+        if !self.was_made(caller, &dir, name)? {
             self.begin_attempt(caller, [None, None]);
             backing::link_fd_at(path.as_fd(), dir.as_fd(), name)?;
         }
@@ -251,9 +256,9 @@ impl Filesystem {
         self.check_not_reserved(parent, name)?;
         let dir = self.directory(parent)?;
         if let Some([victim, _]) = self.found_before(caller)
-            && identity_at(&dir, name) != victim
+            && identity_at(&dir, name)? != victim
         {
-            self.lost_name(self.known_as(victim));
+            self.lost_name(self.known_as(victim), (parent, name));
             return Ok(());
         }
         let attr = backing::attr_at(dir.as_fd(), name)?;
@@ -264,10 +269,7 @@ impl Filesystem {
         killpoint::pass(Point::UnlinkNoted);
         remove(&dir)?;
         killpoint::pass(Point::UnlinkRemoved);
-        if let Some(victim) = &victim {
-            victim.other_names.remove((parent, name));
-        }
-        self.lost_name(victim);
+        self.lost_name(victim, (parent, name));
         Ok(())
     }
 
@@ -289,8 +291,9 @@ impl Filesystem {
 
     /// The bytes of a file that has lost its last name are dropped when the kernel forgets it, which
     /// it does as soon as nobody has it open.
-    fn lost_name(&self, victim: Option<Arc<Node>>) {
+    fn lost_name(&self, victim: Option<Arc<Node>>, lost: (u64, &OsStr)) {
         let Some(node) = victim else { return };
+        node.other_names.remove(lost);
         self.note_changed(&node, Unsynced::Attributes);
         let Some(data) = node.data_if_any() else { return };
         // One that has other names is reached by them, or by its pin.
@@ -308,10 +311,11 @@ impl Filesystem {
     pub fn rename(
         &self,
         caller: Caller,
-        (from_parent, from_name): (u64, &OsStr),
-        (to_parent, to_name): (u64, &OsStr),
+        from: (u64, &OsStr),
+        to: (u64, &OsStr),
         flags: u32,
     ) -> io::Result<()> {
+        let ((from_parent, from_name), (to_parent, to_name)) = (from, to);
         self.check_not_reserved(from_parent, from_name)?;
         self.check_not_reserved(to_parent, to_name)?;
         let from_dir = self.directory(from_parent)?;
@@ -319,11 +323,16 @@ impl Filesystem {
         let exchange = flags & libc::RENAME_EXCHANGE != 0;
         if let Some([source, target]) = self.found_before(caller)
             && source != target
-            && identity_at(&to_dir, to_name) == source
+            && identity_at(&to_dir, to_name)? == source
         {
-            // The places of the nodes were settled when this worker took over.
+            let [source, target] = [source, target].map(|mark| self.known_as(mark));
+            let moves = [
+                source.as_ref().map(|node| (node, from, to)),
+                target.as_ref().filter(|_| exchange).map(|node| (node, to, from)),
+            ];
+            self.note_moved(moves);
             if !exchange {
-                self.lost_name(self.known_as(target));
+                self.lost_name(target, to);
             }
             return Ok(());
         }
@@ -342,35 +351,38 @@ impl Filesystem {
         let found = [identity(&source_attr), target_attr.as_ref().and_then(identity)];
         let same = found[0] == found[1];
         let moves = [
-            source.as_ref().map(|node| (node, to_parent, to_name)),
-            target.as_ref().filter(|_| exchange).map(|node| (node, from_parent, from_name)),
+            source.as_ref().map(|node| (node, from, to)),
+            target.as_ref().filter(|_| exchange).map(|node| (node, to, from)),
         ];
         let table = self.arena.nodes();
-        let intents = moves.each_ref().map(|a_move| {
-            a_move.and_then(|(node, parent, name)| table.begin_move(node.id(), parent, name))
-        });
+        let intents = moves
+            .each_ref()
+            .map(|a_move| a_move.and_then(|(node, _, to)| table.begin_move(node.id(), to.0, to.1)));
         self.begin_attempt(caller, found);
         killpoint::pass(Point::RenameNoted);
         let renamed =
             backing::rename_at(from_dir.as_fd(), from_name, to_dir.as_fd(), to_name, flags);
         killpoint::pass(Point::RenameDone);
         if renamed.is_ok() && !same {
-            for (node, parent, name) in moves.into_iter().flatten() {
-                node.other_names.note(table.place(node.slot), (parent, name));
-                self.move_node(node, parent, name);
-                self.note_changed(node, Unsynced::Attributes);
-                self.treat_moved(node);
-            }
-            source.iter().for_each(|node| node.other_names.remove((from_parent, from_name)));
-            target.iter().for_each(|node| node.other_names.remove((to_parent, to_name)));
+            self.note_moved(moves);
         }
         killpoint::pass(Point::RenameMoved);
         intents.into_iter().for_each(|intent| table.end_move(intent));
         renamed?;
         if !exchange && !same {
-            self.lost_name(target);
+            self.lost_name(target, to);
         }
         Ok(())
+    }
+
+    fn note_moved(&self, moves: [Option<Move>; 2]) {
+        for (node, from, to) in moves.into_iter().flatten() {
+            node.other_names.note(self.arena.nodes().place(node.slot), to);
+            self.move_node(node, to.0, to.1);
+            node.other_names.remove(from);
+            self.note_changed(node, Unsynced::Attributes);
+            self.treat_moved(node);
+        }
     }
 
     /// As `display_path`, for a node that may not be known.

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard}
 
 use super::data::FileData;
 use super::look_anew::OtherNames;
+use super::reopen::may_be_of_descriptor;
 use super::shared::Watch;
 use super::virtual_files::is_virtual;
 use super::{Filesystem, errno};
@@ -89,6 +90,9 @@ pub(super) struct Node {
     /// Nodes that are reached by way of this one. Changed under the map's lock.
     children: AtomicU32,
     pin: Mutex<Option<Arc<OwnedFd>>>,
+    /// What the backing filesystem said last, if nothing was changed since: for the time in which it
+    /// says nothing.
+    seen: Mutex<Option<Attr>>,
     pub(super) watch: Mutex<Watch>,
     data: OnceLock<Box<FileData>>,
     pub(super) other_names: OtherNames,
@@ -101,6 +105,7 @@ impl Node {
             slot,
             children: AtomicU32::new(0),
             pin: Mutex::default(),
+            seen: Mutex::default(),
             watch: Mutex::default(),
             data: OnceLock::new(),
             other_names: OtherNames::default(),
@@ -122,6 +127,14 @@ impl Node {
 
     pub(super) fn pinned(&self) -> Option<Arc<OwnedFd>> {
         self.pin.lock().expect("no panics under this lock").clone()
+    }
+
+    pub(super) fn seen(&self) -> Option<Attr> {
+        *self.seen.lock().expect("no panics under this lock")
+    }
+
+    pub(super) fn note_seen(&self, attr: Option<Attr>) {
+        *self.seen.lock().expect("no panics under this lock") = attr;
     }
 
     fn is(&self, attr: &Attr) -> bool {
@@ -291,6 +304,7 @@ impl Filesystem {
             None => self.insert(&mut map, id, 0, attr, parent, name)?,
         };
         table.add_lookups(node.slot, lookups);
+        node.note_seen(Some(*attr));
         Ok(node)
     }
 
@@ -452,8 +466,18 @@ impl Filesystem {
 
     /// The node's attributes as the backing filesystem has them.
     pub(super) fn backing_attr(&self, node: &Arc<Node>) -> io::Result<Attr> {
+        let attr = self.ask_attr(node)?;
+        node.note_seen(Some(attr));
+        Ok(attr)
+    }
+
+    fn ask_attr(&self, node: &Arc<Node>) -> io::Result<Attr> {
         if let Some(file) = self.files.get(node.id()) {
-            return backing::attr_as((*file).as_fd(), self.freshness());
+            match backing::attr_as((*file).as_fd(), self.freshness()) {
+                // The way by its name may work.
+                Err(error) if self.may_hang() && may_be_of_descriptor(backing::errno(&error)) => {}
+                found => return found,
+            }
         }
         if let Some(fd) = self.path_fd_at_hand(node)? {
             return backing::attr_as(fd.as_fd(), self.freshness());

@@ -9,11 +9,12 @@
 //! pools that grow, names and attributes by one, bytes by the other: writes go on while lookups hang.
 //! Rejected: to do so only while the circuit is open. The request that finds out is the one that hangs.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use super::Filesystem;
+use super::data::FileState;
 use super::nodes::Node;
 use crate::clock::boottime_ms;
 use crate::drain::{Crew, LaneQueue, Outage, PATIENCE};
@@ -71,11 +72,41 @@ impl Filesystem {
         let devices = self.devices.read().expect("no panics under this lock").clone();
         for (_, device) in devices {
             device.queue.expire(now_ms);
+            self.fail_hanging(&device.queue, now_ms);
             let Some(outage) = device.queue.engine().outage else { continue };
             let is_over = outage.last_ms - outage.since_ms >= self.config.patience_ms;
             if is_over || self.is_finishing() {
                 self.fail_unstored(&device.queue, &outage);
             }
+        }
+    }
+
+    /// A write that does not come back is a failure of its file when patience is over, whatever the
+    /// engine does with others; while the mount ends as soon as it is late. Without patience it is
+    /// waited for, as for a disk.
+    fn fail_hanging(&self, queue: &Arc<LaneQueue>, now_ms: u64) {
+        let patience_ms = self.config.patience_ms;
+        if patience_ms == 0 || queue.engine().late == 0 {
+            return;
+        }
+        let late_ms = if self.is_finishing() { 0 } else { patience_ms };
+        let bound_ms = late_ms.max(PATIENCE.deadline_ms);
+        for work in queue.at_work().into_iter().flatten() {
+            let Ok(node) = self.node(work.file.0) else { continue };
+            let Some(data) = node.data_if_any() else { continue };
+            let is_hanging = now_ms.saturating_sub(work.since_ms) >= bound_ms;
+            // Held by somebody who waits for the engine: the next time.
+            let Some(mut state) = data.try_lock().ok().filter(|_| is_hanging) else { continue };
+            match &mut state.failure {
+                // It is the same try.
+                Some(failure) if failure.since_ms <= work.since_ms => failure.last_ms = now_ms,
+                _ => {
+                    let (since_ms, errno) = (work.since_ms, libc::ETIMEDOUT);
+                    let outage = Outage { since_ms, last_ms: now_ms, errno, next_try_ms: None };
+                    state.note_outage(&outage, patience_ms);
+                }
+            }
+            self.tell_of_outage(&node, state);
         }
     }
 
@@ -92,13 +123,20 @@ impl Filesystem {
             if !is_meant {
                 continue;
             }
-            let failure = state.note_outage(outage, self.config.patience_ms);
-            let (is_told, is_lasting) = (failure.is_told(), failure.is_lasting());
-            self.note_failing(&node);
-            self.release_waiters(&mut state, is_told.then_some(outage.errno));
-            drop(state);
-            self.refuse_waiting(FileId(node.id()), is_lasting.then_some(outage.errno));
+            state.note_outage(outage, self.config.patience_ms);
+            self.tell_of_outage(&node, state);
         }
+    }
+
+    /// Those who wait for the file hear of its failure, if it is to be told.
+    fn tell_of_outage(&self, node: &Node, mut state: MutexGuard<'_, FileState>) {
+        let Some(failure) = &state.failure else { return };
+        let errno = failure.errno;
+        let (is_told, is_lasting) = (failure.is_told(), failure.is_lasting());
+        self.note_failing(node);
+        self.release_waiters(&mut state, is_told.then_some(errno));
+        drop(state);
+        self.refuse_waiting(FileId(node.id()), is_lasting.then_some(errno));
     }
 
     /// Tries again what failed for an outage, as long as patience lasts. Waits; on the pool.

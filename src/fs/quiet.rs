@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::attrs::set_times;
+use super::caller::Caller;
 use super::data::{FileData, FileState};
 use super::nodes::Node;
 use super::shared::Change;
 use super::stable::Unsynced;
 use super::{Filesystem, Reply, errno};
-use crate::backing::{self, SetTime, Time};
+use crate::backing::{self, Attr, SetTime, Time};
 use crate::isolation::HandedOver;
 use crate::killpoint::{self, Point};
 use crate::schedule::FileId;
@@ -111,8 +112,9 @@ impl Filesystem {
 
     /// Cuts or extends the file. Bytes past the new end are never written any more. The reply
     /// comes at once unless such bytes are just on their way to the disk, or any where blocks are
-    /// allocated ahead.
-    pub(super) fn set_size(&self, node: &Arc<Node>, size: u64, reply: Reply<()>) {
+    /// allocated ahead. Of a caller who was told meanwhile that there is no answer nothing buffered is
+    /// cut: newer bytes may be among it.
+    pub(super) fn set_size(&self, caller: Caller, node: &Arc<Node>, size: u64, reply: Reply<()>) {
         let data = match self.data(node) {
             Ok(data) => data,
             Err(error) => return reply(Err(error)),
@@ -129,7 +131,11 @@ impl Filesystem {
             if let Some(data) = cut.data_if_any() {
                 me.unreserve_before_jump(&cut, &mut data.lock());
             }
-            let file = me.writable_file(&cut);
+            let file = match me.is_given_up(caller) {
+                true => Err(errno(libc::ETIMEDOUT)),
+                false => me.writable_file(&cut),
+            };
+            cut.note_seen(None);
             let result = file.and_then(|file| {
                 let resized = me.changing(&cut, Change::Cut(size), || {
                     me.storage.set_size((*file).as_fd(), size)
@@ -138,7 +144,11 @@ impl Filesystem {
                 resized
             });
             killpoint::pass(Point::TruncateStored);
-            me.drop_bytes_past(&cut, size, result.is_ok());
+            if let Some(data) = cut.data_if_any().filter(|_| result.is_ok()) {
+                let mut state = data.lock();
+                state.stored_end = state.stored_end.min(size);
+            }
+            me.drop_bytes_past(&cut, size, result.is_ok() && !me.is_given_up(caller));
             killpoint::pass(Point::TruncateDone);
             reply(result);
         };
@@ -312,6 +322,8 @@ impl Filesystem {
             self.changing(node, Change::Times, || set_times((*file).as_fd(), SetTime::Omit, mtime))
         });
         killpoint::pass(Point::DrainTimed);
+        let seen = node.seen().filter(|_| set.is_ok());
+        node.note_seen(seen.map(|attr| Attr { mtime: Time { secs, nanos }, ..attr }));
         match set {
             Ok(()) => {
                 table.set_mtime(node.slot, None);

@@ -2,6 +2,8 @@
 //!
 //! Order: moves that were under way are settled, nodes are adopted with the descriptors that keep
 //! them, then the segments. For a fresh mount all of it is empty.
+//!
+//! Nothing here waits for an engine that may hang: programs wait meanwhile.
 
 use std::ffi::OsString;
 use std::io;
@@ -44,7 +46,10 @@ impl Filesystem {
                 continue;
             };
             let data = self.data(&node)?;
-            let is_deleted = self.backing_attr(&node).is_ok_and(|attr| attr.nlink == 0);
+            // What loses its last name is pinned first.
+            let is_gone =
+                |fd: Arc<OwnedFd>| backing::cached_attr(fd.as_fd()).map(|attr| attr.nlink == 0);
+            let is_deleted = node.pinned().is_some_and(|fd| is_gone(fd).unwrap_or(false));
             let mut state = data.lock();
             state.deleted = is_deleted;
             published.iter().for_each(|published| self.charge(data, &state, published));
@@ -56,7 +61,12 @@ impl Filesystem {
         }
         self.note_pressure(self.held_bytes());
         self.give_back_left();
-        self.settle();
+        if !self.may_hang() {
+            self.settle();
+            return Ok(());
+        }
+        let me = self.arc();
+        self.pool.run(move || me.settle());
         Ok(())
     }
 
@@ -66,7 +76,7 @@ impl Filesystem {
         let Some(raw) = self.arena.nodes().kept_fd(node.slot) else { return };
         // SAFETY: only looked at; a closed or foreign descriptor fails the check below.
         let borrowed = unsafe { BorrowedFd::borrow_raw(raw) };
-        let is_ours = backing::attr(borrowed)
+        let is_ours = backing::cached_attr(borrowed)
             .is_ok_and(|attr| attr.dev == node.identity.dev && attr.ino == node.identity.ino);
         if is_ours {
             // SAFETY: the former worker owned it and is dead; nobody else owns it now.
@@ -88,9 +98,13 @@ impl Filesystem {
         }
     }
 
-    /// The former worker died while moving a node: it is at the new place if it is there.
+    /// The former worker died while moving a node: it is at the new place if it is there. Where that
+    /// cannot be asked without waiting, the request tells, which comes again.
     fn settle_move(&self, id: u64, parent: u64, name: OsString) {
         let Ok(node) = self.node(id) else { return };
+        if self.engines.is_elsewhere(node.identity.dev) {
+            return;
+        }
         let there = self.directory(parent).and_then(|dir| backing::attr_at(dir.as_fd(), &name));
         if there.is_ok_and(|attr| attr.dev == node.identity.dev && attr.ino == node.identity.ino) {
             self.move_node(&node, parent, &name);

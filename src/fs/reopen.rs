@@ -13,7 +13,7 @@ use super::nodes::Node;
 use crate::drain::{Access, DataFile, Need};
 
 /// Whether an error may be that of the descriptor and not of the file.
-fn may_be_of_descriptor(code: i32) -> bool {
+pub(super) fn may_be_of_descriptor(code: i32) -> bool {
     matches!(code, libc::EIO | libc::ESTALE | libc::ENOTCONN | libc::EBADF | libc::ECONNABORTED)
 }
 

@@ -1,15 +1,19 @@
-//! Requests that come again because a worker died before it answered, and that would not find what
-//! they found the first time: the name is made, gone or moved, the attribute set or removed.
+//! Requests that come again, because a worker died before it answered or because an engine could
+//! not be reached (`asking`), and that would not find what they found the first time: the name is
+//! made, gone or moved, the attribute set or removed.
 //!
 //! What they found is noted in the arena before they are carried out ([`Attempts`]). The kernel
-//! holds the directory's lock, or the inode's, until the request is answered, and nobody else
-//! changes the backing directory: so whatever is different now, the first attempt has done.
+//! holds the directory's lock, or the inode's, until the request is answered, and where nobody else
+//! changes the backing directory whatever is different now, the first attempt has done. Where nodes
+//! share it, another may have made or removed the same name in between, and is taken for it: the
+//! program is told success, and the name is there, or gone, as it wanted.
 //! Lookups and handles that a request gave out are noted right after they are counted: a worker
 //! that dies in between leaves one too many, which keeps a node in memory, and never one too few.
 //!
 //! [`Attempts`]: crate::arena::Attempts
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::Filesystem;
@@ -25,9 +29,13 @@ pub(super) fn identity(attr: &Attr) -> Mark {
     Some((attr.dev, attr.ino))
 }
 
-/// Which file is at a name now.
-pub(super) fn identity_at(dir: &OwnedFd, name: &OsStr) -> Mark {
-    backing::attr_at(dir.as_fd(), name).ok().as_ref().and_then(identity)
+/// Which file is at a name now. Errors: fstatat(2), but for that of a name that is not there.
+pub(super) fn identity_at(dir: &OwnedFd, name: &OsStr) -> io::Result<Mark> {
+    match backing::attr_at(dir.as_fd(), name) {
+        Ok(attr) => Ok(identity(&attr)),
+        Err(error) if backing::errno(&error) == libc::ENOENT => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 impl Filesystem {
@@ -49,8 +57,8 @@ impl Filesystem {
     }
 
     /// For a request that makes a name, which the kernel sends only when it is not there.
-    pub(super) fn was_made(&self, caller: Caller, dir: &OwnedFd, name: &OsStr) -> bool {
-        self.found_before(caller).is_some() && identity_at(dir, name).is_some()
+    pub(super) fn was_made(&self, caller: Caller, dir: &OwnedFd, name: &OsStr) -> io::Result<bool> {
+        Ok(self.found_before(caller).is_some() && identity_at(dir, name)?.is_some())
     }
 }
 

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::asking::Question;
 use super::data::FileState;
 use super::nodes::Node;
 use super::{Device, Filesystem};
@@ -11,14 +12,17 @@ use crate::clock::boottime_ms;
 use crate::control::errno;
 use crate::control::protocol::{
     ByteRange, DiskStatus, EngineStatus, FailureStatus, FileStatus, LaneStatus, OutageStatus,
-    RecentDrain, Status,
+    RecentDrain, RequestStatus, Status,
 };
 use crate::drain::EngineState;
+use crate::schedule::requests::Waiting;
 
 /// Most files named in one answer; the fullest come first.
 const FILES_MAX: usize = 10_000;
 /// Requests that wait for so long for what is below are counted as hanging.
 const HANGING_MS: u64 = 1000;
+/// Most requests named that wait for what is below.
+const REQUESTS_MAX: usize = 16;
 /// Most ranges named of one file.
 const RANGES_MAX: usize = 32;
 
@@ -53,7 +57,8 @@ impl Filesystem {
         let bytes_out = get(&counters.bytes_out);
         let waits = [self.room.oldest_wait_ms(), self.gate.oldest_wait_ms()];
         let waited_ms = waits.into_iter().flatten().max().unwrap_or(0);
-        let hanging = self.hanging(now_ms);
+        let waiting_requests = self.unanswered(now_ms.saturating_sub(HANGING_MS));
+        let hanging = self.hanging(&waiting_requests, now_ms);
         let disks = self.disks();
         Status {
             config: (*self.config).clone(),
@@ -94,17 +99,40 @@ impl Filesystem {
             disks,
             hanging_requests: hanging.0,
             longest_request_ms: hanging.1,
+            waiting_requests: waiting_requests
+                .iter()
+                .take(REQUESTS_MAX)
+                .map(|(waiting, question)| self.request_status(waiting, question, now_ms))
+                .collect(),
             files_changed_below: get(&counters.changed_below),
             changed_below: self.changed_below(),
         }
     }
 
-    /// Requests that wait for what is below: how many, and for how many milliseconds at most.
-    fn hanging(&self, now_ms: u64) -> (u64, u64) {
+    /// Requests that wait for what is below: how many, and for how many milliseconds at most. Those
+    /// that are between two tries have no thread.
+    fn hanging(&self, waiting: &[(Waiting, Question)], now_ms: u64) -> (u64, u64) {
         let since_ms = now_ms.saturating_sub(HANGING_MS);
         let [names, bytes] = [&self.askers, &self.pool].map(|pool| pool.older_than(since_ms));
-        let oldest_ms = names.1.into_iter().chain(bytes.1).min();
-        (names.0 + bytes.0, oldest_ms.map_or(0, |at_ms| now_ms.saturating_sub(at_ms)))
+        let parked = waiting.iter().filter(|(waiting, _)| waiting.is_parked).count() as u64;
+        let asked_ms = waiting.first().map(|(waiting, _)| waiting.since_ms);
+        let oldest_ms = [names.1, bytes.1, asked_ms].into_iter().flatten().min();
+        (names.0 + bytes.0 + parked, oldest_ms.map_or(0, |at_ms| now_ms.saturating_sub(at_ms)))
+    }
+
+    fn request_status(&self, waiting: &Waiting, question: &Question, now_ms: u64) -> RequestStatus {
+        let path = |id: u64| self.node(id).map(|node| self.path_of(&node)).unwrap_or_default();
+        let path = match question.names.first() {
+            Some((dir, name)) => path(*dir).join(name),
+            None => path(question.id),
+        };
+        RequestStatus {
+            what: question.what.to_owned(),
+            path,
+            for_ms: now_ms.saturating_sub(waiting.since_ms),
+            tries: waiting.tries,
+            error: waiting.last_errno.map(errno::name),
+        }
     }
 
     fn disks(&self) -> Vec<DiskStatus> {

@@ -10,8 +10,9 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::data::{FileData, FileState, Took, Write};
 use super::nodes::{Node, ROOT_ID};
@@ -136,6 +137,7 @@ impl Filesystem {
     }
 
     fn do_job(&self, job: Job) {
+        let is_trim = matches!(job, Job::Trim(_));
         let (node, act): (_, fn(&Filesystem, &Arc<Node>)) = match job {
             Job::Place(write) => {
                 let _in_hand = self.isolation.resume(write.handed);
@@ -151,9 +153,14 @@ impl Filesystem {
                 }
             }),
         };
-        if let Some(_in_hand) = self.isolation.begin_writing(node.id()) {
-            act(self, &node);
-        }
+        let me = self.arc();
+        let act = move || {
+            if let Some(_in_hand) = me.isolation.begin_writing(node.id()) {
+                act(&me, &node);
+            }
+        };
+        // Writes that want room are not to wait behind what an engine is asked for.
+        if is_trim && self.may_hang() { self.pool.run(act) } else { act() }
     }
 
     /// Takes a write for which no space was held, or refuses it.
@@ -212,7 +219,34 @@ impl Filesystem {
             .is_ok_and(|device| device.space.holds_any())
     }
 
+    /// An engine has some seconds to say. What it does not tell is taken for room: writes are not to
+    /// wait for it, and what it refuses later is kept, as where space is only counted.
     fn look_at_space(&self, node: &Arc<Node>, need_bytes: u64) -> io::Result<()> {
+        const LIMIT: Duration = Duration::from_secs(5);
+        let device = self.device(node.identity.dev)?;
+        if !device.queue.is_elsewhere() {
+            return self.look_for_space(node, need_bytes);
+        }
+        if !device.space.begin_asking() {
+            return Ok(());
+        }
+        let (me, (tell, told)) = (self.arc(), bounded(1));
+        let (space, of) = (device.space.clone(), node.clone());
+        self.pool.run(move || {
+            let result = me.look_for_space(&of, need_bytes);
+            space.end_asking();
+            // Nobody listens after the limit.
+            let _ = tell.send(result);
+        });
+        let looked = told.recv_timeout(LIMIT);
+        if looked.is_err() && !device.space.assume_room() {
+            // It answered in that moment.
+            self.space_jobs.add(Job::Look(node.clone()));
+        }
+        looked.unwrap_or(Ok(()))
+    }
+
+    fn look_for_space(&self, node: &Arc<Node>, need_bytes: u64) -> io::Result<()> {
         let (dev, root_dev) = (node.identity.dev, self.root_dev()?);
         let space = self.device(dev)?.space;
         let dir = if dev == root_dev {

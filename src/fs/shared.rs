@@ -28,6 +28,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::asking::{Answer, Question};
+use super::caller::Caller;
 use super::nodes::Node;
 use super::quiet::Until;
 use super::treatment::passes_through;
@@ -413,7 +415,7 @@ impl Filesystem {
     /// FLUSH: where others may open the file next, the reply comes when what was written of it until
     /// now is stored, and synced on an engine, with the time that it was written. Of a handle that
     /// cannot write it comes at once. Errors: those of writing the file, once for each who closes.
-    pub fn close(&self, id: u64, handle: u64, closer: u64, reply: Reply<()>) {
+    pub fn close(&self, caller: Caller, (id, handle): (u64, u64), closer: u64, reply: Reply<()>) {
         let me = self.arc();
         let told = move |result: io::Result<()>| {
             // The closer has been told then.
@@ -427,15 +429,45 @@ impl Filesystem {
             Ok(node) => node,
             Err(error) => return told(Err(error)),
         };
-        let moment = self.moment();
-        if let Ok(attr) = self.backing_attr(&node) {
-            self.look_below(&node, &attr, moment);
+        let (me, file, until) = (self.arc(), node.clone(), Until::StoredBefore(boottime_ms()));
+        let store = move || {
+            let fs = me.clone();
+            me.when_quiet(&file.clone(), until, move |result| match result {
+                Err(code) => told(Err(errno(code))),
+                Ok(()) => fs.publish(&file, Box::new(told)),
+            });
+        };
+        self.compare_before_close(caller, id, &node, store);
+    }
+
+    /// A look at the file before what is left of it is stored, and then `store`. Does not wait long for
+    /// an engine that hangs: nothing depends on it but that a conflict is told.
+    fn compare_before_close(
+        &self,
+        caller: Caller,
+        id: u64,
+        node: &Arc<Node>,
+        store: impl FnOnce() + Send + 'static,
+    ) {
+        let file = node.clone();
+        let look = move |fs: &Filesystem| {
+            let moment = fs.moment();
+            let attr = fs.backing_attr(&file)?;
+            fs.look_below(&file, &attr, moment);
+            Ok(Compared)
+        };
+        if !self.may_hang() {
+            let _: io::Result<Compared> = look(self);
+            return store();
         }
-        let (me, file) = (self.arc(), node.clone());
-        self.when_quiet(&node, Until::StoredBefore(boottime_ms()), move |result| match result {
-            Err(code) => told(Err(errno(code))),
-            Ok(()) => me.publish(&file, Box::new(told)),
-        });
+        let (fs, me) = (self.arc(), self.arc());
+        let question = Question::of("close", id, caller).of_bytes();
+        self.ask(
+            question,
+            move |_, done| done(look(&fs)),
+            // Who answers may be the thread that sees to patience, which waits for no file's lock.
+            move |_| me.pool.run(store),
+        );
     }
 
     /// What is stored of a file becomes what others see.
@@ -447,6 +479,19 @@ impl Filesystem {
         }
         reply(Ok(()));
     }
+}
+
+/// The look before a close. What comes late of it is no news: see [`Filesystem::moment`].
+struct Compared;
+
+impl Answer for Compared {
+    fn take_back(self, _: &Filesystem, _: &Question) {}
+
+    fn from_memory(_: &Filesystem, _: &Question) -> Option<Compared> {
+        Some(Compared)
+    }
+
+    const MAY_BE_KNOWN: bool = true;
 }
 
 /// Handles tell by their number whether they may write, so that the next worker knows.

@@ -81,6 +81,8 @@ pub(super) struct Space {
     look_asked: AtomicBool,
     /// A write was refused since space was found last.
     is_full: AtomicBool,
+    /// The filesystem was asked and has not answered.
+    is_asked: AtomicBool,
     min_free_bytes: u64,
     means: Mutex<Means>,
 }
@@ -96,6 +98,7 @@ impl Space {
             ahead_bytes: AtomicU64::new(0),
             look_asked: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
+            is_asked: AtomicBool::new(false),
             min_free_bytes,
             means: Mutex::new(Means::Unknown),
         }
@@ -110,6 +113,22 @@ impl Space {
     fn note_ballast(&self, ballast: &Ballast) {
         self.held.store(ballast.held_bytes(), Ordering::Release);
         self.ballast_bytes.store(ballast.held_bytes(), Ordering::Relaxed);
+    }
+
+    /// Whether the filesystem may be asked: not while it has not answered. To be told its end.
+    pub(super) fn begin_asking(&self) -> bool {
+        !self.is_asked.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn end_asking(&self) {
+        self.is_asked.store(false, Ordering::Release);
+    }
+
+    /// The filesystem does not say how much room there is: it counts as enough until it does. Whether
+    /// it has not said meanwhile.
+    pub(super) fn assume_room(&self) -> bool {
+        self.held.store(ENDLESS, Ordering::Release);
+        self.is_asked.load(Ordering::Acquire)
     }
 
     /// Charges `bytes` if what is held covers them.
@@ -295,9 +314,10 @@ impl Space {
     }
 }
 
+/// More than there is, and far from an overflow.
+const ENDLESS: u64 = u64::MAX / 4;
+
 fn free_bytes(fd: BorrowedFd) -> io::Result<u64> {
-    /// More than there is, and far from an overflow.
-    const ENDLESS: u64 = u64::MAX / 4;
     let stats = fs_stats(fd)?;
     // Some filesystems in userspace and on networks do not say.
     let says_nothing = stats.blocks == 0;

@@ -213,6 +213,7 @@ impl Filesystem {
 
     /// Notes that the backing file was changed, after it was: the next fsync is to cover it.
     pub(super) fn note_changed(&self, node: &Arc<Node>, what: Unsynced) {
+        node.note_seen(None);
         self.note_attributes_changed(node);
         if let Some(data) = node.data_if_any() {
             data.lock().stability.note(what);

@@ -1,6 +1,7 @@
 //! The filesystem without a kernel: called as the adapter calls it, over a temporary directory,
 //! with storage that can be told to wait or to fail.
 
+mod asking;
 mod failing;
 mod outage;
 mod power;
@@ -118,7 +119,7 @@ impl<S: Storage + 'static> Fixture<S> {
     fn create(&self, name: &str) -> (u64, u64) {
         let made = self.fs.create(caller(), ROOT_ID, OsStr::new(name), MODE, libc::O_WRONLY);
         let (entry, handle) = made.unwrap();
-        (entry.attr.id, handle)
+        (entry.attr.id, handle.handle)
     }
 
     fn write(&self, id: u64, offset: u64, bytes: &[u8]) -> Receiver<io::Result<u32>> {
@@ -206,7 +207,7 @@ fn code<T>(result: io::Result<T>) -> Option<i32> {
 fn an_error_is_told_once_to_each_handle_and_the_data_is_kept() {
     let fixture = Fixture::new(Mood::Fail(libc::EIO));
     let (id, first) = fixture.create("f");
-    let second = fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap();
+    let second = fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap().handle;
     fixture.write(id, 0, b"precious").recv().unwrap().unwrap();
     assert_eq!(code(fixture.fsync(id)), Some(libc::EIO));
     assert_eq!(code(fixture.fs.flush(id, first, 1)), Some(libc::EIO));
@@ -481,7 +482,7 @@ fn forgotten_directories_of_buffered_files_stay_reachable() {
     let made = fixture.fs.create(caller(), dir, OsStr::new("f"), MODE, libc::O_WRONLY).unwrap();
     let (id, handle) = (made.0.attr.id, made.1);
     fixture.write(id, 0, &[1; 5000]).recv().unwrap().unwrap();
-    fixture.fs.release(caller(), id, handle);
+    fixture.fs.release(caller(), id, handle.handle);
     fixture.fs.forget(id, 1);
     fixture.fs.forget(dir, 1);
     let node = fixture.fs.node(id).unwrap();

@@ -58,6 +58,7 @@ impl Filesystem {
         self.end_change(node, Change::Any);
         if written > 0 {
             file.note_cached();
+            node.note_seen(None);
             if self.uses_writeback_cache() {
                 data.was_written_through.store(true, Ordering::Relaxed);
             }

@@ -6,56 +6,26 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use fuser::{
-    CopyFileRangeFlags, FileHandle, FopenFlags, INodeNo, InitFlags, IoctlFlags, KernelConfig,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    CopyFileRangeFlags, FileHandle, FopenFlags, INodeNo, IoctlFlags, KernelConfig, LockOwner,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 
-use super::answering::{About, Adapter};
+use super::answering::Adapter;
 use super::convert::{
     as_told_by_close, caller, code, kind_of_entry, reply_attr, reply_created, reply_empty,
     reply_entry, reply_ioctl, reply_opened, reply_written, reply_xattr, set_time, sync_kind,
 };
-use crate::fs::{Change, Mode, Mtime, is_virtual};
+use crate::fs::{
+    About, Change, Filesystem, Looked, Mode, Mtime, OpenDirectory, OpenFile, Question, Reply,
+    is_virtual,
+};
 use crate::killpoint::{self, Point};
-
-/// Asked for where the kernel has them. Without KILLPRIV_V2 the kernel looks an attribute up on
-/// every write().
-const WANTED: [InitFlags; 6] = [
-    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-    // The umask comes with the request: a default ACL stands above it.
-    InitFlags::FUSE_DONT_MASK,
-    InitFlags::FUSE_PARALLEL_DIROPS,
-    InitFlags::FUSE_CACHE_SYMLINKS,
-    InitFlags::FUSE_ASYNC_DIO,
-    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-];
-
-/// Entries with their attributes: not where names are looked up each time all the same.
-const PLUS: [InitFlags; 2] = [InitFlags::FUSE_DO_READDIRPLUS, InitFlags::FUSE_READDIRPLUS_AUTO];
 
 impl fuser::Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let limits = self.fs.limits();
-        let mut wanted = WANTED.to_vec();
-        if !self.fs.is_shared() {
-            wanted.extend(PLUS);
-        }
-        if self.fs.uses_writeback_cache() {
-            wanted.push(InitFlags::FUSE_WRITEBACK_CACHE);
-        }
-        if self.fs.has_acls() {
-            wanted.push(InitFlags::FUSE_POSIX_ACL);
-        }
-        for flag in wanted {
-            if config.add_capabilities(flag).is_err() {
-                log::warn!("this kernel does not offer {flag:?}");
-            }
-        }
-        // Within the kernel's bounds by construction; it lowers what it cannot do.
-        let _ = config.set_max_write(limits.max_write_bytes);
-        let _ = config.set_max_background(limits.max_background);
+        self.negotiate(config);
         Ok(())
     }
 
@@ -64,20 +34,26 @@ impl fuser::Filesystem for Adapter {
         if self.fs.is_at_hand(parent.0, &name) {
             return reply_entry(reply, self.fs.lookup(caller, parent.0, &name));
         }
-        self.answer(parent, About::Names, move |me| {
-            reply_entry(reply, me.fs.lookup(caller, parent.0, &name));
-        });
+        let question = Question::of("lookup", parent.0, caller).at(parent.0, &name);
+        let look = move |fs: &Filesystem, caller| fs.lookup(caller, parent.0, &name);
+        self.ask_now(question, look, |result| reply_entry(reply, result));
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, nlookup: u64) {
         self.answer(ino, About::Names, move |me| me.fs.forget(ino.0, nlookup));
     }
 
-    fn getattr(&self, _: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        let answer = move |result| reply_attr(reply, result);
-        self.answer(ino, About::Names, move |me| match fh {
-            Some(_) => me.fs.getattr_before_write(ino.0, Box::new(answer)),
-            None => answer(me.fs.getattr(ino.0)),
+    fn getattr(&self, request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let question = Question::of("stat", ino.0, caller(request));
+        let look = move |fs: &Filesystem, _| fs.getattr(ino.0).map(Looked);
+        let fs = self.fs.clone();
+        self.ask_now(question, look, move |looked| {
+            let (found, answer) =
+                (looked.map(|Looked(attr)| attr), |found| reply_attr(reply, found));
+            match fh {
+                Some(_) => fs.hold_before_write(found, Box::new(answer)),
+                None => answer(found),
+            }
         });
     }
 
@@ -101,15 +77,15 @@ impl fuser::Filesystem for Adapter {
     ) {
         let change =
             Change { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
-        let caller = caller(request);
-        self.answer(ino, About::Names, move |me| {
-            let answer = Box::new(move |result| reply_attr(reply, result));
-            me.fs.setattr(caller, ino.0, change, answer);
-        });
+        let question = Question::of("change of attributes", ino.0, caller(request));
+        let set = move |fs: &Filesystem, caller, done| fs.setattr(caller, ino.0, change, done);
+        self.ask(question, set, move |result| reply_attr(reply, result));
     }
 
-    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        self.answer(ino, About::Names, move |me| match me.fs.read_link(ino.0) {
+    fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
+        let question = Question::of("readlink", ino.0, caller(request));
+        let read = move |fs: &Filesystem, _| fs.read_link(ino.0);
+        self.ask_now(question, read, |target| match target {
             Ok(target) => reply.data(target.as_encoded_bytes()),
             Err(error) => reply.error(code(&error)),
         });
@@ -126,10 +102,10 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let mode = Mode { bits: mode, umask };
-        let (caller, name) = (caller(request), name.to_owned());
-        self.answer(parent, About::Names, move |me| {
-            reply_entry(reply, me.fs.mknod(caller, parent.0, &name, mode, rdev));
-        });
+        let question = Question::of("mknod", parent.0, caller(request)).at(parent.0, name);
+        let name = name.to_owned();
+        let make = move |fs: &Filesystem, caller| fs.mknod(caller, parent.0, &name, mode, rdev);
+        self.ask_now(question, make, |result| reply_entry(reply, result));
     }
 
     fn mkdir(
@@ -143,24 +119,24 @@ impl fuser::Filesystem for Adapter {
     ) {
         killpoint::pass(Point::MkdirBegun);
         let mode = Mode { bits: mode, umask };
-        let (caller, name) = (caller(request), name.to_owned());
-        self.answer(parent, About::Names, move |me| {
-            reply_entry(reply, me.fs.mkdir(caller, parent.0, &name, mode));
-        });
+        let question = Question::of("mkdir", parent.0, caller(request)).at(parent.0, name);
+        let name = name.to_owned();
+        let make = move |fs: &Filesystem, caller| fs.mkdir(caller, parent.0, &name, mode);
+        self.ask_now(question, make, |result| reply_entry(reply, result));
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (caller, name) = (caller(request), name.to_owned());
-        self.answer(parent, About::Names, move |me| {
-            reply_empty(reply, me.fs.unlink(caller, parent.0, &name));
-        });
+        let question = Question::of("unlink", parent.0, caller(request)).at(parent.0, name);
+        let name = name.to_owned();
+        let remove = move |fs: &Filesystem, caller| fs.unlink(caller, parent.0, &name);
+        self.ask_now(question, remove, |result| reply_empty(reply, result));
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (caller, name) = (caller(request), name.to_owned());
-        self.answer(parent, About::Names, move |me| {
-            reply_empty(reply, me.fs.rmdir(caller, parent.0, &name));
-        });
+        let question = Question::of("rmdir", parent.0, caller(request)).at(parent.0, name);
+        let name = name.to_owned();
+        let remove = move |fs: &Filesystem, caller| fs.rmdir(caller, parent.0, &name);
+        self.ask_now(question, remove, |result| reply_empty(reply, result));
     }
 
     fn symlink(
@@ -171,10 +147,10 @@ impl fuser::Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let (caller, name, target) = (caller(request), link_name.to_owned(), target.to_owned());
-        self.answer(parent, About::Names, move |me| {
-            reply_entry(reply, me.fs.symlink(caller, parent.0, &name, &target));
-        });
+        let question = Question::of("symlink", parent.0, caller(request)).at(parent.0, link_name);
+        let (name, target) = (link_name.to_owned(), target.to_owned());
+        let make = move |fs: &Filesystem, caller| fs.symlink(caller, parent.0, &name, &target);
+        self.ask_now(question, make, |result| reply_entry(reply, result));
     }
 
     fn rename(
@@ -187,11 +163,14 @@ impl fuser::Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let (caller, name, newname) = (caller(request), name.to_owned(), newname.to_owned());
-        self.answer(parent, About::Names, move |me| {
+        let question = Question::of("rename", parent.0, caller(request));
+        let question = question.at(parent.0, name).at(newparent.0, newname);
+        let (name, newname) = (name.to_owned(), newname.to_owned());
+        let rename = move |fs: &Filesystem, caller| {
             let (from, to) = ((parent.0, name.as_os_str()), (newparent.0, newname.as_os_str()));
-            reply_empty(reply, me.fs.rename(caller, from, to, flags.bits()));
-        });
+            fs.rename(caller, from, to, flags.bits())
+        };
+        self.ask_now(question, rename, |result| reply_empty(reply, result));
     }
 
     fn link(
@@ -202,17 +181,19 @@ impl fuser::Filesystem for Adapter {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        let (caller, name) = (caller(request), newname.to_owned());
-        self.answer(ino, About::Names, move |me| {
-            reply_entry(reply, me.fs.link(caller, ino.0, newparent.0, &name));
-        });
+        let question = Question::of("link", ino.0, caller(request)).at(newparent.0, newname);
+        let name = newname.to_owned();
+        let link = move |fs: &Filesystem, caller| fs.link(caller, ino.0, newparent.0, &name);
+        self.ask_now(question, link, |result| reply_entry(reply, result));
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let caller = caller(request);
-        self.answer(ino, About::Names, move |me| {
-            let opened = me.fs.open(caller, ino.0, flags.0);
-            reply_opened(reply, opened, me.cache_of(ino.0));
+        let question = Question::of("open", ino.0, caller(request));
+        let open = move |fs: &Filesystem, caller| fs.open(caller, ino.0, flags.0);
+        let me = self.clone();
+        self.ask_now(question, open, move |opened| {
+            let handle = opened.map(|OpenFile { handle, .. }| handle);
+            reply_opened(reply, handle, me.cache_of(ino.0));
         });
     }
 
@@ -227,16 +208,18 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let mode = Mode { bits: mode, umask };
-        let (caller, name) = (caller(request), name.to_owned());
-        self.answer(parent, About::Names, move |me| {
-            let created = me.fs.create(caller, parent.0, &name, mode, flags);
+        let question = Question::of("create", parent.0, caller(request)).at(parent.0, name);
+        let name = name.to_owned();
+        let create = move |fs: &Filesystem, caller| fs.create(caller, parent.0, &name, mode, flags);
+        let me = self.clone();
+        self.ask_now(question, create, move |created| {
             reply_created(reply, created, |id| me.cache_of(id));
         });
     }
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -249,10 +232,13 @@ impl fuser::Filesystem for Adapter {
             Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(code(&error)),
         };
-        self.answer(ino, About::Bytes, move |me| match is_virtual(ino.0) {
-            true => answer(me.fs.virtual_read(ino.0, fh.0, offset, size)),
-            false => me.fs.read(ino.0, offset, size, Box::new(answer)),
-        });
+        let question = Question::of("read", ino.0, caller(request)).of_bytes();
+        let read = move |fs: &Filesystem, _, done: Reply<Vec<u8>>| match is_virtual(ino.0) {
+            true => done(fs.virtual_read(ino.0, fh.0, offset, size)),
+            false if fs.may_hang() => done(fs.read_waiting(ino.0, offset, size)),
+            false => fs.read(ino.0, offset, size, done),
+        };
+        self.ask(question, read, answer);
     }
 
     fn write(
@@ -300,16 +286,17 @@ impl fuser::Filesystem for Adapter {
 
     fn flush(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        let caller = caller(request);
         self.answer(ino, About::Bytes, move |me| {
             // The owner of locks stands for the closer's table of descriptors.
             let answer = Box::new(move |result| reply_empty(reply, result));
-            me.fs.close(ino.0, fh.0, lock_owner.0, answer);
+            me.fs.close(caller, (ino.0, fh.0), lock_owner.0, answer);
         });
     }
 
@@ -349,29 +336,34 @@ impl fuser::Filesystem for Adapter {
         });
     }
 
-    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.answer(ino, About::Names, move |me| {
-            reply_opened(reply, me.fs.open_directory(ino.0), FopenFlags::empty());
+    fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let question = Question::of("opendir", ino.0, caller(request));
+        let open = move |fs: &Filesystem, _| fs.open_directory(ino.0);
+        self.ask_now(question, open, |opened| {
+            let handle = opened.map(|OpenDirectory(handle)| handle);
+            reply_opened(reply, handle, FopenFlags::empty());
         });
     }
 
     fn readdir(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        self.answer(ino, About::Names, move |me| {
-            let read = me.fs.read_directory(ino.0, fh.0, offset, |entry| {
-                let kind = kind_of_entry(entry.kind);
-                !reply.add(INodeNo(entry.ino), entry.next_offset, kind, &entry.name)
-            });
-            match read {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(code(&error)),
+        let question = Question::of("readdir", ino.0, caller(request));
+        let list = move |fs: &Filesystem, _| fs.list(ino.0, fh.0, offset);
+        self.ask_now(question, list, move |listed| match listed {
+            Ok(entries) => {
+                let _is_full = entries.iter().any(|entry| {
+                    let kind = kind_of_entry(entry.kind);
+                    reply.add(INodeNo(entry.ino), entry.next_offset, kind, &entry.name)
+                });
+                reply.ok();
             }
+            Err(error) => reply.error(code(&error)),
         });
     }
 
@@ -381,17 +373,16 @@ impl fuser::Filesystem for Adapter {
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
-        let caller = caller(request);
-        self.answer(ino, About::Names, move |me| {
-            let read = me.fs.read_directory(ino.0, fh.0, offset, |entry| {
-                me.add_plus(caller, ino, entry, &mut reply)
-            });
-            match read {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(code(&error)),
-            }
+        let question = Question::of("readdir", ino.0, caller(request));
+        let plus = self.plus.clone();
+        let list =
+            move |fs: &Filesystem, caller| fs.list_plus(caller, (ino.0, fh.0), offset, plus.get());
+        let me = self.clone();
+        self.ask_now(question, list, move |listed| match listed {
+            Ok(listed) => me.reply_plus(listed, reply),
+            Err(error) => reply.error(code(&error)),
         });
     }
 
@@ -411,25 +402,30 @@ impl fuser::Filesystem for Adapter {
 
     fn fsyncdir(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.answer(ino, About::Bytes, move |me| {
-            let answer = Box::new(move |result| reply_empty(reply, result));
-            me.fs.fsync_directory(ino.0, sync_kind(datasync), answer);
-        });
+        let question = Question::of("fsync", ino.0, caller(request)).of_bytes();
+        let kind = sync_kind(datasync);
+        let sync = move |fs: &Filesystem, _, done| fs.fsync_directory(ino.0, kind, done);
+        self.ask(question, sync, |result| reply_empty(reply, result));
     }
 
-    fn statfs(&self, _request: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        self.answer(INodeNo::ROOT, About::Names, move |me| match me.fs.statfs(ino.0) {
-            Ok(s) => reply.statfs(
-                s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namelen, s.frsize,
-            ),
-            Err(error) => reply.error(code(&error)),
-        });
+    fn statfs(&self, request: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        let question = Question::of("statfs", INodeNo::ROOT.0, caller(request));
+        self.ask_now(
+            question,
+            move |fs, _| fs.statfs(ino.0),
+            |stats| match stats {
+                Ok(s) => reply.statfs(
+                    s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namelen, s.frsize,
+                ),
+                Err(error) => reply.error(code(&error)),
+            },
+        );
     }
 
     fn setxattr(
@@ -442,37 +438,49 @@ impl fuser::Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let (caller, name, value) = (caller(request), name.to_owned(), value.to_vec());
-        self.answer(ino, About::Names, move |me| {
-            reply_empty(reply, me.fs.set_xattr(caller, ino.0, &name, &value, flags));
-        });
+        let question = Question::of("setxattr", ino.0, caller(request));
+        let (name, value) = (name.to_owned(), value.to_vec());
+        let set = move |fs: &Filesystem, caller| fs.set_xattr(caller, ino.0, &name, &value, flags);
+        self.ask_now(question, set, |result| reply_empty(reply, result));
     }
 
-    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        let question = Question::of("getxattr", ino.0, caller(request));
         let name = name.to_owned();
-        self.answer(ino, About::Names, move |me| {
+        let get = move |fs: &Filesystem, _| {
             let mut value = vec![0; size as usize];
-            match me.fs.get_xattr(ino.0, &name, &mut value) {
-                Ok(len) if size == 0 => reply.size(len as u32),
-                Ok(len) => reply.data(&value[..len]),
-                Err(error) => reply.error(code(&error)),
-            }
+            let len = fs.get_xattr(ino.0, &name, &mut value)?;
+            value.truncate(len);
+            Ok((value, len))
+        };
+        self.ask_now(question, get, move |got| match got {
+            Ok((_, len)) if size == 0 => reply.size(len as u32),
+            Ok((value, _)) => reply.data(&value),
+            Err(error) => reply.error(code(&error)),
         });
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let caller = caller(request);
-        self.answer(ino, About::Names, move |me| match me.fs.list_xattr(caller, ino.0) {
+        let question = Question::of("listxattr", ino.0, caller(request));
+        let list = move |fs: &Filesystem, caller| fs.list_xattr(caller, ino.0);
+        self.ask_now(question, list, move |names| match names {
             Ok(names) => reply_xattr(reply, size, &names),
             Err(error) => reply.error(code(&error)),
         });
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (caller, name) = (caller(request), name.to_owned());
-        self.answer(ino, About::Names, move |me| {
-            reply_empty(reply, me.fs.remove_xattr(caller, ino.0, &name));
-        });
+        let question = Question::of("removexattr", ino.0, caller(request));
+        let name = name.to_owned();
+        let remove = move |fs: &Filesystem, caller| fs.remove_xattr(caller, ino.0, &name);
+        self.ask_now(question, remove, |result| reply_empty(reply, result));
     }
 
     fn fallocate(

@@ -9,7 +9,7 @@ use fuser::{
 };
 
 use crate::backing::{SetTime, SyncKind, Time, errno};
-use crate::fs::{Caller, Entry, Lasts, NodeAttr, PASS_US_MAX};
+use crate::fs::{Caller, Entry, Lasts, NodeAttr, OpenFile, PASS_US_MAX};
 
 /// How long the kernel may keep names and attributes where nobody else changes them: the backing
 /// directory belongs to the mount.
@@ -138,11 +138,11 @@ pub(super) fn reply_entry(reply: ReplyEntry, entry: io::Result<Entry>) {
 /// CREATE: its reply has one time for name and attributes.
 pub(super) fn reply_created(
     reply: ReplyCreate,
-    created: io::Result<(Entry, u64)>,
+    created: io::Result<(Entry, OpenFile)>,
     cache_of: impl FnOnce(u64) -> FopenFlags,
 ) {
     match created {
-        Ok((Entry { attr, generation, lasts }, handle)) => reply.created(
+        Ok((Entry { attr, generation, lasts }, OpenFile { handle, .. })) => reply.created(
             ttl(&attr).min(time_of(lasts)),
             &file_attr(&attr),
             Generation(u64::from(generation)),

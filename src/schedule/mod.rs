@@ -1,7 +1,8 @@
 //! Pure: whose turn it is on one backing device ([`Scheduler`]), when a WRITE may be acknowledged
 //! ([`Admission`]), which program may write on before that ([`Gate`]), whether an engine that
-//! hangs is to be asked again ([`circuit::Circuit`]), how many lanes a device has ([`Lanes`]), and when a
-//! disk is left to those who read from it ([`Sharing`]).
+//! hangs is to be asked again ([`circuit::Circuit`]) and with which requests ([`requests::Requests`]),
+//! how many lanes a device has ([`Lanes`]), and when a disk is left to those who read from it
+//! ([`Sharing`]).
 //!
 //! A ring of files: a turn writes one chunk of one file and passes on, and that file falls to
 //! the bottom while the others go on filling. With equal rates the fill levels form a ramp: the
@@ -22,6 +23,7 @@ mod gate;
 mod lanes;
 mod pace;
 mod queues;
+pub mod requests;
 mod scheduler;
 mod sharing;
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod lanes;
 mod model;
 mod pace;
 mod random;
+mod requests;
 mod scheduler;
 mod sharing;
 mod simulation;

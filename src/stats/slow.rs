@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::control::protocol::{DiskStatus, LaneStatus, OutageStatus, RecentDrain, Status};
+use crate::control::protocol::{
+    DiskStatus, LaneStatus, OutageStatus, RecentDrain, RequestStatus, Status,
+};
 
 /// A lane that takes longer for one write waits for a disk that hangs.
 pub const STUCK_MS: u64 = 1000;
@@ -37,6 +39,13 @@ pub enum Slowness {
         /// How many more lanes are stuck, on this disk or another.
         others: usize,
     },
+    /// Names, attributes or contents that another process or machine is asked for, in vain so far.
+    Requests {
+        /// How many.
+        count: u64,
+        /// The one that has waited longest.
+        longest: RequestStatus,
+    },
     /// Memory is full of bytes that the disk refuses.
     Refused {
         /// How many files.
@@ -69,6 +78,13 @@ pub enum Slowness {
         /// Bytes per second that came from programs, where two states are known.
         received_bytes: Option<u64>,
     },
+    /// Nobody is held back, but threads wait for what is below: their programs have got an error.
+    Hanging {
+        /// How many.
+        count: u64,
+        /// For how long, at most.
+        for_ms: u64,
+    },
     /// The kernel's own throttle, which could not be tuned.
     Kernel {
         /// Why not.
@@ -89,6 +105,10 @@ pub fn explain(now: &Status, before: Option<&Status>) -> Slowness {
     {
         let (lane, path, for_ms, device) = (*lane, path.clone(), *for_ms, named(now, device));
         return Slowness::StuckLane { lane, device, path, for_ms, others: stuck().count() - 1 };
+    }
+    if let Some(longest) = now.waiting_requests.first() {
+        let count = now.hanging_requests.max(now.waiting_requests.len() as u64);
+        return Slowness::Requests { count, longest: longest.clone() };
     }
     let is_pressed =
         now.waiting_writes > 0 || now.held_bytes > now.memory_bytes / 100 * PRESSED_PERCENT;
@@ -174,6 +194,10 @@ fn named(now: &Status, device: &str) -> Option<String> {
 
 /// Nobody is held back here.
 fn of_kernel(now: &Status, before: Option<&Status>) -> Slowness {
+    if now.hanging_requests > 0 {
+        let (count, for_ms) = (now.hanging_requests, now.longest_request_ms);
+        return Slowness::Hanging { count, for_ms };
+    }
     let is_written = before.map_or(now.backlog_bytes > 0, |before| now.bytes_in > before.bytes_in);
     if now.bdi != "tuned" && is_written {
         return Slowness::Kernel { why: now.bdi.clone() };
@@ -201,6 +225,10 @@ impl Slowness {
                     the_disk(device)
                 )
             }
+            Slowness::Requests { count, longest } => format!(
+                "{count} requests of programs wait for the engine, the longest: {}",
+                longest.describe(time)
+            ),
             Slowness::Refused { files, bytes } => format!(
                 "memory is full of {} of {files} files that the disk refuses: mend it, or \
                  'coalescefs discard' them",
@@ -225,6 +253,10 @@ impl Slowness {
                 }
                 text
             }
+            Slowness::Hanging { count, for_ms } => format!(
+                "{count} requests to the filesystem below have not come back, for up to {}",
+                time(*for_ms)
+            ),
             Slowness::Kernel { why } => format!(
                 "nothing here; but the kernel's limits for this mount are {why}, so that it may \
                  hold programs back itself: root could tune them"

@@ -200,3 +200,31 @@ fn memory_full_of_refused_bytes_is_no_slow_disk() {
     let now = Status { errors: vec![file], ..pressed() };
     assert_eq!(explain(&now, None), Slowness::Refused { files: 1, bytes: 800 << 20 });
 }
+
+/// Goal: a mount on which nothing is written, and requests about names hang, is not called fast.
+#[test]
+fn requests_that_hang_are_named() {
+    let request = |path: &str, error: Option<&str>| RequestStatus {
+        what: "stat".into(),
+        path: path.into(),
+        for_ms: 4000,
+        tries: 3,
+        error: error.map(str::to_owned),
+    };
+    let calm = Status { waiting_writes: 0, held_bytes: 0, ..pressed() };
+    let hanging = Status {
+        hanging_requests: 9,
+        longest_request_ms: 4000,
+        waiting_requests: vec![request("d/f", None), request("d/g", None)],
+        ..calm
+    };
+    let expected = "9 requests of programs wait for the engine, the longest: stat of d/f for \
+                    4000ms: no answer";
+    assert_eq!(words(&hanging, None), expected);
+    let failing = Status { waiting_requests: vec![request("", Some("ENOTCONN"))], ..hanging };
+    let expected = "stat of the mount's root for 4000ms: tried 3 times, last ENOTCONN";
+    assert!(words(&failing, None).ends_with(expected), "{}", words(&failing, None));
+    let left = Status { waiting_requests: Vec::new(), ..failing };
+    let expected = "9 requests to the filesystem below have not come back, for up to 4000ms";
+    assert_eq!(words(&left, None), expected);
+}

@@ -19,8 +19,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
-    ReplyEntry, ReplyOpen, ReplyWrite, Request, Session, SessionACL, TimeOrNow, WriteFlags,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, Session, SessionACL,
+    TimeOrNow, WriteFlags,
 };
 
 use crate::support::Mount;
@@ -61,8 +62,10 @@ impl Faulty {
         &self.store
     }
 
-    /// `work`; `hang`: writes; `hang NAME`: those of a file; `freeze NAME`: also looks at it; `write ERRNO`: from now on; `write ERRNO N`: the Nth from now only;
-    /// `fsync ERRNO`: the next one.
+    /// `work`; `hang`: writes; `hang NAME`: those of a file; `freeze NAME`: also looks at it; `freeze`:
+    /// all but writes that go on; `write ERRNO`: from now on; `write ERRNO N`: the Nth from now only;
+    /// `fsync ERRNO`: the next one; `names ERRNO`: what is about names, attributes and contents;
+    /// `lose ERRNO`: the next change of names is made and then fails.
     pub fn order(&mut self, order: &str) {
         writeln!(self.orders.as_mut().unwrap(), "{order}").unwrap();
         let mut answer = String::new();
@@ -91,10 +94,19 @@ impl Setup {
         Setup::patient(&[options, &["--patience", "0s"]].concat())
     }
 
+    /// It stands for a disk, or for an engine that nobody else has: close() does not wait.
     pub fn patient(options: &[&str]) -> Setup {
+        Setup::with(options, "exclusive")
+    }
+
+    /// An engine that other nodes have, too.
+    pub fn shared(options: &[&str]) -> Setup {
+        Setup::with(options, "close-to-open")
+    }
+
+    fn with(options: &[&str], consistency: &str) -> Setup {
         let mut disk = None;
-        // It stands for a disk, or for an engine that nobody else has: close() does not wait.
-        let options = [options, &["--consistency", "exclusive"]].concat();
+        let options = [options, &["--consistency", consistency]].concat();
         let mount = Mount::beside_made(|path| disk = Some(Faulty::at(path)), &options);
         Setup { mount, disk: disk.unwrap() }
     }
@@ -115,6 +127,8 @@ struct Faults {
     /// Requests to let through first; that one alone fails then.
     write_after: Option<u64>,
     fsync: Option<i32>,
+    names: Option<i32>,
+    lose: Option<i32>,
     hangs: bool,
     /// The file that hangs, if it is one only.
     hung: Option<String>,
@@ -150,15 +164,26 @@ impl Shared {
                 (faults.write, faults.write_after) = (number(1), number(2).map(|n| n as u64))
             }
             "fsync" => faults.fsync = number(1),
+            "names" => faults.names = number(1),
+            "lose" => faults.lose = number(1),
             other => panic!("no such order: {other}"),
         }
         self.changed.notify_all();
     }
 
-    fn look(&self, name: &OsStr) {
+    fn look(&self, name: &OsStr) -> Result<(), Errno> {
         let faults = self.faults.lock().unwrap();
         let hangs = |faults: &mut Faults| faults.is_frozen && faults.hang(name);
-        drop(self.changed.wait_while(faults, hangs).unwrap());
+        let faults = self.changed.wait_while(faults, hangs).unwrap();
+        faults.names.map_or(Ok(()), |code| Err(Errno::from_i32(code)))
+    }
+
+    /// A name is changed by `act`.
+    fn change<T>(&self, name: &OsStr, act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+        self.look(name)?;
+        let done = act()?;
+        let lost = self.faults.lock().unwrap().lose.take();
+        lost.map_or(Ok(done), |code| Err(Errno::from_i32(code)))
     }
 
     fn write(&self, name: &OsStr) -> Result<(), Errno> {
@@ -324,15 +349,15 @@ impl Passing {
 
 impl Filesystem for Passing {
     fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.find(name) {
+        match self.shared.look(name).and_then(|()| self.find(name)) {
             Ok(attr) => reply.entry(&TTL, &attr, Generation(0)),
             Err(error) => reply.error(error),
         }
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.shared.look(&self.name(ino));
-        match self.path(ino).and_then(|path| self.attr(&path)) {
+        let looked = self.shared.look(&self.name(ino));
+        match looked.and_then(|()| self.path(ino)).and_then(|path| self.attr(&path)) {
             Ok(attr) => reply.attr(&TTL, &attr),
             Err(error) => reply.error(error),
         }
@@ -356,16 +381,34 @@ impl Filesystem for Passing {
         _flags: Option<fuser::BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        match self.change(ino, size, mtime) {
+        let looked = self.shared.look(&self.name(ino));
+        match looked.and_then(|()| self.change(ino, size, mtime)) {
             Ok(attr) => reply.attr(&TTL, &attr),
             Err(error) => reply.error(error),
         }
     }
 
     fn unlink(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        match std::fs::remove_file(self.store.join(name)) {
+        match self.shared.change(name, || Ok(std::fs::remove_file(self.store.join(name))?)) {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(error.into()),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        name: &OsStr,
+        _: INodeNo,
+        newname: &OsStr,
+        _: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let rename = || Ok(std::fs::rename(self.store.join(name), self.store.join(newname))?);
+        match self.shared.change(name, rename) {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(error),
         }
     }
 
@@ -379,8 +422,8 @@ impl Filesystem for Passing {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        let made = self.open_file(&self.store.join(name), true);
-        match made.and_then(|handle| Ok((handle, self.find(name)?))) {
+        let make = || Ok((self.open_file(&self.store.join(name), true)?, self.find(name)?));
+        match self.shared.change(name, make) {
             Ok((handle, attr)) => {
                 reply.created(&TTL, &attr, Generation(0), handle, FopenFlags::empty());
             }
@@ -389,7 +432,8 @@ impl Filesystem for Passing {
     }
 
     fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        match self.path(ino).and_then(|path| self.open_file(&path, false)) {
+        let looked = self.shared.look(&self.name(ino));
+        match looked.and_then(|()| self.path(ino)).and_then(|path| self.open_file(&path, false)) {
             Ok(handle) => reply.opened(handle, FopenFlags::empty()),
             Err(error) => reply.error(error),
         }
@@ -398,7 +442,7 @@ impl Filesystem for Passing {
     fn read(
         &self,
         _: &Request,
-        _: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         size: u32,
@@ -407,9 +451,10 @@ impl Filesystem for Passing {
         reply: ReplyData,
     ) {
         let mut bytes = vec![0; size as usize];
-        match self.file(fh).read_at(&mut bytes, offset) {
+        let looked = self.shared.look(&self.name(ino));
+        match looked.and_then(|()| Ok(self.file(fh).read_at(&mut bytes, offset)?)) {
             Ok(count) => reply.data(&bytes[..count]),
-            Err(error) => reply.error(error.into()),
+            Err(error) => reply.error(error),
         }
     }
 
@@ -431,6 +476,13 @@ impl Filesystem for Passing {
         };
         match write() {
             Ok(()) => reply.written(data.len() as u32),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        match self.shared.look(OsStr::new("")) {
+            Ok(()) => reply.statfs(0, 0, 0, 0, 0, 512, 255, 0),
             Err(error) => reply.error(error),
         }
     }
@@ -468,6 +520,9 @@ impl Filesystem for Passing {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        if let Err(error) = self.shared.look(OsStr::new("")) {
+            return reply.error(error);
+        }
         let mut names: Vec<OsString> = std::fs::read_dir(&self.store)
             .unwrap()
             .map(|entry| entry.unwrap().file_name())

@@ -35,8 +35,9 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 const PROGRAMS: usize = 40;
 
 /// Goal: one file whose writes hang, and at which nobody can look, holds up no other: new files are
-/// made, written, synced, listed and looked at while forty programs hang for the first. `status`
-/// says so, also by way of the hidden directory. Then everything goes on.
+/// made, written, synced, listed and looked at while forty requests hang for the first. Who looks at
+/// that is told what is known. `status` says so, also by way of the hidden directory. Then
+/// everything goes on.
 pub fn a_file_that_hangs_holds_up_no_others() {
     let mut setup = Setup::patient(&["--max-age", "200ms"]);
     let path = setup.mount.path().to_owned();
@@ -68,7 +69,7 @@ pub fn a_file_that_hangs_holds_up_no_others() {
     });
     told.recv_timeout(SOON).expect("other files are not held up");
     assert!(setup.stored("other") == records(2, 2000));
-    assert_eq!(looking.iter().filter(|thread| thread.is_finished()).count(), 0);
+    assert!(looking.into_iter().all(|thread| thread.join().unwrap()), "told what is known");
     let words = text(&command(&["status"], &path));
     assert!(words.contains("1 writes do not come back"), "{words}");
     assert!(words.contains("requests of programs wait for what is below"), "{words}");
@@ -79,7 +80,6 @@ pub fn a_file_that_hangs_holds_up_no_others() {
     assert!(has("coalescefs_engine_late_writes{", " 1"), "{metrics}");
     assert!(has("coalescefs_engines_unreachable{", " 0"), "the others are answered: {metrics}");
     setup.disk.order("work");
-    assert!(looking.into_iter().all(|thread| thread.join().unwrap()));
     setup.mount.umount_clean();
     assert!(setup.stored("stuck") == records(1, 2000));
 }
@@ -116,4 +116,117 @@ pub fn an_outage_that_passes_is_seen_by_no_program() {
     wait_until("the end of it", || errors(&setup.mount).is_empty());
     setup.mount.umount_clean();
     assert!(setup.stored("f") == records(1, 2000));
+}
+
+/// What programs do with a directory, each by itself: by name, and how.
+type Deed = (&'static str, fn(&Path) -> std::io::Result<()>);
+
+/// `cold` was never looked at, and the others were made through the mount.
+const DEEDS: [Deed; 8] = [
+    ("stat", |at| fs::metadata(at.join("unseen")).map(drop)),
+    ("read", |at| {
+        let read = fs::read(at.join("cold"))?;
+        assert!(read == records(4, 2000));
+        Ok(())
+    }),
+    ("create", |at| File::create_new(at.join("new"))?.write_all_at(&records(5, 100), 0)),
+    ("open", |at| File::options().append(true).open(at.join("old")).map(drop)),
+    ("rename", |at| fs::rename(at.join("from"), at.join("to"))),
+    ("unlink", |at| fs::remove_file(at.join("gone"))),
+    ("ls", |at| fs::read_dir(at)?.try_for_each(|entry| entry.map(drop))),
+    ("touch", |at| File::open(at.join("held"))?.set_modified(std::time::SystemTime::now())),
+];
+
+fn prepare(setup: &Setup) {
+    for name in ["cold", "unseen"] {
+        fs::write(setup.disk.store().join(name), records(4, 2000)).unwrap();
+    }
+    for name in ["old", "from", "gone", "held"] {
+        fs::write(setup.mount.path().join(name), records(1, 100)).unwrap();
+    }
+    setup.mount.wait_for("them to be stored", |status| status["backlog_bytes"] == 0);
+}
+
+fn begin(setup: &Setup) -> Vec<(&'static str, std::thread::JoinHandle<std::io::Result<()>>)> {
+    let path = setup.mount.path().to_owned();
+    DEEDS
+        .map(|(name, act)| {
+            let path = path.clone();
+            (name, std::thread::spawn(move || act(&path)))
+        })
+        .into()
+}
+
+fn assert_done(setup: &Setup) {
+    setup.mount.umount_clean();
+    let mut names: Vec<_> = fs::read_dir(setup.disk.store())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["cold", "held", "new", "old", "to", "unseen"]);
+    assert!(setup.stored("new") == records(5, 100));
+}
+
+/// Goal: programs that open, make, list, move and remove files, and read what is not in memory, wait
+/// while the engine cannot be reached, and see no error when it is back. `status` says what waits.
+pub fn programs_that_ask_for_names_see_no_outage() {
+    names_through_an_outage(Setup::patient(&["--max-age", "200ms"]));
+}
+
+/// Goal: the same where other nodes have the directory, too, so that each name is looked up anew and
+/// close waits.
+pub fn programs_of_several_nodes_see_no_outage() {
+    names_through_an_outage(Setup::shared(&["--max-age", "200ms"]));
+}
+
+fn names_through_an_outage(mut setup: Setup) {
+    prepare(&setup);
+    setup.disk.order(&format!("names {}", libc::ENOTCONN));
+    let programs = begin(&setup);
+    let status = setup.mount.wait_for("requests to wait", |status| {
+        status["waiting_requests"].as_array().is_some_and(|waiting| waiting.len() >= 5)
+    });
+    assert_eq!(status["waiting_requests"][0]["error"], "ENOTCONN", "{status:#}");
+    let words = text(&command(&["status"], setup.mount.path()));
+    assert!(words.contains("requests of programs wait for the engine"), "{words}");
+    assert!(words.contains("last ENOTCONN"), "{words}");
+    setup.disk.order("work");
+    for (name, program) in programs {
+        program.join().unwrap().unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    assert_done(&setup);
+}
+
+/// Goal: a name that was made, moved or removed below, and of which the answer was lost on the way,
+/// is made, moved or removed for the program, too.
+pub fn lost_answers_are_found_out_about() {
+    let setups: [fn(&[&str]) -> Setup; 2] = [Setup::patient, Setup::shared];
+    for mut setup in setups.map(|make| make(&["--max-age", "200ms"])) {
+        prepare(&setup);
+        for (name, act) in DEEDS {
+            setup.disk.order(&format!("lose {}", libc::ENOTCONN));
+            act(setup.mount.path()).unwrap_or_else(|error| panic!("{name}: {error}"));
+            setup.disk.order("work");
+        }
+        assert_done(&setup);
+    }
+}
+
+/// Goal: where close waits until the file is stored it ends when patience is over, with an error, though
+/// nothing below answers for the file. The bytes are stored when it does.
+pub fn a_close_before_what_hangs_ends() {
+    let mut setup = Setup::shared(&["--max-age", "200ms", "--patience", "1s"]);
+    let file = setup.open("stuck");
+    setup.disk.order("freeze stuck");
+    file.write_all_at(&records(1, 2000), 0).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send(close(file)));
+    let code = told.recv_timeout(SOON).expect("close is to end");
+    // The kernel makes one of the other.
+    assert!(matches!(code, Some(libc::ETIMEDOUT | libc::EIO)), "{code:?}");
+    setup.disk.order("work");
+    wait_until("it to be stored", || errors(&setup.mount).is_empty());
+    setup.mount.umount_clean();
+    assert!(setup.stored("stuck") == records(1, 2000));
 }

@@ -18,6 +18,9 @@ use crate::stats::slow;
 /// Between the two states that tell how fast programs write.
 const SAMPLE: Duration = Duration::from_millis(250);
 
+/// Requests that wait which are named.
+const REQUESTS_SHOWN: usize = 3;
+
 /// What one daemon said, or why it said nothing.
 struct Reply {
     mount: Mount,
@@ -220,6 +223,10 @@ fn lines(status: &Status) -> Vec<(&'static str, String)> {
             units::duration_ms(status.longest_request_ms)
         );
         lines.push(("hanging", what));
+    }
+    for request in status.waiting_requests.iter().take(REQUESTS_SHOWN) {
+        let what = units::printable(&request.describe(units::duration_ms));
+        lines.push(("waits", what));
     }
     for lane in status.lanes.iter().filter(|lane| lane.for_ms >= slow::STUCK_MS) {
         let range = match lane.range.length {

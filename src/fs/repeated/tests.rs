@@ -105,7 +105,7 @@ fn names_are_made_once() {
     assert_ne!(handle, second);
     assert_eq!(scene.open(file), 2);
     scene.twice(14, |fs, caller| {
-        fs.release(caller, file, second);
+        fs.release(caller, file, second.handle);
         Ok(())
     });
     assert_eq!(scene.open(file), 1, "the other handle is still there");

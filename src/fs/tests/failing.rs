@@ -132,7 +132,7 @@ fn every_error_at_every_call_is_told_shown_and_mended() {
             let context = format!("{name} from call {first} on");
             let fixture = Fixture::faulty(Fault::From(first, wanted));
             let (id, one) = fixture.create("f");
-            let other = fixture.fs.open(caller(), id, libc::O_RDWR).unwrap();
+            let other = fixture.fs.open(caller(), id, libc::O_RDWR).unwrap().handle;
             fixture.write(id, 0, &content()).recv().unwrap().unwrap();
             assert_eq!(code(fixture.fsync(id)), Some(wanted), "{context}");
             for handle in [one, other] {
@@ -245,8 +245,8 @@ fn who_opens_a_failing_file_to_write_is_told() {
     let (id, _) = fixture.create("f");
     fixture.write(id, 0, b"refused").recv().unwrap().unwrap();
     assert_eq!(code(fixture.fsync(id)), Some(libc::EIO));
-    let reader = fixture.fs.open(caller(), id, libc::O_RDONLY).unwrap();
-    let writer = fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap();
+    let reader = fixture.fs.open(caller(), id, libc::O_RDONLY).unwrap().handle;
+    let writer = fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap().handle;
     assert_eq!(code(fixture.fs.flush(id, reader, 1)), None);
     assert_eq!(code(fixture.fs.flush(id, writer, 1)), Some(libc::EIO));
     assert_eq!(code(fixture.fs.flush(id, writer, 1)), None);
@@ -338,7 +338,7 @@ fn a_short_failure_is_waited_for() {
 fn what_is_given_up_is_gone_and_told() {
     let fixture = Fixture::faulty(Fault::None);
     let (id, one) = fixture.create("f");
-    let other = fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap();
+    let other = fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap().handle;
     fixture.write(id, 0, b"stored").recv().unwrap().unwrap();
     fixture.fsync(id).unwrap();
     let refusal = fixture.give_up(id, GiveUp::Failing);

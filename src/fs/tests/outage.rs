@@ -26,7 +26,7 @@ fn no_program_sees_a_short_outage() {
     let failing = fixture.fs.failing_files();
     assert_eq!(failing[0].failure.as_ref().unwrap().name, "ENOTCONN");
     assert_eq!(code(fixture.fs.flush(id, handle, 1)), None, "close");
-    let other = fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap();
+    let other = fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap().handle;
     assert_eq!(code(fixture.fs.check(id, other)), None, "who opens it meanwhile");
     assert!(matches!(synced.try_recv(), Err(TryRecvError::Empty)), "fsync waits");
     fixture.storage.set(Mood::Work);
@@ -109,4 +109,56 @@ fn jobs_that_hang_hold_up_no_others() {
     fixture.fs.on_askers(move || tell.send(()).unwrap());
     told.recv_timeout(LONG).expect("not held up");
     drop(let_go);
+}
+
+/// Goal: a write that does not come back is a failure of its file when patience is over: who waits for
+/// it is told, and when it comes back after all the file is whole again.
+#[test]
+fn a_write_that_hangs_is_told_of() {
+    let fixture = unreachable(1);
+    fixture.storage.set(Mood::Wait);
+    let (id, _) = fixture.create("f");
+    fixture.write(id, 0, b"precious").recv().unwrap().unwrap();
+    let (reply, synced) = replies();
+    fixture.fs.fsync(id, SyncKind::Data, reply);
+    let mut told = None;
+    fixture.wait_until("fsync to be told", |fs| {
+        fs.look_at_engines();
+        told = synced.try_recv().ok();
+        told.is_some()
+    });
+    assert_eq!(told.and_then(code), Some(libc::ETIMEDOUT));
+    fixture.fs.finish();
+    let since_ms = crate::clock::boottime_ms();
+    fixture.wait_until("who unmounts to be told", |fs| {
+        fs.look_at_engines();
+        fs.only_failing_left(since_ms)
+    });
+    let failure = fixture.fs.failing_files()[0].failure.clone().unwrap();
+    assert_eq!((failure.name.as_str(), failure.attempts), ("ETIMEDOUT", 1));
+    fixture.storage.set(Mood::Work);
+    fixture.wait_until("it to be stored", |fs| fs.failing_files().is_empty());
+    assert_eq!(std::fs::read(fixture.path("f")).unwrap(), b"precious");
+}
+
+/// Goal: writes do not wait for an engine that does not say how much room it has; when it says, that
+/// counts.
+#[test]
+fn room_that_is_not_told_is_assumed() {
+    let fixture = unreachable(1);
+    let dev = fixture.fs.root_dev().unwrap();
+    let space = fixture.fs.device(dev).unwrap().space;
+    fixture.wait_until("the first look to end", |_| space.begin_asking());
+    let more_than_there_is = u64::MAX / 8;
+    assert!(!space.try_charge(more_than_there_is));
+    assert!(!space.begin_asking(), "one asks");
+    assert!(space.assume_room(), "it has not answered");
+    assert!(space.try_charge(more_than_there_is));
+    space.uncharge(more_than_there_is);
+    space.end_asking();
+    assert!(!space.assume_room(), "it has");
+    let (id, _) = fixture.create("f");
+    let node = fixture.fs.node(id).unwrap();
+    fixture.fs.space_jobs.add(super::super::reserve::Job::Look(node));
+    fixture.wait_until("it to be asked again", |_| !space.try_charge(more_than_there_is));
 }

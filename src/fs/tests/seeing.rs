@@ -60,7 +60,7 @@ fn snapshots_are_bounded() {
         |parent, name: &str| fixture.fs.lookup(caller(), parent, OsStr::new(name)).unwrap().attr.id;
     let metrics = lookup(lookup(ROOT_ID, ".coalescefs"), "metrics");
     let open = || fixture.fs.open(caller(), metrics, libc::O_RDONLY);
-    let handles: Vec<u64> = (0..128).map(|_| open().unwrap()).collect();
+    let handles: Vec<u64> = (0..128).map(|_| open().unwrap().handle).collect();
     assert_eq!(code(open()), Some(libc::ENFILE));
     fixture.fs.release(caller(), metrics, handles[0]);
     open().unwrap();

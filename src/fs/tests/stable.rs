@@ -211,7 +211,7 @@ fn a_sync_does_not_cover_what_is_stored_meanwhile() {
 fn a_failed_sync_is_told_once_to_each_handle() {
     let fixture = fixture();
     let (id, first) = fixture.create("f");
-    let second = fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap();
+    let second = fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap().handle;
     fixture.write(id, 0, b"gone?").recv().unwrap().unwrap();
     *fixture.storage.sync_errors.lock().unwrap() = vec![libc::EIO];
     assert_eq!(code(fixture.fsync(id)), Some(libc::EIO));
@@ -220,7 +220,7 @@ fn a_failed_sync_is_told_once_to_each_handle() {
     assert_eq!(fixture.cost(id, SyncKind::Data), 1, "not synced yet");
     assert_eq!(code(fixture.fs.flush(id, second, 1)), Some(libc::EIO));
     assert_eq!(code(fixture.fs.flush(id, second, 1)), None);
-    let third = fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap();
+    let third = fixture.fs.open(caller(), id, libc::O_WRONLY).unwrap().handle;
     assert_eq!(code(fixture.fs.flush(id, third, 1)), None, "opened afterwards");
     for handle in [first, second, third] {
         fixture.fs.release(caller(), id, handle);
