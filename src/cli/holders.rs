@@ -1,34 +1,45 @@
 //! Which processes keep a mount busy: best effort, for a message.
 //!
 //! Reads /proc only and never follows a link into the mount. What belongs to processes of other
-//! users is not visible to an ordinary user.
+//! users is not visible to an ordinary user. A look at a process may hang for as long as that is in
+//! the middle of an exec, or of a change of its memory, on a filesystem that does not answer: others
+//! are looked at meanwhile, for two seconds in all.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
 
 use crate::mount::mountinfo::Mount;
 
 /// Processes named in the message.
 const NAMED_MAX: usize = 5;
+/// So long nobody has answered before one more thread looks on.
+const STALL: Duration = Duration::from_millis(100);
+const THREADS_MAX: usize = 16;
+const PATIENCE: Duration = Duration::from_secs(2);
+
+struct Holder {
+    pid: i32,
+    parent: Option<i32>,
+    name: String,
+}
 
 /// Names some of the processes that use `mount`, as `bash (123), cat (124) and 3 more`; `None` when
 /// none can be seen. `except` are the daemon's own, which use the backing directory of that name.
+/// Waits for two seconds at most.
 pub fn describe(mount: &Mount, except: &[i32]) -> Option<String> {
-    let mut holders: Vec<i32> = process_ids()
-        .into_iter()
-        .filter(|pid| !except.contains(pid) && holds(*pid, mount))
-        .collect();
+    let mut pids = process_ids();
+    pids.retain(|pid| !except.contains(pid));
+    let mount = mount.clone();
+    let mut holders = look_at_all(pids, move |pid| look_at(pid, &mount));
     leave_out_heirs(&mut holders, std::process::id() as i32);
-    if holders.is_empty() {
-        return None;
-    }
     let mut words: Vec<String> = holders
         .iter()
         .take(NAMED_MAX)
-        .map(|pid| {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            format!("{} ({pid})", name.trim_end())
-        })
+        .map(|holder| format!("{} ({})", holder.name, holder.pid))
         .collect();
     if holders.len() > NAMED_MAX {
         let more = format!("{} more", holders.len() - NAMED_MAX);
@@ -38,12 +49,58 @@ pub fn describe(mount: &Mount, except: &[i32]) -> Option<String> {
     Some(if words.is_empty() { last } else { format!("{} and {last}", words.join(", ")) })
 }
 
+/// Those of `pids` of which `look` returns something, ascending. A thread that hangs is left behind.
+fn look_at_all(
+    pids: Vec<i32>,
+    look: impl Fn(i32) -> Option<Holder> + Send + Sync + 'static,
+) -> Vec<Holder> {
+    let until = Instant::now() + PATIENCE;
+    let (sender, answers) = channel();
+    let (mut unanswered, mut threads) = (pids.len(), 0);
+    let all = Arc::new((pids, AtomicUsize::new(0), look));
+    let mut holders = Vec::new();
+    let begin = |sender: Sender<Option<Holder>>| {
+        let all = all.clone();
+        std::thread::spawn(move || {
+            let (pids, next, look) = &*all;
+            // Nobody listens any more: the message is out.
+            while let Some(pid) = pids.get(next.fetch_add(1, Ordering::Relaxed))
+                && sender.send(look(*pid)).is_ok()
+            {}
+        });
+    };
+    while unanswered > 0 && Instant::now() < until {
+        match answers.recv_timeout(if threads == 0 { Duration::ZERO } else { STALL }) {
+            Ok(found) => {
+                unanswered -= 1;
+                holders.extend(found);
+            }
+            Err(RecvTimeoutError::Timeout) if threads < THREADS_MAX => {
+                threads += 1;
+                begin(sender.clone());
+            }
+            Err(_) => {}
+        }
+    }
+    holders.sort_unstable_by_key(|holder| holder.pid);
+    holders
+}
+
+fn look_at(pid: i32, mount: &Mount) -> Option<Holder> {
+    holds(pid, mount).then(|| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        Holder { pid, parent: parent_of(pid), name: name.trim_end().to_owned() }
+    })
+}
+
 /// This process and those above it only have what the first of them to hold the mount left to them: a
 /// shell that works in it, or has opened a file for all it starts.
-fn leave_out_heirs(holders: &mut Vec<i32>, mut pid: i32) {
-    while let Some(parent) = parent_of(pid).filter(|parent| holders.contains(parent)) {
-        holders.retain(|holder| *holder != pid);
-        pid = parent;
+fn leave_out_heirs(holders: &mut Vec<Holder>, mut pid: i32) {
+    let mut parent = parent_of(pid);
+    while let Some(above) = holders.iter().find(|holder| Some(holder.pid) == parent) {
+        parent = above.parent;
+        let heir = std::mem::replace(&mut pid, above.pid);
+        holders.retain(|holder| holder.pid != heir);
     }
 }
 
@@ -112,18 +169,46 @@ mod tests {
         assert_eq!(describe(&nowhere, &[]), None);
     }
 
+    fn holder(pid: i32, parent: Option<i32>) -> Holder {
+        Holder { pid, parent, name: format!("p{pid}") }
+    }
+
+    fn pids(holders: &[Holder]) -> Vec<i32> {
+        holders.iter().map(|holder| holder.pid).collect()
+    }
+
     /// Goal: of the processes above this one only the first that holds the mount is named.
     #[test]
     fn heirs_are_left_out() {
         let own_pid = std::process::id() as i32;
         let parent = parent_of(own_pid).unwrap();
-        for (mut holders, left) in [
+        for (holding, left) in [
             (vec![parent, own_pid, i32::MAX], vec![parent, i32::MAX]),
             (vec![own_pid, i32::MAX], vec![own_pid, i32::MAX]),
             (vec![i32::MAX], vec![i32::MAX]),
         ] {
+            let mut holders: Vec<Holder> =
+                holding.into_iter().map(|pid| holder(pid, None)).collect();
             leave_out_heirs(&mut holders, own_pid);
-            assert_eq!(holders, left);
+            assert_eq!(pids(&holders), left);
         }
+    }
+
+    /// Goal: processes that cannot be looked at do not keep the others from being named.
+    #[test]
+    fn who_cannot_be_looked_at_is_passed_over() {
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let held = std::sync::Mutex::new(held);
+        let look = move |pid| {
+            if pid % 10 == 3 {
+                let _ = held.lock().map(|held| held.recv());
+            }
+            (pid % 2 == 0).then(|| holder(pid, None))
+        };
+        assert_eq!(
+            pids(&look_at_all((1..=20).collect(), look)),
+            (1..=10).map(|i| 2 * i).collect::<Vec<_>>()
+        );
+        drop(hold);
     }
 }

@@ -60,7 +60,8 @@ impl Caller {
     }
 
     /// Whether `name` stands in the command line of the calling process, also with its characters
-    /// escaped by backslashes, as in a pattern. `false` when that cannot be found out.
+    /// escaped by backslashes, as in a pattern. `false` when that cannot be found out. Waits for as
+    /// long as another thread of that process holds its memory map: who means harm decides how long.
     pub(super) fn mentions(&self, name: &[u8]) -> bool {
         if self.pid == 0 {
             return false;

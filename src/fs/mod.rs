@@ -74,7 +74,7 @@ mod virtual_files;
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 
 use crate::arena::{Arena, SlotPool};
@@ -168,6 +168,8 @@ pub struct Filesystem {
     askers: Pool,
     asking: Asking,
     may_hang: AtomicBool,
+    /// Callers whose command lines are still being read, although nobody waits for that any more.
+    unread_command_lines: Arc<AtomicUsize>,
     engines: Box<dyn Engines>,
     storage: Arc<dyn Storage>,
     throttle: Arc<Throttle>,
@@ -218,6 +220,7 @@ impl Filesystem {
             askers: Pool::new("ask", isolation.clone()),
             asking: Asking::new(config.patience_ms),
             may_hang: AtomicBool::new(false),
+            unread_command_lines: Arc::default(),
             engines,
             isolation,
             storage,

@@ -13,8 +13,11 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, TryLockError};
 use std::time::Duration;
+
+use crossbeam_channel::bounded;
 
 use super::caller::Caller;
 use super::data::{FileData, FileState};
@@ -27,6 +30,8 @@ use crate::control::errno as errnos;
 const NAME: &[u8] = b"user.coalescefs";
 /// The others that are listed: of every regular file, whatever their values are.
 const LISTED: [&[u8]; 4] = [b"backlog_bytes", b"oldest_age_ms", b"error", b"changed_below"];
+/// A command line is read in microseconds, unless its process sees to it that it is not.
+const COMMAND_PATIENCE: Duration = Duration::from_millis(250);
 /// The longest list that the kernel takes.
 const LIST_MAX: usize = 64 << 10;
 /// A file's lock is held for moments, but by a call below that hangs: so often it is tried, with a
@@ -114,13 +119,36 @@ impl Filesystem {
     /// Adds the names that a regular file has to a list of names, each ended by NUL, if the caller's
     /// command line names them; none where there is no room.
     pub(super) fn list_seen(&self, caller: Caller, node: &Node, names: &mut Vec<u8>) {
-        if !node.is_regular() || !caller.mentions(NAME) {
+        if !node.is_regular() || !self.is_named_by(caller) {
             return;
         }
         let listed = LISTED.map(|part| [NAME, b".", part, b"\0"].concat()).concat();
         if names.len() + listed.len() <= LIST_MAX {
             names.extend(listed);
         }
+    }
+
+    /// Whether the caller's command line names them. While that of another caller cannot be read,
+    /// nobody's does. By a thread of its own, as any of ours might be held for good.
+    fn is_named_by(&self, caller: Caller) -> bool {
+        let unread = self.unread_command_lines.clone();
+        if unread.load(Ordering::Relaxed) > 0 {
+            return false;
+        }
+        let (answer, answered) = bounded(0);
+        let read = move || {
+            if answer.send(caller.mentions(NAME)).is_err() {
+                unread.fetch_sub(1, Ordering::Relaxed);
+            }
+        };
+        if std::thread::Builder::new().name("caller".to_owned()).spawn(read).is_err() {
+            return false;
+        }
+        answered.recv_timeout(COMMAND_PATIENCE).unwrap_or_else(|_| {
+            // Before `answered` goes, which is what the reader finds.
+            self.unread_command_lines.fetch_add(1, Ordering::Relaxed);
+            false
+        })
     }
 
     fn seen(&self, id: u64) -> io::Result<Seen> {
