@@ -7,7 +7,7 @@ serve() {
     local server
     mkdir -p "$dir/master"
     cp /var/lib/mfs/metadata.mfs.empty "$dir/master/metadata.mfs"
-    echo '* / rw,alldirs,maproot=0' >"$dir/master/exports"
+    echo '* / rw,alldirs,admin,maproot=0' >"$dir/master/exports"
     # No higher priority than what it is tested with.
     cat >"$dir/master/config" <<END
 WORKING_USER = root
@@ -65,6 +65,8 @@ revive_server() { serve_chunks 1; }
 
 # The master copies what has fewer copies than it should.
 whole_server() { :; }
+
+limit() { mfssetquota -L "$1" "$mnt/files" >>"$dir/client.log"; }
 
 # What the client got from the kernel; what it sends to the servers nobody counts.
 requests() {
