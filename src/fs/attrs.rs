@@ -23,7 +23,8 @@ use crate::drain::is_of_connection;
 
 /// Longest list of names: the kernel's own bound.
 const XATTR_LIST_MAX: usize = 64 << 10;
-const CAPABILITIES: &str = "security.capability";
+/// Where they are kept.
+pub const CAPABILITIES: &str = "security.capability";
 const ACCESS_ACL: &str = "system.posix_acl_access";
 const DEFAULT_ACL: &str = "system.posix_acl_default";
 
@@ -76,6 +77,11 @@ impl NodeAttr {
 /// Attributes that somebody asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Looked(pub NodeAttr);
+
+/// The extended attribute with a file's capabilities, and its length, as [`Filesystem::get_xattr`]
+/// gives them. The kernel asks for it before a write, each time that it has looked at the file's
+/// attributes again (`file_remove_privs` of the kernel).
+pub struct Capabilities(pub Vec<u8>, pub usize);
 
 /// What SETATTR is to change; `None` leaves it.
 #[derive(Clone, Copy, Debug)]
@@ -356,6 +362,39 @@ impl Filesystem {
             Ok(_) => true,
             Err(error) => errno(&error) == libc::ENODATA,
         }
+    }
+
+    /// GETXATTR of a file's capabilities. That an engine's file has none is remembered, so that writes
+    /// need not wait while it cannot be asked.
+    pub fn capabilities(&self, id: u64, value_bytes_max: usize) -> io::Result<Capabilities> {
+        let mut value = vec![0; value_bytes_max];
+        match self.get_xattr(id, OsStr::new(CAPABILITIES), &mut value) {
+            Ok(len) => {
+                value.truncate(len);
+                Ok(Capabilities(value, len))
+            }
+            Err(error) => {
+                if matches!(errno(&error), libc::ENODATA | libc::EOPNOTSUPP) {
+                    self.note_without_capabilities(id);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Of an engine's file.
+    fn note_without_capabilities(&self, id: u64) {
+        let Ok(node) = self.node(id) else { return };
+        if let Some(data) = node.data_if_any().filter(|data| data.queue.is_elsewhere()) {
+            data.without_capabilities.store(true, Ordering::Release);
+        }
+    }
+
+    /// What is known of that without asking; `false` is not known. Capabilities that another node
+    /// gave a file meanwhile are not seen: who runs it then does without them.
+    pub(super) fn has_no_capabilities(&self, id: u64) -> bool {
+        let Ok(node) = self.node(id) else { return false };
+        node.data_if_any().is_some_and(|data| data.without_capabilities.load(Ordering::Acquire))
     }
 
     /// GETXATTR into `buf`; an empty one asks for the length. A file that cannot have an ACL has
