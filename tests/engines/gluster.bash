@@ -46,6 +46,7 @@ attach() {
     until_true stat "$mnt/."
 }
 
+client_name=glusterfs
 is_client() { [[ $1 == *glusterfs\ *"--log-file=$dir/client.log "* ]]; }
 
 kill_server() {
