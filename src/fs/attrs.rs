@@ -138,6 +138,19 @@ pub(super) fn set_times(fd: BorrowedFd, atime: SetTime, mtime: SetTime) -> io::R
     }
 }
 
+/// What became of times that were to be set.
+enum Timed {
+    /// Nothing was changed below.
+    Noted,
+    Set,
+}
+
+impl Change {
+    fn is_of_times_only(&self) -> bool {
+        self.size.is_none() && self.mode.is_none() && self.uid.is_none() && self.gid.is_none()
+    }
+}
+
 impl Filesystem {
     /// GETATTR.
     pub fn getattr(&self, id: u64) -> io::Result<NodeAttr> {
@@ -211,8 +224,12 @@ impl Filesystem {
         let rest = move |resized: io::Result<()>| {
             let finish = || {
                 resized?;
-                me.change_times(&changed, &change)?;
-                me.getattr(changed.id())
+                match me.change_times(&changed, &change)? {
+                    Timed::Noted if change.is_of_times_only() && me.may_hang() => me
+                        .remembered_attr(changed.id())
+                        .map_or_else(|| me.getattr(changed.id()), Ok),
+                    Timed::Noted | Timed::Set => me.getattr(changed.id()),
+                }
             };
             reply(finish());
         };
@@ -238,8 +255,9 @@ impl Filesystem {
     }
 
     /// A modification time given while bytes are buffered is noted, and set on the backing file
-    /// once they are stored: storing them moves it on.
-    fn change_times(&self, node: &Arc<Node>, change: &Change) -> io::Result<()> {
+    /// once they are stored: storing them moves it on. Then an engine is not asked: the kernel sends
+    /// times before it writes other files back, and all who write wait for that.
+    fn change_times(&self, node: &Arc<Node>, change: &Change) -> io::Result<Timed> {
         let table = self.arena.nodes();
         let mut mtime = change.mtime;
         let mut state = node.data_if_any().map(|data| data.lock());
@@ -257,10 +275,10 @@ impl Filesystem {
         } else if mtime != SetTime::Omit {
             table.set_mtime(node.slot, None);
         }
-        node.note_seen(None);
         if change.atime == SetTime::Omit && mtime == SetTime::Omit {
-            return Ok(());
+            return Ok(Timed::Noted);
         }
+        node.note_seen(None);
         self.changing(node, Changed::Times, || match self.files.get(node.id()) {
             Some(file) => set_times((*file).as_fd(), change.atime, mtime),
             None => set_times(self.path_fd(node)?.as_fd(), change.atime, mtime),
@@ -268,7 +286,7 @@ impl Filesystem {
         if let Some(state) = &mut state {
             state.stability.note(Unsynced::Attributes);
         }
-        Ok(())
+        Ok(Timed::Set)
     }
 
     /// A write or truncation by somebody who may not keep the set-user-id and set-group-id bits:

@@ -15,11 +15,12 @@ use fuser::{
 use super::answering::Adapter;
 use super::convert::{
     as_told_by_close, caller, code, kind_of_entry, reply_attr, reply_created, reply_empty,
-    reply_entry, reply_ioctl, reply_opened, reply_value, reply_written, reply_xattr, set_time, sync_kind,
+    reply_entry, reply_ioctl, reply_opened, reply_value, reply_written, reply_xattr, set_time,
+    sync_kind,
 };
 use crate::fs::{
-    About, CAPABILITIES, Capabilities, Change, Filesystem, Looked, Mode, Mtime, OpenDirectory, OpenFile, Question, Reply,
-    is_virtual,
+    About, CAPABILITIES, Capabilities, Change, Filesystem, Looked, Mode, Mtime, OpenDirectory,
+    OpenFile, Question, Reply, is_virtual,
 };
 use crate::killpoint::{self, Point};
 

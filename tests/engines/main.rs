@@ -64,6 +64,9 @@ const fn case(
 }
 
 fn main() {
+    if writers::serve_if_told() {
+        return;
+    }
     let arguments = Arguments::from_args();
     let takes_all = std::env::var("COALESCEFS_ENGINES").is_ok_and(|value| value == "all");
     let cannot_mount = support::cannot_mount().or_else(support::cannot_be_root);

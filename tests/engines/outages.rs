@@ -29,7 +29,7 @@ fn assert_stored(engine: &Engine, name: &str, mount: &Mount, outputs: &Outputs) 
 }
 
 /// The engine is there again: programs go on, everything is stored, and the same for another client.
-fn assert_recovered(engine: &Engine, name: &str, mount: &Mount, writers: Writers) -> Outputs {
+fn assert_recovered(engine: &Engine, name: &str, mount: &Mount, mut writers: Writers) -> Outputs {
     writers.wait_for_records(3000);
     // Who closes a file before what was refused is stored is told of the refusal.
     mount.wait_for("everything to be stored", |status| {
@@ -61,7 +61,7 @@ fn kill_worker(mount: &Mount) {
 /// Goal: deaths of the worker between the programs and the engine are seen by neither.
 pub fn worker_killed(name: &str) {
     let (mount, engine) = Engine::mounted(name, &OPTIONS);
-    let writers = Writers::start(mount.path(), WRITERS);
+    let mut writers = Writers::start(mount.path(), WRITERS);
     for _ in 0..5 {
         writers.wait_for_records(3000);
         kill_worker(&mount);
@@ -75,7 +75,7 @@ pub fn worker_killed(name: &str) {
 /// by waiting until it is back. Later the copies are all the same.
 pub fn server_killed(name: &str) {
     let (mount, engine) = Engine::mounted(name, &OPTIONS);
-    let writers = Writers::start(mount.path(), WRITERS);
+    let mut writers = Writers::start(mount.path(), WRITERS);
     writers.wait_for_records(3000);
     engine.order("kill");
     std::thread::sleep(Duration::from_secs(3));
@@ -90,7 +90,7 @@ pub fn server_killed(name: &str) {
 /// when it is back everything is stored.
 pub fn network_cut(name: &str) {
     let (mount, engine) = Engine::mounted(name, &OPTIONS);
-    let writers = Writers::start(mount.path(), WRITERS);
+    let mut writers = Writers::start(mount.path(), WRITERS);
     writers.wait_for_records(3000);
     engine.order("cut");
     let half = outage() / 2;
@@ -125,7 +125,7 @@ pub fn names_through_a_cut(name: &str) {
 /// may have to wait for it, too.
 pub fn cut_while_the_worker_dies(name: &str) {
     let (mount, engine) = Engine::mounted(name, &OPTIONS);
-    let writers = Writers::start(mount.path(), WRITERS);
+    let mut writers = Writers::start(mount.path(), WRITERS);
     writers.wait_for_records(3000);
     let worker = mount.worker_pid();
     engine.order("cut");
@@ -142,7 +142,7 @@ pub fn cut_while_the_worker_dies(name: &str) {
 /// nobody hangs.
 pub fn client_killed(name: &str) {
     let (mount, engine) = Engine::mounted(name, &["--memory", "64M", "--max-age", "500ms"]);
-    let writers = Writers::start(mount.path(), WRITERS);
+    let mut writers = Writers::start(mount.path(), WRITERS);
     writers.wait_for_records(3000);
     engine.order("crash");
     writers.wait_for_records(3000);

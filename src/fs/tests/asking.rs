@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use super::*;
+use crate::backing::{Attr, Time};
 use crate::clock::boottime_ms;
 use crate::config::Consistency;
 
@@ -316,6 +317,28 @@ fn a_write_does_not_wait_for_capabilities() {
     }
     assert!(matches!(parked.try_recv(), Err(TryRecvError::Empty)), "nobody has looked at it yet");
     fixture.fs.release(caller(), found, opened.handle);
+}
+
+/// Goal: a time that is only noted, since bytes of the file wait, is not a matter of the engine: the
+/// kernel's writeback, which sends it, goes on with other files.
+#[test]
+fn a_noted_time_does_not_wait() {
+    let fixture = shared();
+    let (id, _) = fixture.create("f");
+    fixture.storage.set(Mood::Wait);
+    fixture.write(id, 0, b"waits").recv().unwrap().unwrap();
+    let node = fixture.fs.node(id).unwrap();
+    let found = node.seen().unwrap();
+    // As nothing below has it.
+    node.note_seen(Some(Attr { nlink: 77, ..found }));
+    let (reply, replied) = replies();
+    let mtime = SetTime::At(Time { secs: 1_000_000, nanos: 5 });
+    let change =
+        Change { mode: None, uid: None, gid: None, size: None, atime: SetTime::Omit, mtime };
+    fixture.fs.setattr(caller(), id, change, reply);
+    let told = replied.recv_timeout(LONG).unwrap().unwrap().attr;
+    assert_eq!((told.nlink, told.size, told.mtime.secs), (77, 5, 1_000_000), "from memory");
+    fixture.storage.set(Mood::Work);
 }
 
 /// Goal: a truncation that comes below after its program was told that there is no answer takes
