@@ -24,6 +24,7 @@ const DIR_VARIABLE: &str = "COALESCEFS_WRITERS_DIR";
 /// Running ones. Killed by `Drop`.
 pub struct Writers {
     dir: PathBuf,
+    count: usize,
     process: Child,
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -73,7 +74,8 @@ impl Writers {
             .spawn()
             .unwrap();
         let (orders, answers) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
-        Writers { dir: dir.to_owned(), process, orders, answers: BufReader::new(answers) }
+        let answers = BufReader::new(answers);
+        Writers { dir: dir.to_owned(), count, process, orders, answers }
     }
 
     fn order(&mut self, order: &str) {
@@ -117,6 +119,7 @@ impl Writers {
             counts.push(count.unwrap_or_else(|_| panic!("a program saw an error: {line}")));
             line.clear();
         }
+        assert_eq!(counts.len(), self.count, "the writers died");
         let outputs = Outputs { counts };
         outputs.assert_in(&self.dir);
         outputs
