@@ -17,7 +17,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::attrs::{Looked, NodeAttr};
+use super::attrs::{Capabilities, Looked, NodeAttr};
 use super::caller::Caller;
 use super::handles::{DirectoryEntry, Listed, OpenDirectory, OpenFile};
 use super::names::Entry;
@@ -79,7 +79,7 @@ pub trait Answer: Sized + Send + 'static {
     fn take_back(self, filesystem: &Filesystem, question: &Question);
 
     /// What is known without asking.
-    fn from_memory(_: &Filesystem, _: &Question) -> Option<Self> {
+    fn from_memory(_: &Filesystem, _: &Question) -> Option<io::Result<Self>> {
         None
     }
 
@@ -113,8 +113,18 @@ impl Answer for NodeAttr {
 impl Answer for Looked {
     fn take_back(self, _: &Filesystem, _: &Question) {}
 
-    fn from_memory(filesystem: &Filesystem, question: &Question) -> Option<Looked> {
-        filesystem.remembered_attr(question.id).map(Looked)
+    fn from_memory(filesystem: &Filesystem, question: &Question) -> Option<io::Result<Self>> {
+        filesystem.remembered_attr(question.id).map(|attr| Ok(Looked(attr)))
+    }
+
+    const MAY_BE_KNOWN: bool = true;
+}
+
+impl Answer for Capabilities {
+    fn take_back(self, _: &Filesystem, _: &Question) {}
+
+    fn from_memory(filesystem: &Filesystem, question: &Question) -> Option<io::Result<Self>> {
+        filesystem.has_no_capabilities(question.id).then(|| Err(errno(libc::ENODATA)))
     }
 
     const MAY_BE_KNOWN: bool = true;
@@ -208,7 +218,7 @@ impl<T: Answer> Pending for Asked<T> {
     fn answer_from_memory(&self, filesystem: &Filesystem) -> bool {
         let Some(answer) = T::from_memory(filesystem, &self.question) else { return false };
         if let Some(reply) = self.take_reply() {
-            reply(Ok(answer));
+            reply(answer);
         }
         true
     }
@@ -264,7 +274,8 @@ impl Asking {
 impl Filesystem {
     /// Answers a question about what may hang: by `attempt`, on a pool, made again with a caller that
     /// is marked as repeated while the engine cannot be reached. In bounded time: `ETIMEDOUT`, or the
-    /// engine's error, when `--patience` is over. `attempt` may wait for what is below.
+    /// engine's error, when `--patience` is over. While the engine is known not to answer, from memory
+    /// where that will do. `attempt` may wait for what is below.
     pub fn ask<T: Answer>(
         &self,
         question: Question,
@@ -277,6 +288,13 @@ impl Filesystem {
         let pending: Arc<dyn Pending> = Arc::new(Asked { question, attempt, reply });
         let mut state = self.asking.lock();
         let number = state.requests.begin(line, T::MAY_BE_KNOWN, boottime_ms());
+        if T::MAY_BE_KNOWN && state.requests.is_held_back(number) {
+            drop(state);
+            if pending.answer_from_memory(self) {
+                return self.drop_question(number);
+            }
+            state = self.asking.lock();
+        }
         let handed = HandedOver::default();
         state.known.insert(number, Known { pending: pending.clone(), handed, kept: None });
         self.asking.wake(&state);

@@ -23,7 +23,8 @@ use crate::drain::is_of_connection;
 
 /// Longest list of names: the kernel's own bound.
 const XATTR_LIST_MAX: usize = 64 << 10;
-const CAPABILITIES: &str = "security.capability";
+/// Where they are kept.
+pub const CAPABILITIES: &str = "security.capability";
 const ACCESS_ACL: &str = "system.posix_acl_access";
 const DEFAULT_ACL: &str = "system.posix_acl_default";
 
@@ -77,6 +78,11 @@ impl NodeAttr {
 #[derive(Clone, Copy, Debug)]
 pub struct Looked(pub NodeAttr);
 
+/// The extended attribute with a file's capabilities, and its length, as [`Filesystem::get_xattr`]
+/// gives them. The kernel asks for it before a write, each time that it has looked at the file's
+/// attributes again (`file_remove_privs` of the kernel).
+pub struct Capabilities(pub Vec<u8>, pub usize);
+
 /// What SETATTR is to change; `None` leaves it.
 #[derive(Clone, Copy, Debug)]
 pub struct Change {
@@ -129,6 +135,19 @@ pub(super) fn set_times(fd: BorrowedFd, atime: SetTime, mtime: SetTime) -> io::R
         // Writing or cutting it has moved the time.
         (Err(error), SetTime::Omit) if is_denied(&error) => Ok(()),
         (set, _) => set,
+    }
+}
+
+/// What became of times that were to be set.
+enum Timed {
+    /// Nothing was changed below.
+    Noted,
+    Set,
+}
+
+impl Change {
+    fn is_of_times_only(&self) -> bool {
+        self.size.is_none() && self.mode.is_none() && self.uid.is_none() && self.gid.is_none()
     }
 }
 
@@ -205,8 +224,12 @@ impl Filesystem {
         let rest = move |resized: io::Result<()>| {
             let finish = || {
                 resized?;
-                me.change_times(&changed, &change)?;
-                me.getattr(changed.id())
+                match me.change_times(&changed, &change)? {
+                    Timed::Noted if change.is_of_times_only() && me.may_hang() => me
+                        .remembered_attr(changed.id())
+                        .map_or_else(|| me.getattr(changed.id()), Ok),
+                    Timed::Noted | Timed::Set => me.getattr(changed.id()),
+                }
             };
             reply(finish());
         };
@@ -232,8 +255,9 @@ impl Filesystem {
     }
 
     /// A modification time given while bytes are buffered is noted, and set on the backing file
-    /// once they are stored: storing them moves it on.
-    fn change_times(&self, node: &Arc<Node>, change: &Change) -> io::Result<()> {
+    /// once they are stored: storing them moves it on. Then an engine is not asked: the kernel sends
+    /// times before it writes other files back, and all who write wait for that.
+    fn change_times(&self, node: &Arc<Node>, change: &Change) -> io::Result<Timed> {
         let table = self.arena.nodes();
         let mut mtime = change.mtime;
         let mut state = node.data_if_any().map(|data| data.lock());
@@ -251,10 +275,10 @@ impl Filesystem {
         } else if mtime != SetTime::Omit {
             table.set_mtime(node.slot, None);
         }
-        node.note_seen(None);
         if change.atime == SetTime::Omit && mtime == SetTime::Omit {
-            return Ok(());
+            return Ok(Timed::Noted);
         }
+        node.note_seen(None);
         self.changing(node, Changed::Times, || match self.files.get(node.id()) {
             Some(file) => set_times((*file).as_fd(), change.atime, mtime),
             None => set_times(self.path_fd(node)?.as_fd(), change.atime, mtime),
@@ -262,7 +286,7 @@ impl Filesystem {
         if let Some(state) = &mut state {
             state.stability.note(Unsynced::Attributes);
         }
-        Ok(())
+        Ok(Timed::Set)
     }
 
     /// A write or truncation by somebody who may not keep the set-user-id and set-group-id bits:
@@ -356,6 +380,39 @@ impl Filesystem {
             Ok(_) => true,
             Err(error) => errno(&error) == libc::ENODATA,
         }
+    }
+
+    /// GETXATTR of a file's capabilities. That an engine's file has none is remembered, so that writes
+    /// need not wait while it cannot be asked.
+    pub fn capabilities(&self, id: u64, value_bytes_max: usize) -> io::Result<Capabilities> {
+        let mut value = vec![0; value_bytes_max];
+        match self.get_xattr(id, OsStr::new(CAPABILITIES), &mut value) {
+            Ok(len) => {
+                value.truncate(len);
+                Ok(Capabilities(value, len))
+            }
+            Err(error) => {
+                if matches!(errno(&error), libc::ENODATA | libc::EOPNOTSUPP) {
+                    self.note_without_capabilities(id);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Of an engine's file.
+    fn note_without_capabilities(&self, id: u64) {
+        let Ok(node) = self.node(id) else { return };
+        if let Some(data) = node.data_if_any().filter(|data| data.queue.is_elsewhere()) {
+            data.without_capabilities.store(true, Ordering::Release);
+        }
+    }
+
+    /// What is known of that without asking; `false` is not known. Capabilities that another node
+    /// gave a file meanwhile are not seen: who runs it then does without them.
+    pub(super) fn has_no_capabilities(&self, id: u64) -> bool {
+        let Ok(node) = self.node(id) else { return false };
+        node.data_if_any().is_some_and(|data| data.without_capabilities.load(Ordering::Acquire))
     }
 
     /// GETXATTR into `buf`; an empty one asks for the length. A file that cannot have an ACL has

@@ -89,7 +89,7 @@ use crate::stats::recent::Recent;
 
 pub use crate::schedule::PASS_US_MAX;
 pub use asking::{About, Answer, Question};
-pub use attrs::{Change, Lasts, Looked, NodeAttr};
+pub use attrs::{CAPABILITIES, Capabilities, Change, Lasts, Looked, NodeAttr};
 pub use caller::Caller;
 pub use data::Mtime;
 pub use drain_now::Draining;

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::attrs::{Lasts, NodeAttr};
 use super::caller::Caller;
@@ -210,6 +211,10 @@ impl Filesystem {
         let node = self.node(entry.attr.id)?;
         self.files.insert(node.id(), DataFile::new(fd, Access::ReadWrite));
         let handle = self.add_handle(caller, &node, self.kernel_id(&node), flags)?;
+        if let Some(data) = node.data_if_any() {
+            // Nobody can have given it any.
+            data.without_capabilities.store(true, Ordering::Release);
+        }
         if self.has_writers_ask(&node) {
             entry.attr.lasts = Lasts::Once;
         }

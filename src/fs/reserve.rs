@@ -22,7 +22,7 @@ use super::{Filesystem, errno};
 use crate::backing::{self, Ballast, SetTime};
 use crate::buffer::Piece;
 use crate::config::Layout;
-use crate::drain::DataFile;
+use crate::drain::{DataFile, is_of_connection};
 
 /// Less is allocated by writing it: small files cost no call more.
 const GROWTH_BYTES_MIN: u64 = 1 << 20;
@@ -243,7 +243,14 @@ impl Filesystem {
             // It answered in that moment.
             self.space_jobs.add(Job::Look(node.clone()));
         }
-        looked.unwrap_or(Ok(()))
+        match looked {
+            Ok(Err(error)) if is_of_connection(backing::errno(&error)) => {
+                device.space.assume_room_for(need_bytes);
+                Ok(())
+            }
+            Ok(looked) => looked,
+            Err(_) => Ok(()),
+        }
     }
 
     fn look_for_space(&self, node: &Arc<Node>, need_bytes: u64) -> io::Result<()> {

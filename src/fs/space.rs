@@ -131,6 +131,13 @@ impl Space {
         self.is_asked.load(Ordering::Acquire)
     }
 
+    /// The filesystem cannot be reached, so that it does not say: there is enough for `bytes` more.
+    pub(super) fn assume_room_for(&self, bytes: u64) {
+        let spent = self.spent.load(Ordering::Acquire);
+        let charged = self.charged.load(Ordering::Acquire);
+        self.held.fetch_max(with_lists(charged + bytes) + spent, Ordering::AcqRel);
+    }
+
     /// Charges `bytes` if what is held covers them.
     pub(super) fn try_charge(&self, bytes: u64) -> bool {
         let held = self.left();

@@ -15,11 +15,12 @@ use fuser::{
 use super::answering::Adapter;
 use super::convert::{
     as_told_by_close, caller, code, kind_of_entry, reply_attr, reply_created, reply_empty,
-    reply_entry, reply_ioctl, reply_opened, reply_written, reply_xattr, set_time, sync_kind,
+    reply_entry, reply_ioctl, reply_opened, reply_value, reply_written, reply_xattr, set_time,
+    sync_kind,
 };
 use crate::fs::{
-    About, Change, Filesystem, Looked, Mode, Mtime, OpenDirectory, OpenFile, Question, Reply,
-    is_virtual,
+    About, CAPABILITIES, Capabilities, Change, Filesystem, Looked, Mode, Mtime, OpenDirectory,
+    OpenFile, Question, Reply, is_virtual,
 };
 use crate::killpoint::{self, Point};
 
@@ -453,18 +454,22 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyXattr,
     ) {
         let question = Question::of("getxattr", ino.0, caller(request));
+        let len = size as usize;
+        if name == CAPABILITIES {
+            let get = move |fs: &Filesystem, _| fs.capabilities(ino.0, len);
+            let answer = move |got: io::Result<Capabilities>| {
+                reply_value(reply, size, got.map(|Capabilities(value, len)| (value, len)));
+            };
+            return self.ask_now(question, get, answer);
+        }
         let name = name.to_owned();
         let get = move |fs: &Filesystem, _| {
-            let mut value = vec![0; size as usize];
+            let mut value = vec![0; len];
             let len = fs.get_xattr(ino.0, &name, &mut value)?;
             value.truncate(len);
             Ok((value, len))
         };
-        self.ask_now(question, get, move |got| match got {
-            Ok((_, len)) if size == 0 => reply.size(len as u32),
-            Ok((value, _)) => reply.data(&value),
-            Err(error) => reply.error(code(&error)),
-        });
+        self.ask_now(question, get, move |got| reply_value(reply, size, got));
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {

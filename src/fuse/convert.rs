@@ -188,6 +188,15 @@ pub(super) fn reply_ioctl(reply: ReplyIoctl, result: io::Result<(i32, Vec<u8>)>)
     }
 }
 
+/// A value and its length, or the length when the caller only asks for that (`size` 0).
+pub(super) fn reply_value(reply: ReplyXattr, size: u32, got: io::Result<(Vec<u8>, usize)>) {
+    match got {
+        Ok((_, len)) if size == 0 => reply.size(len as u32),
+        Ok((value, _)) => reply.data(&value),
+        Err(error) => reply.error(code(&error)),
+    }
+}
+
 /// A list of names, or its length when the caller only asks for that (`size` 0).
 pub(super) fn reply_xattr(reply: ReplyXattr, size: u32, names: &[u8]) {
     match names.len() {

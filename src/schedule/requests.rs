@@ -2,7 +2,8 @@
 //! for how long a program waits.
 //!
 //! Every request is tried once, also while the engine does not answer: it may be about a part of it
-//! that does. One that the engine cannot answer is *parked*: tried again after a pause of its own,
+//! that does. (Where an answer from memory will do, that is given instead while the circuit is open:
+//! see [`Requests::is_held_back`].) One that the engine cannot answer is *parked*: tried again after a pause of its own,
 //! and while its *line*'s circuit is open not before that lets a probe go, of all that are parked
 //! one. So what an engine is asked in an outage does not grow with those who wait. When the line
 //! works again all are tried at once.
@@ -160,6 +161,12 @@ impl<L: Ord + Copy> Requests<L> {
             self.slow_from.insert((now_ms + KNOWN_AFTER_MS, number));
         }
         number
+    }
+
+    /// Whether the line's circuit holds it back, on its way though it is: an answer from memory is then
+    /// better than one more that waits.
+    pub fn is_held_back(&self, number: u64) -> bool {
+        self.known.get(&number).is_some_and(|request| request.state == State::Out(None))
     }
 
     /// Whether a program still waits for it.

@@ -94,6 +94,11 @@ impl Engine {
         run(script(&[command]).arg(self.path()));
     }
 
+    /// The most that [`Engine::files`] may hold, by its own quota.
+    pub fn limit(&self, bytes: u64) {
+        run(script(&["limit"]).arg(self.path()).arg(bytes.to_string()));
+    }
+
     /// Starts it with a second client, so that there are two nodes; neither client keeps attributes.
     pub fn start_for_two(name: &str) -> Engine {
         let variables = [("ENGINE_BYTES", "2G"), ("ENGINE_SSHFS_OPTIONS", "dir_cache=no")];

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
 use crate::engine::{Engine, say};
-use crate::support::{records, sh};
+use crate::support::{Mount, records, sh};
 
 const PROGRAMS: usize = 40;
 const RECORDS: usize = 4000;
@@ -46,16 +46,38 @@ pub fn pipeline(name: &str) {
 const LEFT_BYTES: u64 = 40 << 20;
 const FILE_BYTES: usize = 1 << 20;
 
+/// Memory that is full before the engine is.
+const LITTLE: [&str; 4] = ["--memory", "16M", "--chunk", "256K"];
+
 /// Goal: on a full engine who got no room hears ENOSPC, and what fsync said is safe is stored, once
 /// there is room again.
 pub fn full(name: &str) {
     let engine = Engine::start_with(name, "320M");
     let filler = engine.root().join("filler");
     fill(&engine, &filler).unwrap_or_else(|error| assert_eq!(code(&error), libc::ENOSPC));
-    let mount = engine.mount(&["--memory", "16M", "--chunk", "256K"]);
+    let mount = engine.mount(&LITTLE);
+    let safe = write_until_refused(&mount, &[libc::ENOSPC]);
+    fs::remove_file(&filler).unwrap();
+    mount.umount_clean();
+    assert_safe(&engine, name, &safe);
+}
+
+/// Goal: the same of a directory that may hold so much and no more, by the engine's own quota.
+pub fn quota(name: &str) {
+    let engine = Engine::start(name);
+    engine.limit(LEFT_BYTES);
+    let mount = engine.mount(&LITTLE);
+    let safe = write_until_refused(&mount, &[libc::ENOSPC, libc::EDQUOT]);
+    engine.limit(LEFT_BYTES * 10);
+    mount.umount_clean();
+    assert_safe(&engine, name, &safe);
+}
+
+/// Files, each synced, until several were refused with one of these errors: others may have room.
+/// Returns the numbers of those that are safe.
+fn write_until_refused(mount: &Mount, errors: &[i32]) -> Vec<usize> {
     let content = records(7, FILE_BYTES / 10);
     let (mut safe, mut refused) = (Vec::new(), 0);
-    // Some after the first refusal: others may have room.
     for number in 0..400 {
         let path = mount.path().join(format!("f{number}"));
         let stored = File::create(&path).and_then(|mut file| {
@@ -65,7 +87,7 @@ pub fn full(name: &str) {
         match stored {
             Ok(()) => safe.push(number),
             Err(error) => {
-                assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "f{number}: {error}");
+                assert!(errors.contains(&code(&error)), "f{number}: {error}");
                 let _ = fs::remove_file(&path);
                 refused += 1;
             }
@@ -75,12 +97,17 @@ pub fn full(name: &str) {
         }
     }
     assert_eq!(refused, 5, "the engine was never full");
-    fs::remove_file(&filler).unwrap();
-    mount.umount_clean();
+    assert!(safe.len() > 5, "{safe:?}");
+    safe
+}
+
+/// They are on the engine, as another client sees it.
+fn assert_safe(engine: &Engine, name: &str, safe: &[usize]) {
     if name != "overlay" {
         engine.change_client();
     }
-    for number in &safe {
+    let content = records(7, FILE_BYTES / 10);
+    for number in safe {
         let found = fs::read(engine.files().join(format!("f{number}"))).unwrap();
         assert!(found == content, "f{number} of {safe:?}: {} bytes", found.len());
     }

@@ -46,6 +46,7 @@ attach() {
     until_true stat "$mnt/."
 }
 
+client_name=glusterfs
 is_client() { [[ $1 == *glusterfs\ *"--log-file=$dir/client.log "* ]]; }
 
 kill_server() {
@@ -65,6 +66,16 @@ whole_server() {
 }
 
 healed() { ! ask volume heal vol info | grep -E '^Number of entries: ([1-9]|-)'; }
+
+limit() {
+    if ! inside gluster --mode=script volume quota vol list >/dev/null 2>&1; then
+        inside gluster --mode=script volume quota vol enable
+        # Looked at for each write, not once in a minute.
+        inside gluster --mode=script volume quota vol soft-timeout 0
+        inside gluster --mode=script volume quota vol hard-timeout 0
+    fi
+    inside gluster --mode=script volume quota vol limit-usage /files "$1"
+}
 
 # Of all bricks: a write() comes to three of them, one of which is the arbiter.
 requests() {

@@ -37,16 +37,19 @@ struct Case {
 
 const WITH_NETWORK: &[&str] = &["gluster", "moosefs", "sshfs"];
 
-const CASES: [Case; 11] = [
+const CASES: [Case; 13] = [
     case("pipeline", false, &ENGINES, files::pipeline),
     case("nodes", false, &["gluster", "sshfs"], nodes::what_is_closed_is_seen_elsewhere),
     case("worker_killed", false, &ENGINES, outages::worker_killed),
     case("writes_end_with_shards", false, &["gluster"], objects::writes_end_with_shards),
     case("layout", false, &["moosefs"], objects::layout),
     case("full", true, &["gluster", "sshfs", "overlay"], files::full),
+    // sshfs has no word for it, and overlayfs none of its own.
+    case("quota", true, &["gluster", "moosefs"], files::quota),
     case("removed_below", true, &["gluster", "moosefs", "sshfs"], files::removed_below),
     case("server_killed", true, WITH_NETWORK, outages::server_killed),
     case("network_cut", true, WITH_NETWORK, outages::network_cut),
+    case("names_through_a_cut", true, WITH_NETWORK, outages::names_through_a_cut),
     case("cut_while_the_worker_dies", true, WITH_NETWORK, outages::cut_while_the_worker_dies),
     case("client_killed", true, WITH_NETWORK, outages::client_killed),
 ];
@@ -61,6 +64,9 @@ const fn case(
 }
 
 fn main() {
+    if writers::serve_if_told() {
+        return;
+    }
     let arguments = Arguments::from_args();
     let takes_all = std::env::var("COALESCEFS_ENGINES").is_ok_and(|value| value == "all");
     let cannot_mount = support::cannot_mount().or_else(support::cannot_be_root);

@@ -7,7 +7,7 @@ serve() {
     local server
     mkdir -p "$dir/master"
     cp /var/lib/mfs/metadata.mfs.empty "$dir/master/metadata.mfs"
-    echo '* / rw,alldirs,maproot=0' >"$dir/master/exports"
+    echo '* / rw,alldirs,admin,maproot=0' >"$dir/master/exports"
     # No higher priority than what it is tested with.
     cat >"$dir/master/config" <<END
 WORKING_USER = root
@@ -54,6 +54,7 @@ client_options=mfsnice=0,mfsallowoomkiller,mfsattrcacheto=0
 has_space() { [ "$(stat -f -c %b "$dir/mnt")" -gt 0 ]; }
 
 # It calls itself so.
+client_name=mfsmount
 is_client() { [[ $1 == "mfsmount (mounted on: $dir/mnt)"* ]]; }
 
 kill_server() { kill -KILL "$(pidof_server 1)"; }
@@ -65,6 +66,8 @@ revive_server() { serve_chunks 1; }
 
 # The master copies what has fewer copies than it should.
 whole_server() { :; }
+
+limit() { mfssetquota -L "$1" "$mnt/files" >>"$dir/client.log"; }
 
 # What the client got from the kernel; what it sends to the servers nobody counts.
 requests() {

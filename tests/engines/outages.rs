@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::engine::{Engine, say};
+use crate::support::deeds::{self, Programs};
 use crate::support::{Mount, is_mounted, text};
 use crate::writers::{Outputs, Writers};
 
@@ -28,7 +29,7 @@ fn assert_stored(engine: &Engine, name: &str, mount: &Mount, outputs: &Outputs) 
 }
 
 /// The engine is there again: programs go on, everything is stored, and the same for another client.
-fn assert_recovered(engine: &Engine, name: &str, mount: &Mount, writers: Writers) -> Outputs {
+fn assert_recovered(engine: &Engine, name: &str, mount: &Mount, mut writers: Writers) -> Outputs {
     writers.wait_for_records(3000);
     // Who closes a file before what was refused is stored is told of the refusal.
     mount.wait_for("everything to be stored", |status| {
@@ -39,6 +40,19 @@ fn assert_recovered(engine: &Engine, name: &str, mount: &Mount, writers: Writers
     outputs
 }
 
+/// `status` says what is waited for: the engine, or a part of it that does not answer.
+fn assert_wait_is_said(mount: &Mount) {
+    let words = say(mount, &["status"]);
+    let said = [
+        "not stored: ",
+        "waits for the engine",
+        " wait for the engine",
+        " not come back",
+        "stuck: lane ",
+    ];
+    assert!(said.iter().any(|part| words.contains(part)), "{words}");
+}
+
 fn kill_worker(mount: &Mount) {
     // SAFETY: a process of ours.
     unsafe { libc::kill(mount.worker_pid(), libc::SIGKILL) };
@@ -47,7 +61,7 @@ fn kill_worker(mount: &Mount) {
 /// Goal: deaths of the worker between the programs and the engine are seen by neither.
 pub fn worker_killed(name: &str) {
     let (mount, engine) = Engine::mounted(name, &OPTIONS);
-    let writers = Writers::start(mount.path(), WRITERS);
+    let mut writers = Writers::start(mount.path(), WRITERS);
     for _ in 0..5 {
         writers.wait_for_records(3000);
         kill_worker(&mount);
@@ -61,7 +75,7 @@ pub fn worker_killed(name: &str) {
 /// by waiting until it is back. Later the copies are all the same.
 pub fn server_killed(name: &str) {
     let (mount, engine) = Engine::mounted(name, &OPTIONS);
-    let writers = Writers::start(mount.path(), WRITERS);
+    let mut writers = Writers::start(mount.path(), WRITERS);
     writers.wait_for_records(3000);
     engine.order("kill");
     std::thread::sleep(Duration::from_secs(3));
@@ -76,25 +90,42 @@ pub fn server_killed(name: &str) {
 /// when it is back everything is stored.
 pub fn network_cut(name: &str) {
     let (mount, engine) = Engine::mounted(name, &OPTIONS);
-    let writers = Writers::start(mount.path(), WRITERS);
+    let mut writers = Writers::start(mount.path(), WRITERS);
     writers.wait_for_records(3000);
     engine.order("cut");
     let half = outage() / 2;
     std::thread::sleep(half);
-    let words = say(&mount, &["status"]);
-    let is_said = ["not stored: ", "waits for the engine", " do not come back", "stuck: lane "];
-    assert!(is_said.iter().any(|part| words.contains(part)), "{words}");
+    assert_wait_is_said(&mount);
     writers.wait_for_records(3000);
     std::thread::sleep(half);
     engine.order("join");
     assert_recovered(&engine, name, &mount, writers);
 }
 
-/// Goal: the same, and the worker dies while it waits for the engine. The next one may have to wait
-/// for it, too.
+/// Goal: programs that open, look at, make, list, move and remove files and read what is not in memory
+/// while the network is down wait, `status` says so, and none sees an error when it is back. What
+/// they did is what another client finds.
+pub fn names_through_a_cut(name: &str) {
+    let (mount, engine) = Engine::mounted(name, &["--max-age", "200ms"]);
+    deeds::prepare(&mount, &engine.files());
+    engine.order("cut");
+    let programs = Programs::start(mount.path());
+    std::thread::sleep(outage());
+    assert_wait_is_said(&mount);
+    let status = mount.status();
+    assert!(status["waiting_requests"].as_array().is_some_and(|all| !all.is_empty()), "{status:#}");
+    engine.order("join");
+    programs.end();
+    mount.umount_clean();
+    engine.change_client();
+    deeds::assert_done(&engine.files());
+}
+
+/// Goal: as with the network alone, when the worker dies while it waits for the engine. The next one
+/// may have to wait for it, too.
 pub fn cut_while_the_worker_dies(name: &str) {
     let (mount, engine) = Engine::mounted(name, &OPTIONS);
-    let writers = Writers::start(mount.path(), WRITERS);
+    let mut writers = Writers::start(mount.path(), WRITERS);
     writers.wait_for_records(3000);
     let worker = mount.worker_pid();
     engine.order("cut");
@@ -111,7 +142,7 @@ pub fn cut_while_the_worker_dies(name: &str) {
 /// nobody hangs.
 pub fn client_killed(name: &str) {
     let (mount, engine) = Engine::mounted(name, &["--memory", "64M", "--max-age", "500ms"]);
-    let writers = Writers::start(mount.path(), WRITERS);
+    let mut writers = Writers::start(mount.path(), WRITERS);
     writers.wait_for_records(3000);
     engine.order("crash");
     writers.wait_for_records(3000);

@@ -12,4 +12,5 @@ attach() {
         coalescefs-engine "$dir/mnt"
 }
 
+client_name=none
 is_client() { false; }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::errors::{close, command, errors};
 use crate::faulty::Setup;
+use crate::support::deeds::{self, DEEDS, Programs};
 use crate::support::{SOON, records, succeed, text};
 
 /// stat(2) of what is below, not of what the kernel remembers.
@@ -118,54 +119,13 @@ pub fn an_outage_that_passes_is_seen_by_no_program() {
     assert!(setup.stored("f") == records(1, 2000));
 }
 
-/// What programs do with a directory, each by itself: by name, and how.
-type Deed = (&'static str, fn(&Path) -> std::io::Result<()>);
-
-/// `cold` was never looked at, and the others were made through the mount.
-const DEEDS: [Deed; 8] = [
-    ("stat", |at| fs::metadata(at.join("unseen")).map(drop)),
-    ("read", |at| {
-        let read = fs::read(at.join("cold"))?;
-        assert!(read == records(4, 2000));
-        Ok(())
-    }),
-    ("create", |at| File::create_new(at.join("new"))?.write_all_at(&records(5, 100), 0)),
-    ("open", |at| File::options().append(true).open(at.join("old")).map(drop)),
-    ("rename", |at| fs::rename(at.join("from"), at.join("to"))),
-    ("unlink", |at| fs::remove_file(at.join("gone"))),
-    ("ls", |at| fs::read_dir(at)?.try_for_each(|entry| entry.map(drop))),
-    ("touch", |at| File::open(at.join("held"))?.set_modified(std::time::SystemTime::now())),
-];
-
 fn prepare(setup: &Setup) {
-    for name in ["cold", "unseen"] {
-        fs::write(setup.disk.store().join(name), records(4, 2000)).unwrap();
-    }
-    for name in ["old", "from", "gone", "held"] {
-        fs::write(setup.mount.path().join(name), records(1, 100)).unwrap();
-    }
-    setup.mount.wait_for("them to be stored", |status| status["backlog_bytes"] == 0);
-}
-
-fn begin(setup: &Setup) -> Vec<(&'static str, std::thread::JoinHandle<std::io::Result<()>>)> {
-    let path = setup.mount.path().to_owned();
-    DEEDS
-        .map(|(name, act)| {
-            let path = path.clone();
-            (name, std::thread::spawn(move || act(&path)))
-        })
-        .into()
+    deeds::prepare(&setup.mount, setup.disk.store());
 }
 
 fn assert_done(setup: &Setup) {
     setup.mount.umount_clean();
-    let mut names: Vec<_> = fs::read_dir(setup.disk.store())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    assert_eq!(names, ["cold", "held", "new", "old", "to", "unseen"]);
-    assert!(setup.stored("new") == records(5, 100));
+    deeds::assert_done(setup.disk.store());
 }
 
 /// Goal: programs that open, make, list, move and remove files, and read what is not in memory, wait
@@ -183,7 +143,7 @@ pub fn programs_of_several_nodes_see_no_outage() {
 fn names_through_an_outage(mut setup: Setup) {
     prepare(&setup);
     setup.disk.order(&format!("names {}", libc::ENOTCONN));
-    let programs = begin(&setup);
+    let programs = Programs::start(setup.mount.path());
     let status = setup.mount.wait_for("requests to wait", |status| {
         status["waiting_requests"].as_array().is_some_and(|waiting| waiting.len() >= 5)
     });
@@ -192,9 +152,7 @@ fn names_through_an_outage(mut setup: Setup) {
     assert!(words.contains("requests of programs wait for the engine"), "{words}");
     assert!(words.contains("last ENOTCONN"), "{words}");
     setup.disk.order("work");
-    for (name, program) in programs {
-        program.join().unwrap().unwrap_or_else(|error| panic!("{name}: {error}"));
-    }
+    programs.end();
     assert_done(&setup);
 }
 

@@ -6,6 +6,7 @@
 
 #![allow(dead_code)]
 
+pub mod deeds;
 pub mod image;
 
 use std::fs;

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use super::*;
+use crate::backing::{Attr, Time};
 use crate::clock::boottime_ms;
 use crate::config::Consistency;
 
@@ -277,6 +278,66 @@ fn what_is_known_is_told() {
     assert!(matches!(replied.try_recv(), Err(TryRecvError::Empty)), "not known any more");
     drop(hang.0.take());
     assert_eq!(replied.recv_timeout(LONG).unwrap().unwrap().0.attr.size, 5000);
+    fixture.storage.set(Mood::Work);
+}
+
+/// Goal: that a file has no capabilities is told from memory, so that a program's write, before which the
+/// kernel asks for them, need not wait for an engine that does not answer; while that is known not to
+/// answer, at once, and it is not asked. What is not known is waited for.
+#[test]
+fn a_write_does_not_wait_for_capabilities() {
+    let fixture = shared();
+    let (made, _) = fixture.create("made");
+    std::fs::write(fixture.path("found"), "x").unwrap();
+    let found = fixture.fs.lookup(caller(), ROOT_ID, OsStr::new("found")).unwrap().attr.id;
+    let opened = fixture.fs.open(caller(), found, libc::O_RDWR).unwrap();
+    let look = |id| {
+        let count = Arc::new(AtomicUsize::new(0));
+        let asked = count.clone();
+        let replied = ask(&fixture, Question::of("getxattr", id, caller()), move |_, _| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            unreachable::<Capabilities>()
+        });
+        (replied, count)
+    };
+    let (parked, _) = look(found);
+    // After some failures it is known that the engine does not answer.
+    for tries in 0.. {
+        let (replied, asked) = look(made);
+        let is_told_at_once = replied.try_recv().map(code) == Ok(Some(libc::ENODATA));
+        if is_told_at_once && asked.load(Ordering::Relaxed) == 0 {
+            break;
+        }
+        assert!(tries < 20, "it is asked again and again");
+        fixture.wait_until("it to have failed", |_| asked.load(Ordering::Relaxed) > 0);
+        if !is_told_at_once {
+            fixture.fs.see_to_questions(boottime_ms() + 2_500);
+            assert_eq!(code(replied.recv_timeout(LONG).unwrap()), Some(libc::ENODATA));
+        }
+    }
+    assert!(matches!(parked.try_recv(), Err(TryRecvError::Empty)), "nobody has looked at it yet");
+    fixture.fs.release(caller(), found, opened.handle);
+}
+
+/// Goal: a time that is only noted, since bytes of the file wait, is not a matter of the engine: the
+/// kernel's writeback, which sends it, goes on with other files.
+#[test]
+fn a_noted_time_does_not_wait() {
+    let fixture = shared();
+    let (id, _) = fixture.create("f");
+    fixture.storage.set(Mood::Wait);
+    fixture.write(id, 0, b"waits").recv().unwrap().unwrap();
+    let node = fixture.fs.node(id).unwrap();
+    let found = node.seen().unwrap();
+    // As nothing below has it.
+    node.note_seen(Some(Attr { nlink: 77, ..found }));
+    let (reply, replied) = replies();
+    let mtime = SetTime::At(Time { secs: 1_000_000, nanos: 5 });
+    let change =
+        Change { mode: None, uid: None, gid: None, size: None, atime: SetTime::Omit, mtime };
+    fixture.fs.setattr(caller(), id, change, reply);
+    let told = replied.recv_timeout(LONG).unwrap().unwrap().attr;
+    assert_eq!((told.nlink, told.size, told.mtime.secs), (77, 5, 1_000_000), "from memory");
     fixture.storage.set(Mood::Work);
 }
 

@@ -162,3 +162,19 @@ fn room_that_is_not_told_is_assumed() {
     fixture.fs.space_jobs.add(super::super::reserve::Job::Look(node));
     fixture.wait_until("it to be asked again", |_| !space.try_charge(more_than_there_is));
 }
+
+/// Goal: the same where the engine cannot be reached: for what is to be written now, and no more.
+#[test]
+fn room_that_cannot_be_asked_for_is_assumed() {
+    let fixture = unreachable(1);
+    let dev = fixture.fs.root_dev().unwrap();
+    let space = fixture.fs.device(dev).unwrap().space;
+    fixture.wait_until("the first look to end", |_| space.begin_asking());
+    let more_than_there_is = u64::MAX / 8;
+    assert!(!space.try_charge(more_than_there_is));
+    space.assume_room_for(more_than_there_is);
+    assert!(space.try_charge(more_than_there_is));
+    assert!(!space.try_charge(more_than_there_is), "that was all");
+    space.uncharge(more_than_there_is);
+    space.end_asking();
+}
