@@ -442,7 +442,13 @@ impl Status {
         outages.max_by_key(|(_, outage)| outage.for_ms)
     }
 
-    /// Files that may be written at the same time on one disk, now.
+    /// Files that may be written at the same time on all disks together, now.
+    pub fn lanes_in_all(&self) -> u32 {
+        let learned = self.disks.iter().map(|disk| disk.lanes).sum();
+        if learned > 0 { learned } else { self.config.lanes }
+    }
+
+    /// The same of one disk.
     pub fn lanes_each(&self) -> u32 {
         let learned = self.disks.iter().map(|disk| disk.lanes).max();
         learned.filter(|lanes| *lanes > 0).unwrap_or(self.config.lanes)

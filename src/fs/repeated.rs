@@ -3,8 +3,10 @@
 //! made, gone or moved, the attribute set or removed.
 //!
 //! What they found is noted in the arena before they are carried out ([`Attempts`]). The kernel
-//! holds the directory's lock, or the inode's, until the request is answered, and nobody else
-//! changes the backing directory: so whatever is different now, the first attempt has done.
+//! holds the directory's lock, or the inode's, until the request is answered, and where nobody else
+//! changes the backing directory whatever is different now, the first attempt has done. Where nodes
+//! share it, another may have made or removed the same name in between, and is taken for it: the
+//! program is told success, and the name is there, or gone, as it wanted.
 //! Lookups and handles that a request gave out are noted right after they are counted: a worker
 //! that dies in between leaves one too many, which keeps a node in memory, and never one too few.
 //!

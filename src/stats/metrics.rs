@@ -95,7 +95,7 @@ fn health(text: &mut Text, status: &Status) {
     text.gauge("coalescefs_failing_files", "Files that cannot be stored.", failing);
     let failing_bytes: u64 = status.errors.iter().map(|file| file.backlog_bytes).sum();
     text.gauge("coalescefs_failing_bytes", "Their bytes that are not stored.", failing_bytes);
-    text.gauge("coalescefs_lanes", "Threads that write, for each disk.", status.lanes_each());
+    text.gauge("coalescefs_lanes", "Writes at the same time, of all disks.", status.lanes_in_all());
     text.gauge("coalescefs_lanes_busy", "Those with a file in hand.", status.lanes.len());
     let longest_ms = status.lanes.iter().map(|lane| lane.for_ms).max().unwrap_or(0);
     text.gauge(

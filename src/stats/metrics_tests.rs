@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::MountConfig;
+use crate::control::protocol::{DiskStatus, RecentDrain};
 
 fn rendered() -> String {
     let mut config = MountConfig::for_tests(Path::new("/b"), 1 << 30);
@@ -40,6 +41,25 @@ fn histograms_are_in_base_units() {
     assert_eq!(value(bucket, r#"le="0.1"}"#).as_deref(), Some("0"));
     assert_eq!(value(bucket, r#"le="0.15"}"#).as_deref(), Some("1"));
     assert_eq!(value("coalescefs_drain_write_duration_seconds_sum", "").as_deref(), Some("0.03"));
+}
+
+/// Goal: what the dashboard divides by is what all disks take together, so that parts stay below one.
+#[test]
+fn lanes_of_all_disks_count() {
+    let mut status = Status::of(MountConfig::for_tests(Path::new("/b"), 1 << 30));
+    let disk = |device: &str, lanes| DiskStatus {
+        device: device.to_owned(),
+        chunk_bytes: 1 << 20,
+        lanes,
+        positioning_us: None,
+        bytes_per_s: None,
+        engine: None,
+        recent: RecentDrain::default(),
+    };
+    status.disks = vec![disk("8:1", 1), disk("0:51", 4)];
+    let text = render(&status, &Stats::default(), "node-7");
+    let lanes = text.lines().find(|line| line.starts_with("coalescefs_lanes{")).unwrap();
+    assert!(lanes.ends_with(" 5"), "{lanes}");
 }
 
 /// Goal: each query of the dashboard asks for something that is there.
