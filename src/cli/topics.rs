@@ -135,10 +135,10 @@ config=, log_level=, log_file=, no_writeback_cache, allow_other,
 no_allow_other.
 A rule's commas are semicolons here: rule=*.dat:chunk=64M;priority=high.
 
-ro, nosuid, nodev, noexec, noatime, nodiratime, relatime, strictatime, sync,
-dirsync and their opposites hold for the mount, beside those of the backing
-filesystem. _netdev, nofail, noauto, user and x-... are for mount(8), fstab and
-systemd. Useful with systemd:
+ro, nosuid, nodev, noexec, noatime, nodiratime, relatime, strictatime,
+lazytime, sync, dirsync and their opposites hold for the mount, beside those of
+the backing filesystem. _netdev, nofail, noauto, user and x-... are for
+mount(8), fstab and systemd. Useful with systemd:
 
   x-systemd.mount-timeout=30min        also the time to write all at the end
   x-systemd.requires-mounts-for=/disk  when the backing directory is elsewhere

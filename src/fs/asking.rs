@@ -124,7 +124,7 @@ impl Answer for Capabilities {
     fn take_back(self, _: &Filesystem, _: &Question) {}
 
     fn from_memory(filesystem: &Filesystem, question: &Question) -> Option<io::Result<Self>> {
-        filesystem.has_no_capabilities(question.id).then(|| Err(errno(libc::ENODATA)))
+        filesystem.remembers_no_capabilities(question.id).then(|| Err(errno(libc::ENODATA)))
     }
 
     const MAY_BE_KNOWN: bool = true;

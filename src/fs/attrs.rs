@@ -11,7 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 
 use super::caller::Caller;
-use super::data::FileState;
+use super::data::{FileData, FileState};
 use super::nodes::{Node, ROOT_ID};
 use super::seen_attrs::{check_changeable, without_reserved};
 use super::shared::Change as Changed;
@@ -48,12 +48,30 @@ pub struct NodeAttr {
 pub enum Lasts {
     /// For ever.
     Settled,
-    /// The file is open or has bytes to be stored, so that blocks are to come.
-    Moving,
+    /// The file is open or has bytes to be stored, so that blocks are to come: see [`Lasts::of_one_among`].
+    Moving {
+        /// So long.
+        seconds: u8,
+    },
     /// The same, and a program that writes the file is to ask again after the longest pass of the gate.
     Passing,
     /// The same, and a program is to ask again before it writes the file.
     Once,
+}
+
+impl Lasts {
+    /// Of what moves, the shortest: also where set-id bits may go, and where other nodes change files.
+    pub const SOON: Lasts = Lasts::Moving { seconds: 1 };
+
+    /// Of a file that is one of so many that are open and have bytes to be stored. The kernel asks
+    /// before a write(2) when the time is over, so that a thousand programs would ask as often in a
+    /// second; all that may be old by then is the number of blocks.
+    fn of_one_among(streams: usize) -> Lasts {
+        /// So many ask in a second, about.
+        const ASKING: usize = 100;
+        const SECONDS_MAX: usize = 30;
+        Lasts::Moving { seconds: (streams / ASKING).clamp(1, SECONDS_MAX) as u8 }
+    }
 }
 
 /// As getxattr(2) gives a value: its length, and the value where `buf` has room. `ERANGE` when it
@@ -178,13 +196,13 @@ impl Filesystem {
         };
         let known = self.overlaid_in(&node, &attr, state.as_deref());
         // It is to be asked again soon.
-        let lasts = if known.lasts == Lasts::Settled { Lasts::Moving } else { known.lasts };
+        let lasts = if known.lasts == Lasts::Settled { Lasts::SOON } else { known.lasts };
         Some(NodeAttr { lasts, ..known })
     }
 
     fn overlaid_in(&self, node: &Node, attr: &Attr, state: Option<&FileState>) -> NodeAttr {
         let mut attr = *attr;
-        let mut lasts = if self.is_shared() { Lasts::Moving } else { Lasts::Settled };
+        let mut lasts = if self.is_shared() { Lasts::SOON } else { Lasts::Settled };
         if let Some(state) = state {
             let backlog_bytes = state.buffer.dirty_bytes() + state.buffer.in_flight_bytes();
             let ahead_blocks = state.reserved.bytes_past(attr.size) / 512;
@@ -192,13 +210,32 @@ impl Filesystem {
             attr.blocks += blocks_to_come(&attr, backlog_bytes, state.buffer.end());
             attr.size = attr.size.max(state.end());
             if backlog_bytes > 0 || self.arena.nodes().open(node.slot) > 0 {
-                lasts = if self.has_writers_ask(node) { Lasts::Once } else { Lasts::Moving };
+                lasts = match self.has_writers_ask(node) {
+                    true => Lasts::Once,
+                    false => self.moving(node, attr.mode),
+                };
             }
             if let Some((secs, nanos)) = self.arena.nodes().mtime(node.slot) {
                 attr.mtime = Time { secs, nanos };
             }
         }
         NodeAttr { id: node.id(), attr, lasts }
+    }
+
+    /// Of a file that is open or has bytes to be stored, if programs need not ask before they write
+    /// to it.
+    fn moving(&self, node: &Node, mode: u32) -> Lasts {
+        match node.data_if_any() {
+            Some(data) if !self.is_shared() && mode & (libc::S_ISUID | libc::S_ISGID) == 0 => {
+                Lasts::of_one_among(data.queue.open_streams())
+            }
+            _ => Lasts::SOON,
+        }
+    }
+
+    /// The same, of attributes that a program is told before it writes.
+    pub(super) fn lasts_while_free(&self, told: &NodeAttr) -> Lasts {
+        self.node(told.id).map_or(Lasts::SOON, |node| self.moving(&node, told.attr.mode))
     }
 
     /// SETATTR on behalf of `caller`. The reply waits when a truncation meets bytes that are on their way to the disk.
@@ -262,7 +299,8 @@ impl Filesystem {
         let mut mtime = change.mtime;
         let mut state = node.data_if_any().map(|data| data.lock());
         let is_moving = |state: &MutexGuard<FileState>| {
-            !state.buffer.is_clean() || state.reserved.is_allocating
+            // Of a file without names only the kernel shows it, which sends one with each removal.
+            !state.buffer.is_clean() || state.reserved.is_allocating || state.deleted
         };
         let buffered = state.as_ref().is_some_and(is_moving);
         if buffered {
@@ -315,6 +353,20 @@ impl Filesystem {
             return Ok(false);
         }
         self.kill_privileges(caller, id)
+    }
+
+    /// The file was just made, and nobody has given it capabilities; or it was asked.
+    pub(super) fn note_without_capabilities(&self, node: &Node) {
+        if let Some(data) = node.data_if_any() {
+            data.without_capabilities.store(true, Ordering::Release);
+        }
+    }
+
+    /// The kernel asks before the first write to each file. Other nodes may set what this one does not
+    /// know of.
+    fn has_no_capabilities(&self, node: &Node) -> bool {
+        let is_known = |data: &FileData| data.without_capabilities.load(Ordering::Acquire);
+        !self.is_shared() && node.data_if_any().is_some_and(is_known)
     }
 
     /// File capabilities do not outlive a change of the file, whoever makes it (capabilities(7)).
@@ -393,24 +445,23 @@ impl Filesystem {
             }
             Err(error) => {
                 if matches!(errno(&error), libc::ENODATA | libc::EOPNOTSUPP) {
-                    self.note_without_capabilities(id);
+                    self.note_of_engine_without_capabilities(id);
                 }
                 Err(error)
             }
         }
     }
 
-    /// Of an engine's file.
-    fn note_without_capabilities(&self, id: u64) {
+    fn note_of_engine_without_capabilities(&self, id: u64) {
         let Ok(node) = self.node(id) else { return };
-        if let Some(data) = node.data_if_any().filter(|data| data.queue.is_elsewhere()) {
-            data.without_capabilities.store(true, Ordering::Release);
+        if node.data_if_any().is_some_and(|data| data.queue.is_elsewhere()) {
+            self.note_without_capabilities(&node);
         }
     }
 
     /// What is known of that without asking; `false` is not known. Capabilities that another node
     /// gave a file meanwhile are not seen: who runs it then does without them.
-    pub(super) fn has_no_capabilities(&self, id: u64) -> bool {
+    pub(super) fn remembers_no_capabilities(&self, id: u64) -> bool {
         let Ok(node) = self.node(id) else { return false };
         node.data_if_any().is_some_and(|data| data.without_capabilities.load(Ordering::Acquire))
     }
@@ -425,7 +476,11 @@ impl Filesystem {
         if let Some(value) = self.seen_attribute(id, name) {
             return copy_value(&value?, buf);
         }
-        let got = backing::get_xattr(self.path_fd(&self.node(id)?)?.as_fd(), name, buf);
+        let node = self.node(id)?;
+        if name == CAPABILITIES && self.has_no_capabilities(&node) {
+            return Err(super::errno(libc::ENODATA));
+        }
+        let got = backing::get_xattr(self.path_fd(&node)?.as_fd(), name, buf);
         match got {
             Err(error) if errno(&error) == libc::EOPNOTSUPP && is_acl(name) => {
                 Err(super::errno(libc::ENODATA))

@@ -32,7 +32,7 @@ const TICK: Duration = Duration::from_millis(1);
 /// A reply that lets a program write a file.
 struct Held {
     id: u64,
-    reply: Box<dyn FnOnce(Lasts) + Send>,
+    reply: Box<dyn FnOnce(Option<Lasts>) + Send>,
 }
 
 /// Whose programs are to ask from now on.
@@ -159,9 +159,9 @@ impl Filesystem {
         };
         let id = attr.id;
         let (me, since) = (self.arc(), Instant::now());
-        let told = move |lasts| {
+        let told = move |lasts: Option<Lasts>| {
             me.note_stall(since.elapsed());
-            attr.lasts = lasts;
+            attr.lasts = lasts.unwrap_or_else(|| me.lasts_while_free(&attr));
             reply(Ok(attr));
         };
         let held = Held { id, reply: Box::new(told) };
@@ -284,11 +284,11 @@ impl Filesystem {
                 // capabilities that a write has to clear, too. It drops nothing, since the program
                 // has the file open.
                 self.forget_attributes(held.id);
-                Lasts::Moving
+                Some(Lasts::SOON)
             }
             // Made invalid when the pass is over, and for the case that our thread comes late then.
-            Pass::Timed => Lasts::Passing,
-            Pass::Free => Lasts::Moving,
+            Pass::Timed => Some(Lasts::Passing),
+            Pass::Free => None,
         };
         (held.reply)(lasts);
     }

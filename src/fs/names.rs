@@ -8,7 +8,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::attrs::{Lasts, NodeAttr};
 use super::caller::Caller;
@@ -211,10 +210,7 @@ impl Filesystem {
         let node = self.node(entry.attr.id)?;
         self.files.insert(node.id(), DataFile::new(fd, Access::ReadWrite));
         let handle = self.add_handle(caller, &node, self.kernel_id(&node), flags)?;
-        if let Some(data) = node.data_if_any() {
-            // Nobody can have given it any.
-            data.without_capabilities.store(true, Ordering::Release);
-        }
+        self.note_without_capabilities(&node);
         if self.has_writers_ask(&node) {
             entry.attr.lasts = Lasts::Once;
         }
@@ -263,7 +259,7 @@ impl Filesystem {
         if let Some([victim, _]) = self.found_before(caller)
             && identity_at(&dir, name)? != victim
         {
-            self.lost_name(self.known_as(victim), (parent, name));
+            self.lost_name(self.known_as(victim), (parent, name), None);
             return Ok(());
         }
         let attr = backing::attr_at(dir.as_fd(), name)?;
@@ -274,8 +270,15 @@ impl Filesystem {
         killpoint::pass(Point::UnlinkNoted);
         remove(&dir)?;
         killpoint::pass(Point::UnlinkRemoved);
-        self.lost_name(victim, (parent, name));
+        self.lost_name(victim, (parent, name), self.was_last_name(&attr));
         Ok(())
+    }
+
+    /// Whether the file has no name left, as its attributes were right before one was removed: the
+    /// kernel holds the inode's lock, so that none was added. `None` where other nodes may add one, and
+    /// where names may not be counted.
+    fn was_last_name(&self, before: &Attr) -> Option<bool> {
+        (!self.is_shared() && !self.may_hang()).then_some(before.nlink <= 1)
     }
 
     /// Pins a node whose name is about to go away, if it is the name it is known by.
@@ -296,13 +299,14 @@ impl Filesystem {
 
     /// The bytes of a file that has lost its last name are dropped when the kernel forgets it, which
     /// it does as soon as nobody has it open.
-    fn lost_name(&self, victim: Option<Arc<Node>>, lost: (u64, &OsStr)) {
+    fn lost_name(&self, victim: Option<Arc<Node>>, lost: (u64, &OsStr), was_last: Option<bool>) {
         let Some(node) = victim else { return };
         node.other_names.remove(lost);
         self.note_changed(&node, Unsynced::Attributes);
         let Some(data) = node.data_if_any() else { return };
         // One that has other names is reached by them, or by its pin.
-        if self.backing_attr(&node).is_ok_and(|attr| attr.nlink > 0) {
+        let has_names = || self.backing_attr(&node).is_ok_and(|attr| attr.nlink > 0);
+        if !was_last.unwrap_or_else(|| !has_names()) {
             return;
         }
         let mut state = data.lock();
@@ -337,7 +341,7 @@ impl Filesystem {
             ];
             self.note_moved(moves);
             if !exchange {
-                self.lost_name(target, to);
+                self.lost_name(target, to, None);
             }
             return Ok(());
         }
@@ -375,7 +379,7 @@ impl Filesystem {
         intents.into_iter().for_each(|intent| table.end_move(intent));
         renamed?;
         if !exchange && !same {
-            self.lost_name(target, to);
+            self.lost_name(target, to, None);
         }
         Ok(())
     }

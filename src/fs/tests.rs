@@ -23,13 +23,21 @@ use super::nodes::ROOT_ID;
 use super::outage::Elsewhere;
 use super::quiet::Until;
 use super::*;
-use crate::backing::{KernelStorage, SetTime, SyncKind};
+use crate::backing::{KernelStorage, SetTime, SyncKind, Time};
 use crate::drain::{Plan, Source};
 use crate::schedule::{FileId, Reason};
 
 const CHUNK: u64 = 256 << 10;
 const LONG: Duration = Duration::from_secs(30);
 const MODE: Mode = Mode { bits: 0o755, umask: 0 };
+const NO_CHANGE: Change = Change {
+    mode: None,
+    uid: None,
+    gid: None,
+    size: None,
+    atime: SetTime::Omit,
+    mtime: SetTime::Omit,
+};
 
 fn caller() -> Caller {
     // SAFETY: reads ids of this process.
@@ -135,14 +143,7 @@ impl<S: Storage + 'static> Fixture<S> {
     }
 
     fn set_size(&self, id: u64, size: u64) -> Receiver<io::Result<NodeAttr>> {
-        let change = Change {
-            mode: None,
-            uid: None,
-            gid: None,
-            size: Some(size),
-            atime: SetTime::Omit,
-            mtime: SetTime::Omit,
-        };
+        let change = Change { size: Some(size), ..NO_CHANGE };
         let (reply, replied) = replies();
         self.fs.setattr(caller(), id, change, reply);
         replied

@@ -159,7 +159,7 @@ impl Adapter {
                     INodeNo(attr.id),
                     one.entry.next_offset,
                     &one.entry.name,
-                    ttl(&attr),
+                    &ttl(&attr),
                     &file_attr(&attr),
                     Generation(u64::from(one.found.generation)),
                 );

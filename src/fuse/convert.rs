@@ -14,25 +14,22 @@ use crate::fs::{Caller, Entry, Lasts, NodeAttr, OpenFile, PASS_US_MAX};
 /// How long the kernel may keep names and attributes where nobody else changes them: the backing
 /// directory belongs to the mount.
 const TTL: Duration = Duration::from_secs(3600);
-/// As long as the blocks of a file are still to come, or its set-id bits to go; and where other nodes
-/// change files.
-const MOVING_TTL: Duration = Duration::from_secs(1);
 /// The kernel counts in ticks: a few milliseconds more.
 const PASSING_TTL: Duration = Duration::from_micros(PASS_US_MAX);
 
 /// `FUSE_UNIQUE_RESEND` of `<linux/fuse.h>`: marks the number of a request that is sent again.
 const RESENT: u64 = 1 << 63;
 
-pub(super) fn ttl(attr: &NodeAttr) -> &'static Duration {
+pub(super) fn ttl(attr: &NodeAttr) -> Duration {
     time_of(attr.lasts)
 }
 
-fn time_of(lasts: Lasts) -> &'static Duration {
+fn time_of(lasts: Lasts) -> Duration {
     match lasts {
-        Lasts::Settled => &TTL,
-        Lasts::Moving => &MOVING_TTL,
-        Lasts::Passing => &PASSING_TTL,
-        Lasts::Once => &Duration::ZERO,
+        Lasts::Settled => TTL,
+        Lasts::Moving { seconds } => Duration::from_secs(seconds.into()),
+        Lasts::Passing => PASSING_TTL,
+        Lasts::Once => Duration::ZERO,
     }
 }
 
@@ -129,7 +126,7 @@ pub(super) fn reply_entry(reply: ReplyEntry, entry: io::Result<Entry>) {
     match entry {
         Ok(Entry { attr, generation, lasts }) => {
             let generation = Generation(u64::from(generation));
-            reply.entry_with_ttls(ttl(&attr), time_of(lasts), &file_attr(&attr), generation);
+            reply.entry_with_ttls(&ttl(&attr), &time_of(lasts), &file_attr(&attr), generation);
         }
         Err(error) => reply.error(code(&error)),
     }
@@ -143,7 +140,7 @@ pub(super) fn reply_created(
 ) {
     match created {
         Ok((Entry { attr, generation, lasts }, OpenFile { handle, .. })) => reply.created(
-            ttl(&attr).min(time_of(lasts)),
+            &ttl(&attr).min(time_of(lasts)),
             &file_attr(&attr),
             Generation(u64::from(generation)),
             FileHandle(handle),
@@ -169,7 +166,7 @@ pub(super) fn reply_written(reply: ReplyWrite, result: io::Result<u32>) {
 
 pub(super) fn reply_attr(reply: ReplyAttr, result: io::Result<NodeAttr>) {
     match result {
-        Ok(attr) => reply.attr(ttl(&attr), &file_attr(&attr)),
+        Ok(attr) => reply.attr(&ttl(&attr), &file_attr(&attr)),
         Err(error) => reply.error(code(&error)),
     }
 }

@@ -27,8 +27,9 @@ const fn generic(
 }
 
 /// All that there are. FUSE has no atime of its own, so `relatime` and the like change what
-/// /proc/self/mountinfo shows, and nothing else; they are here because lines of fstab have them.
-const ALL: [Generic; 10] = [
+/// /proc/self/mountinfo shows, and nothing else; they are here because lines of fstab have them. Of
+/// modification times it has: see `lazytime` in docs/tuning.md.
+const ALL: [Generic; 11] = [
     generic("ro", "rw", libc::MS_RDONLY, libc::ST_RDONLY),
     generic("nosuid", "suid", libc::MS_NOSUID, libc::ST_NOSUID),
     generic("nodev", "dev", libc::MS_NODEV, libc::ST_NODEV),
@@ -37,6 +38,7 @@ const ALL: [Generic; 10] = [
     generic("nodiratime", "diratime", libc::MS_NODIRATIME, 0),
     generic("relatime", "norelatime", libc::MS_RELATIME, 0),
     generic("strictatime", "nostrictatime", libc::MS_STRICTATIME, 0),
+    generic("lazytime", "nolazytime", libc::MS_LAZYTIME, 0),
     generic("dirsync", "", libc::MS_DIRSYNC, 0),
     generic("sync", "async", libc::MS_SYNCHRONOUS, 0),
 ];
@@ -116,6 +118,7 @@ mod tests {
         assert_eq!(flags(""), libc::MS_NODEV);
         assert_eq!(flags("defaults,dev,ro,nosuid"), libc::MS_RDONLY | libc::MS_NOSUID);
         assert_eq!(flags("ro,rw,exec,noexec"), libc::MS_NODEV | libc::MS_NOEXEC);
+        assert_eq!(flags("lazytime"), libc::MS_NODEV | libc::MS_LAZYTIME);
         let error = parse("ro,max_age=3s").unwrap_err();
         assert!(error.contains("'max_age=3s'") && error.contains("--max-age,"), "{error}");
     }

@@ -420,5 +420,5 @@ fn what_others_changed_is_remembered() {
     fixture.fs.ask(question, |_, never: Reply<Looked>| std::mem::forget(never), reply);
     fixture.fs.see_to_questions(boottime_ms() + 2_000);
     let Looked(found) = replied.recv_timeout(LONG).unwrap().unwrap();
-    assert_eq!((found.id, found.attr.size, found.lasts), (own, 5, Lasts::Moving));
+    assert_eq!((found.id, found.attr.size, found.lasts), (own, 5, Lasts::SOON));
 }

@@ -292,6 +292,6 @@ fn what_passes_through_does_not_wait_at_the_gate() {
         let _ = fixture.write(out, number * piece, &vec![1; piece as usize]);
     }
     let lasts = |id| fixture.fs.getattr(id).unwrap().lasts;
-    assert_eq!((lasts(out), lasts(log)), (Lasts::Once, Lasts::Moving));
+    assert_eq!((lasts(out), lasts(log)), (Lasts::Once, Lasts::SOON));
     fixture.storage.set(Mood::Work);
 }

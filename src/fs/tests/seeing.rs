@@ -27,6 +27,58 @@ fn bytes_in_flight_are_backlog() {
     assert_eq!(all.map(|part| told(&fixture.fs, id, part).unwrap()), ["0", "0", ""]);
 }
 
+/// Goal: the kernel asks for the attributes of many open files less often, and soon for those whose
+/// set-id bits are to go.
+#[test]
+fn attributes_of_one_among_many_last_longer() {
+    let fixture = Fixture::new(Mood::Work);
+    let names = (0..250).map(|number| format!("f{number}"));
+    let ids: Vec<u64> = names.map(|name| fixture.create(&name).0).collect();
+    let lasts = || fixture.fs.getattr(ids[0]).unwrap().lasts;
+    fixture.write(ids[0], 0, b"x").recv().unwrap().unwrap();
+    assert_eq!(lasts(), Lasts::SOON);
+    ids[1..].iter().for_each(|id| {
+        fixture.write(*id, 0, b"x").recv().unwrap().unwrap();
+    });
+    assert_eq!(lasts(), Lasts::Moving { seconds: 2 });
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o4755);
+    std::fs::set_permissions(fixture.path("f0"), mode).unwrap();
+    assert_eq!(lasts(), Lasts::SOON);
+}
+
+/// Goal: a file that was just made is known to have no capabilities, for which the kernel asks before
+/// the first write: nothing below is asked. Method: there is nothing below.
+#[test]
+fn a_new_file_has_no_capabilities() {
+    let fixture = Fixture::new(Mood::Work);
+    let (id, _) = fixture.create("f");
+    std::fs::remove_file(fixture.path("f")).unwrap();
+    let asked = |name| code(fixture.fs.get_xattr(id, OsStr::new(name), &mut []).map(drop));
+    assert_eq!(asked("security.capability"), Some(libc::ENODATA));
+    assert_ne!(asked("user.other"), Some(libc::ENODATA));
+}
+
+/// Goal: the time that the kernel sends when an open file was removed is shown, and is no call below.
+#[test]
+fn the_time_of_a_removed_file_is_only_shown() {
+    let fixture = Fixture::new(Mood::Work);
+    let (id, _) = fixture.create("f");
+    fixture.write(id, 0, b"x").recv().unwrap().unwrap();
+    fixture.fsync(id).unwrap();
+    fixture.wait_until("its time to be set", |fs| {
+        fs.arena.nodes().mtime(fs.node(id).unwrap().slot).is_none()
+    });
+    fixture.fs.unlink(caller(), ROOT_ID, OsStr::new("f")).unwrap();
+    let below = || fixture.fs.backing_attr(&fixture.fs.node(id).unwrap()).unwrap().mtime;
+    let (before, time) = (below(), Time { secs: 1_000_000_000, nanos: 5 });
+    let (reply, replied) = replies();
+    let change = Change { mtime: SetTime::At(time), ..NO_CHANGE };
+    fixture.fs.setattr(caller(), id, change, reply);
+    assert_eq!(replied.recv().unwrap().unwrap().attr.mtime, time);
+    assert_eq!(below(), before);
+    assert_eq!(fixture.fs.getattr(id).unwrap().attr.mtime, time);
+}
+
 /// Goal: the error with which the disk refuses a file is told by its name.
 #[test]
 fn an_error_is_told_by_its_name() {
