@@ -48,7 +48,8 @@ pub struct NodeAttr {
 pub enum Lasts {
     /// For ever.
     Settled,
-    /// The file is open or has bytes to be stored, so that blocks are to come: see [`Lasts::of_one_among`].
+    /// The file is open or has bytes to be stored, so that blocks are to come: the longer, the more
+    /// such files there are.
     Moving {
         /// So long.
         seconds: u8,
