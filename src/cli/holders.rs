@@ -34,7 +34,7 @@ pub fn describe(mount: &Mount, except: &[i32]) -> Option<String> {
     let mut pids = process_ids();
     pids.retain(|pid| !except.contains(pid));
     let mount = mount.clone();
-    let mut holders = look_at_all(pids, move |pid| look_at(pid, &mount));
+    let mut holders = look_at_all(pids, PATIENCE, move |pid| look_at(pid, &mount));
     leave_out_heirs(&mut holders, std::process::id() as i32);
     let mut words: Vec<String> = holders
         .iter()
@@ -52,9 +52,10 @@ pub fn describe(mount: &Mount, except: &[i32]) -> Option<String> {
 /// Those of `pids` of which `look` returns something, ascending. A thread that hangs is left behind.
 fn look_at_all(
     pids: Vec<i32>,
+    patience: Duration,
     look: impl Fn(i32) -> Option<Holder> + Send + Sync + 'static,
 ) -> Vec<Holder> {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + patience;
     let (sender, answers) = channel();
     let (mut unanswered, mut threads) = (pids.len(), 0);
     let all = Arc::new((pids, AtomicUsize::new(0), look));
@@ -146,6 +147,8 @@ fn has_mapped(proc: &Path, mount: &Mount) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Condvar, Mutex};
+
     use super::*;
     use crate::mount::mountinfo::MountTable;
 
@@ -194,21 +197,37 @@ mod tests {
         }
     }
 
-    /// Goal: processes that cannot be looked at do not keep the others from being named.
+    /// Goal: processes that cannot be looked at do not keep the others from being looked at. Method: a
+    /// look at some ends only after that at all others.
     #[test]
     fn who_cannot_be_looked_at_is_passed_over() {
-        let (hold, held) = std::sync::mpsc::channel::<()>();
-        let held = std::sync::Mutex::new(held);
+        let hangs = |pid: &i32| pid % 10 == 3;
+        let others = (1..=20).filter(|pid| !hangs(pid)).count();
+        let seen = (Mutex::new(0), Condvar::new());
         let look = move |pid| {
-            if pid % 10 == 3 {
-                let _ = held.lock().map(|held| held.recv());
+            let mut count = seen.0.lock().unwrap();
+            if hangs(&pid) {
+                drop(seen.1.wait_while(count, |count| *count < others));
+            } else {
+                *count += 1;
+                seen.1.notify_all();
             }
             (pid % 2 == 0).then(|| holder(pid, None))
         };
-        assert_eq!(
-            pids(&look_at_all((1..=20).collect(), look)),
-            (1..=10).map(|i| 2 * i).collect::<Vec<_>>()
-        );
+        let found = look_at_all((1..=20).collect(), Duration::from_secs(60), look);
+        assert_eq!(pids(&found), (1..=10).map(|half| 2 * half).collect::<Vec<_>>());
+    }
+
+    /// Goal: nobody is waited for longer than that.
+    #[test]
+    fn patience_ends() {
+        let (hold, held) = channel::<()>();
+        let held = Mutex::new(held);
+        let look = move |_| {
+            let _ = held.lock().map(|held| held.recv());
+            None
+        };
+        assert!(look_at_all(vec![1], Duration::ZERO, look).is_empty());
         drop(hold);
     }
 }
