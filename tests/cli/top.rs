@@ -41,7 +41,7 @@ pub fn the_terminal_is_put_back() {
         ));
         if variable.is_empty() {
             let screen = terminal.wait_for("q quit");
-            for part in ["backlog", "memory", "lanes: idle", "longest ever none", "OUTPUT1"] {
+            for part in ["backlog", "memory", "lanes: idle", "longest ever ", "OUTPUT1"] {
                 assert!(screen.contains(part), "no '{part}' in\n{screen}");
             }
             assert_eq!(
