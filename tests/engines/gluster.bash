@@ -46,7 +46,7 @@ attach() {
     until_true stat "$mnt/."
 }
 
-client_name=glusterfs
+client_name() { echo glusterfs; }
 is_client() { [[ $1 == *glusterfs\ *"--log-file=$dir/client.log "* ]]; }
 
 kill_server() {

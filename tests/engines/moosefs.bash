@@ -54,7 +54,7 @@ client_options=mfsnice=0,mfsallowoomkiller,mfsattrcacheto=0
 has_space() { [ "$(stat -f -c %b "$dir/mnt")" -gt 0 ]; }
 
 # It calls itself so.
-client_name=mfsmount
+client_name() { echo mfsmount; }
 is_client() { [[ $1 == "mfsmount (mounted on: $dir/mnt)"* ]]; }
 
 kill_server() { kill -KILL "$(pidof_server 1)"; }

@@ -12,5 +12,5 @@ attach() {
         coalescefs-engine "$dir/mnt"
 }
 
-client_name=none
+client_name() { echo none; }
 is_client() { false; }

@@ -42,7 +42,7 @@ attach() {
     until_true mountpoint -q "$mnt"
 }
 
-client_name=sshfs
+client_name() { echo sshfs; }
 is_client() { [[ $1 == sshfs\ *" $dir/mnt "* ]]; }
 
 # All connections of the server, and the server.
