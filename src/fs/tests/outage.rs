@@ -141,40 +141,42 @@ fn a_write_that_hangs_is_told_of() {
     assert_eq!(std::fs::read(fixture.path("f")).unwrap(), b"precious");
 }
 
-/// Goal: writes do not wait for an engine that does not say how much room it has; when it says, that
-/// counts.
-#[test]
-fn room_that_is_not_told_is_assumed() {
+const MORE_THAN_THERE_IS: u64 = u64::MAX / 8;
+
+/// An engine, and the room on it, for which the test asks from now on: nobody else does.
+fn asked_for_room() -> (Fixture, Arc<Space>) {
     let fixture = unreachable(1);
     let dev = fixture.fs.root_dev().unwrap();
     let space = fixture.fs.device(dev).unwrap().space;
     fixture.wait_until("the first look to end", |_| space.begin_asking());
-    let more_than_there_is = u64::MAX / 8;
-    assert!(!space.try_charge(more_than_there_is));
+    assert!(!space.try_charge(MORE_THAN_THERE_IS));
+    (fixture, space)
+}
+
+/// Goal: writes do not wait for an engine that does not say how much room it has; when it says, that
+/// counts.
+#[test]
+fn room_that_is_not_told_is_assumed() {
+    let (fixture, space) = asked_for_room();
     assert!(!space.begin_asking(), "one asks");
     assert!(space.assume_room(), "it has not answered");
-    assert!(space.try_charge(more_than_there_is));
-    space.uncharge(more_than_there_is);
+    assert!(space.try_charge(MORE_THAN_THERE_IS));
+    space.uncharge(MORE_THAN_THERE_IS);
     space.end_asking();
     assert!(!space.assume_room(), "it has");
     let (id, _) = fixture.create("f");
     let node = fixture.fs.node(id).unwrap();
     fixture.fs.space_jobs.add(super::super::reserve::Job::Look(node));
-    fixture.wait_until("it to be asked again", |_| !space.try_charge(more_than_there_is));
+    fixture.wait_until("it to be asked again", |_| !space.try_charge(MORE_THAN_THERE_IS));
 }
 
 /// Goal: the same where the engine cannot be reached: for what is to be written now, and no more.
 #[test]
 fn room_that_cannot_be_asked_for_is_assumed() {
-    let fixture = unreachable(1);
-    let dev = fixture.fs.root_dev().unwrap();
-    let space = fixture.fs.device(dev).unwrap().space;
-    fixture.wait_until("the first look to end", |_| space.begin_asking());
-    let more_than_there_is = u64::MAX / 8;
-    assert!(!space.try_charge(more_than_there_is));
-    space.assume_room_for(more_than_there_is);
-    assert!(space.try_charge(more_than_there_is));
-    assert!(!space.try_charge(more_than_there_is), "that was all");
-    space.uncharge(more_than_there_is);
+    let (_fixture, space) = asked_for_room();
+    space.assume_room_for(MORE_THAN_THERE_IS);
+    assert!(space.try_charge(MORE_THAN_THERE_IS));
+    assert!(!space.try_charge(MORE_THAN_THERE_IS), "that was all");
+    space.uncharge(MORE_THAN_THERE_IS);
     space.end_asking();
 }
