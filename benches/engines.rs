@@ -209,7 +209,14 @@ fn count_requests(counts: &str, command: &[String]) -> Outcome<()> {
     let (mut head, mut left) = (Vec::new(), 0_usize);
     let mut buffer = vec![0; 1 << 18];
     loop {
-        let count = from.read(&mut buffer)?;
+        let count = match from.read(&mut buffer) {
+            // ssh has made it so: it has the same socket as its standard output.
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                wait_for_input();
+                continue;
+            }
+            count => count?,
+        };
         if count == 0 {
             break;
         }
@@ -234,6 +241,13 @@ fn count_requests(counts: &str, command: &[String]) -> Outcome<()> {
     drop(to);
     child.wait()?;
     Ok(())
+}
+
+/// Until there is standard input, or its end.
+fn wait_for_input() {
+    let mut input = libc::pollfd { fd: libc::STDIN_FILENO, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid structure. An error is seen by who reads then.
+    unsafe { libc::poll(&mut input, 1, -1) };
 }
 
 fn run(args: &Args) -> Outcome<()> {
