@@ -11,6 +11,7 @@ use super::{below, units};
 use crate::backing::{Abilities, Stripe, ToldBy};
 use crate::config::{Consistency, MIN_MEMORY_BYTES, MountConfig};
 use crate::mount::mountinfo::MountTable;
+use crate::mount::origin::Origin;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -88,6 +89,8 @@ pub struct Kind {
     pub name: String,
     /// Whether it is another process's or another machine's, so that other nodes may have it, too.
     pub is_elsewhere: bool,
+    /// Where the directory lies in it then.
+    pub origin: Option<Origin>,
 }
 
 impl Kind {
@@ -97,6 +100,7 @@ impl Kind {
         table.holding(directory).map_or_else(Kind::default, |mount| Kind {
             name: mount.fs_type.to_string_lossy().into_owned(),
             is_elsewhere: mount.is_elsewhere(),
+            origin: Origin::of(&table, directory),
         })
     }
 }
@@ -174,6 +178,7 @@ fn checked_config(
         min_free_bytes: options.min_free,
         rules: options.rule.clone(),
         only: Vec::new(),
+        origin: around.kind.origin,
         patience_ms: u64::try_from(options.patience.as_millis()).unwrap_or(u64::MAX),
         allow_other: options.allow_other || (around.is_root && !options.no_allow_other),
         mount_flags: options.mount_options.iter().fold(0, |flags, change| change.applied_to(flags)),

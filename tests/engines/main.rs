@@ -37,7 +37,7 @@ struct Case {
 
 const WITH_NETWORK: &[&str] = &["gluster", "moosefs", "sshfs"];
 
-const CASES: [Case; 13] = [
+const CASES: [Case; 14] = [
     case("pipeline", false, &ENGINES, files::pipeline),
     case("nodes", false, &["gluster", "sshfs"], nodes::what_is_closed_is_seen_elsewhere),
     case("worker_killed", false, &ENGINES, outages::worker_killed),
@@ -52,6 +52,7 @@ const CASES: [Case; 13] = [
     case("names_through_a_cut", true, WITH_NETWORK, outages::names_through_a_cut),
     case("cut_while_the_worker_dies", true, WITH_NETWORK, outages::cut_while_the_worker_dies),
     case("client_killed", true, WITH_NETWORK, outages::client_killed),
+    case("client_gone", true, WITH_NETWORK, outages::client_gone),
 ];
 
 const fn case(
