@@ -9,15 +9,20 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::Filesystem;
-use super::nodes::ROOT_ID;
+use super::nodes::{Node, ROOT_ID};
 use crate::backing;
 use crate::clock::boottime_ms;
 
 /// Between two looks.
 const PAUSE_MS: u64 = 1000;
+
+/// So many files are looked for before a directory is taken for another one.
+const WITNESSES_MAX: usize = 64;
 
 /// One look at a time.
 #[derive(Default)]
@@ -52,22 +57,19 @@ impl Filesystem {
     fn look_again(&self) -> io::Result<()> {
         match backing::attr(self.root()) {
             // Something else below was meant, or what was opened before: that is opened anew.
-            Ok(_) => return Ok(self.forget_all_descriptors()),
+            Ok(_) => {
+                self.forget_all_descriptors();
+                return Ok(());
+            }
             Err(error) if backing::errno(&error) == libc::ENOTCONN => {}
             Err(_) => return Ok(()),
         }
-        let lost = backing::cached_attr(self.root())?.dev;
-        let Some(found) = self.engines.open_again(lost) else { return Ok(()) };
-        let (now, met) = (backing::attr(found.as_fd())?, self.node(ROOT_ID)?);
+        let (lost, root) = (backing::cached_attr(self.root())?.dev, self.node(ROOT_ID)?);
+        let is_it = |dir: BorrowedFd| self.is_backing(&root, dir).unwrap_or(false);
+        let Some(found) = self.engines.open_again(lost, &is_it) else { return Ok(()) };
         if !self.nodes.numbers.are_of_names() {
-            if now.ino != met.identity.ino {
-                log::warn!(
-                    "the engine of {} is mounted again, but another directory is there now",
-                    self.config.backing.display()
-                );
-                return Ok(());
-            }
-            self.nodes.numbers.device_became(met.identity.dev, now.dev);
+            let now = backing::attr(found.as_fd())?.dev;
+            self.nodes.numbers.device_became(root.identity.dev, now);
         }
         replace(self.root, found)?;
         self.forget_all_descriptors();
@@ -79,10 +81,37 @@ impl Filesystem {
         Ok(())
     }
 
+    /// Whether a directory is the backing directory, by inode numbers. Every root of FUSE has the first
+    /// one: there a file that is known has to be at its place. Where numbers are of names, the source
+    /// that they were mounted from is all there is. Waits for the engine.
+    fn is_backing(&self, root: &Node, dir: BorrowedFd) -> io::Result<bool> {
+        if self.nodes.numbers.are_of_names() {
+            return Ok(true);
+        }
+        let ino = backing::attr(dir)?.ino;
+        if ino != root.identity.ino || ino != ROOT_ID {
+            return Ok(ino == root.identity.ino);
+        }
+        let nodes: Vec<Arc<Node>> = self.nodes.read().values().cloned().collect();
+        let named = nodes.iter().filter(|node| node.is_regular() && node.pinned().is_none());
+        Ok(named.take(WITNESSES_MAX).any(|node| {
+            inode_at(dir, &self.path_of(node)).is_ok_and(|ino| ino == node.identity.ino)
+        }))
+    }
+
     fn forget_all_descriptors(&self) {
         self.paths.clear();
         self.files.clear();
     }
+}
+
+/// Of what is at a path below, links not followed.
+fn inode_at(root: BorrowedFd, path: &Path) -> io::Result<u64> {
+    let mut at = root.try_clone_to_owned()?;
+    for name in path {
+        at = backing::open_path_at(at.as_fd(), name)?;
+    }
+    Ok(backing::attr(at.as_fd())?.ino)
 }
 
 /// Has a descriptor of the keeper's lead elsewhere, at once for all threads and for later workers.

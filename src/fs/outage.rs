@@ -9,7 +9,7 @@
 //! pools that grow, names and attributes by one, bytes by the other: writes go on while lookups hang.
 //! Rejected: to do so only while the circuit is open. The request that finds out is the one that hangs.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
@@ -38,9 +38,9 @@ pub trait Engines: Send + Sync {
     /// for the same file when its engine's client has forgotten the name.
     fn number_names(&self) -> bool;
 
-    /// The backing directory in another mount of its engine than that on the device `lost`. May wait
-    /// for the engine.
-    fn open_again(&self, lost: u64) -> Option<OwnedFd>;
+    /// What may be the backing directory in another mount of its engine than that on the device `lost`,
+    /// the first one that `is_it` takes for it. May wait for the engine.
+    fn open_again(&self, lost: u64, is_it: &dyn Fn(BorrowedFd) -> bool) -> Option<OwnedFd>;
 }
 
 /// Pauses between tries of one file, or of one sync.
@@ -187,7 +187,7 @@ impl Engines for Elsewhere {
         false
     }
 
-    fn open_again(&self, _: u64) -> Option<OwnedFd> {
+    fn open_again(&self, _: u64, _: &dyn Fn(BorrowedFd) -> bool) -> Option<OwnedFd> {
         None
     }
 }

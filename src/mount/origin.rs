@@ -3,7 +3,8 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,13 @@ use crate::backing;
 
 /// FUSE clients on libfuse's interface of paths that leave the inode numbers to it (no `use_ino`).
 const NUMBERING_NAMES: [&str; 1] = ["fuse.sshfs"];
+
+/// Clients whose source names the servers and what of them is mounted, so that nobody else's directory
+/// has the same. Not `fuse.s3fs` or `fuse.ceph-fuse`, which are the sources of all.
+const NAMING_SOURCES: [&str; 3] = ["fuse.sshfs", "fuse.glusterfs", "fuse.mfs"];
+
+/// MooseFS's client may be of type `fuse`; what its source begins with then.
+const MOOSEFS_SOURCE: &[u8] = b"mfs#";
 
 /// A directory of an engine, by what the mount table calls both.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,10 +32,11 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Of a directory, absolute and without symbolic links. `None` where it is this machine's: a disk
-    /// is there again only with its device. Asks nobody but the table.
+    /// Of a directory, absolute and without symbolic links. `None` where its source tells too little of
+    /// it, and where it is this machine's: a disk is there again only with its device. Asks nobody but
+    /// the table.
     pub fn of(table: &MountTable, directory: &Path) -> Option<Origin> {
-        let mount = table.holding(directory).filter(|mount| mount.is_elsewhere())?;
+        let mount = table.holding(directory).filter(|mount| source_tells(mount))?;
         let below = directory.strip_prefix(&mount.mount_point).ok()?;
         Some(Origin {
             fs_type: mount.fs_type.clone(),
@@ -48,13 +57,23 @@ impl Origin {
         self.inside.strip_prefix(&mount.root).ok().filter(|_| is_same)
     }
 
-    /// Opens the directory in another mount of the engine than that of `lost`. `None` when there is
-    /// none that works. May wait for that engine.
-    pub fn open_again(&self, table: &MountTable, lost: Device) -> Option<OwnedFd> {
+    /// Opens the directory in other mounts of the engine than that of `lost`: the first one that
+    /// `is_it` takes for it. May wait for the engine.
+    pub fn open_again(
+        &self,
+        table: &MountTable,
+        lost: Device,
+        is_it: &dyn Fn(BorrowedFd) -> bool,
+    ) -> Option<OwnedFd> {
         let others = table.all().filter(|mount| mount.device != lost);
-        let mut candidates = others.filter_map(|mount| Some((mount, self.below(mount)?)));
-        candidates.find_map(|(mount, below)| open_in(mount, below).ok())
+        let mut opened = others.filter_map(|mount| open_in(mount, self.below(mount)?).ok());
+        opened.find(|dir| is_it(dir.as_fd()))
     }
+}
+
+fn source_tells(mount: &Mount) -> bool {
+    NAMING_SOURCES.iter().any(|client| mount.fs_type == *client)
+        || (mount.fs_type == "fuse" && mount.source.as_bytes().starts_with(MOOSEFS_SOURCE))
 }
 
 /// `EXDEV` when something else covers the mount point, or lies on the way.
@@ -84,6 +103,8 @@ mod tests {
     fn the_directory_is_found_in_other_mounts_of_the_engine() {
         let origin = |path: &str| Origin::of(&table(&[ROOT, ENGINE]), Path::new(path));
         assert_eq!(origin("/home"), None, "a disk's");
+        let bucket = "37 20 0:52 / /mnt/s3 rw - fuse.s3fs s3fs rw";
+        assert_eq!(Origin::of(&table(&[ROOT, bucket]), Path::new("/mnt/s3/a")), None, "anyone's");
         let origin = origin("/mnt/e/job/out").unwrap();
         let below = |line: &str| {
             let table = table(&[line]);

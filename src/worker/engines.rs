@@ -1,7 +1,7 @@
 //! Which filesystems below the mount are another process's or another machine's, by what the mount
 //! table calls them: it can be read while they hang.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use crate::config::MountConfig;
@@ -50,7 +50,7 @@ impl Engines for Mounted {
         self.origin.as_ref().is_some_and(Origin::numbers_names)
     }
 
-    fn open_again(&self, lost: u64) -> Option<OwnedFd> {
-        self.origin.as_ref()?.open_again(&table(), Device::from_st_dev(lost))
+    fn open_again(&self, lost: u64, is_it: &dyn Fn(BorrowedFd) -> bool) -> Option<OwnedFd> {
+        self.origin.as_ref()?.open_again(&table(), Device::from_st_dev(lost), is_it)
     }
 }
