@@ -225,6 +225,7 @@ impl MountConfig {
             min_free_bytes: 0,
             rules: Vec::new(),
             only: Vec::new(),
+            origin: None,
             patience_ms: default_patience_ms(),
             allow_other: false,
             mount_flags: 0,

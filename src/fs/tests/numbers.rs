@@ -27,6 +27,9 @@ impl Engines for NumberingNames {
 fn renumber(fixture: &Fixture, name: &str) {
     let (path, other) = (fixture.path(name), fixture.path("other"));
     std::fs::copy(&path, &other).unwrap();
+    // A client never gives a number twice, other than a disk.
+    let number = fixture.dir.path().read_dir().unwrap().count();
+    std::fs::hard_link(&path, fixture.path(&format!("former-{number}"))).unwrap();
     std::fs::rename(other, path).unwrap();
     for id in [ROOT_ID, lookup_known(fixture, name)] {
         fixture.fs.forget_descriptors(id);
@@ -36,7 +39,7 @@ fn renumber(fixture: &Fixture, name: &str) {
 /// The id of what was met at a name.
 fn lookup_known(fixture: &Fixture, name: &str) -> u64 {
     let nodes = fixture.fs.nodes.read();
-    let place = |node: &Node| fixture.arena.nodes().place(node.slot);
+    let place = |node: &super::nodes::Node| fixture.arena.nodes().place(node.slot);
     nodes.values().find(|node| place(node) == (ROOT_ID, name.into())).unwrap().id()
 }
 
