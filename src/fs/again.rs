@@ -30,6 +30,8 @@ pub(super) struct Again {
     is_looking: AtomicBool,
     /// On the clock of `boottime_ms`.
     next_ms: AtomicU64,
+    /// Descriptors of the former client may have been opened while they were forgotten.
+    may_be_left: AtomicBool,
 }
 
 impl Filesystem {
@@ -56,9 +58,11 @@ impl Filesystem {
     /// Waits for the engine.
     fn look_again(&self) -> io::Result<()> {
         match backing::attr(self.root()) {
-            // Something else below was meant, or what was opened before: that is opened anew.
+            // The client lives, and cannot reach its servers.
             Ok(_) => {
-                self.forget_all_descriptors();
+                if self.again.may_be_left.swap(false, Ordering::AcqRel) {
+                    self.forget_all_descriptors();
+                }
                 return Ok(());
             }
             Err(error) if backing::errno(&error) == libc::ENOTCONN => {}
@@ -72,6 +76,7 @@ impl Filesystem {
             self.nodes.numbers.device_became(root.identity.dev, now);
         }
         replace(self.root, found)?;
+        self.again.may_be_left.store(true, Ordering::Release);
         self.forget_all_descriptors();
         self.forget_all_looks();
         log::warn!(

@@ -113,7 +113,9 @@ fn unreachable(what: &str, status: &Status) -> Option<Check> {
     let (device, outage) = status.outage()?;
     let is_found_again = outage.errno == libc::ENOTCONN && status.config.origin.is_some();
     let advice = match is_found_again {
-        true => "if its client died, mount the network filesystem again, anywhere: it is found there",
+        true => {
+            "if its client died, mount the network filesystem again, anywhere: it is found there"
+        }
         false => "look at the network filesystem below",
     };
     let text = format!(
