@@ -27,6 +27,7 @@ pub use engine::{Crew, EngineState, Outage, PATIENCE, is_of_connection};
 pub use lane::{LaneQueue, Look, LookAtReads, Work, spawn_lanes};
 pub use run_size::{RunSize, whole_stripes};
 pub use throttle::Throttle;
+use writer::writes_tail;
 pub use writer::{Written, write_run};
 
 use crate::buffer::Piece;

@@ -1,7 +1,6 @@
 //! Each rule of the scheduler by itself, in a few calls.
 
 use super::{Random, closed, some, whole};
-use crate::schedule::scheduler::NEAR_FILES;
 use crate::schedule::{FileId, Load, Outcome, Policy, Priority, Reason, Scheduler, Turn, Urgency};
 
 /// Over-age after 5 000 ms, closed files due after 100 ms.
@@ -409,103 +408,138 @@ fn whole_at(place: u64) -> Load {
     Load { place: Some(place), ..whole(10, 0) }
 }
 
-/// Goal: where a filesystem gives out blocks at two places, whole chunks at the same place follow
-/// each other; without a place the ring goes round as ever.
-#[test]
-fn near_whole_chunks_follow_each_other() {
-    let mut s = Scheduler::new(POLICY);
-    for file in 0..16 {
-        s.update(FileId(file), whole_at(file % 2 * 1_000_000 + file), 0);
-    }
-    let mut order = Vec::new();
-    while let Some(turn) = s.next_turn(0) {
-        order.push(turn.file.0);
-        s.end_turn(
-            turn.file,
-            Load { place: Some(turn.file.0 % 2 * 1_000_000), ..CLEAN },
-            Outcome::Written,
-            0,
-        );
-    }
-    assert_eq!(order, [0, 2, 4, 6, 1, 3, 5, 7, 9, 11, 10, 8, 12, 13, 14, 15]);
+/// Two places that are far from each other, by whether a file's number is even.
+fn one_of_two(file: FileId) -> Option<u64> {
+    Some(file.0 % 2 * (1 << 40))
 }
 
-/// Goal: the same where the next turn is taken before the last one ends.
-#[test]
-fn near_whole_chunks_follow_each_other_while_turns_overlap() {
+/// A scheduler that has met so many files at two places, in the order of their numbers, all of which
+/// have a whole chunk again.
+fn at_two_places(files: u64) -> Scheduler {
     let mut s = Scheduler::new(POLICY);
-    let place_of = |file: u64| file % 2 * 1_000_000 + file;
-    for file in 0..16 {
-        s.update(FileId(file), whole_at(place_of(file)), 0);
+    for file in (0..files).map(FileId) {
+        s.update(file, whole(10, 0), 0);
     }
+    take(&mut s, files as usize, 0, |file| Load { place: one_of_two(file), ..whole(10, 0) });
+    s
+}
+
+/// Takes turns until there is none; who. The next one begins before the last one ends.
+fn drain_overlapping(s: &mut Scheduler, now_ms: u64) -> Vec<u64> {
     let mut order = Vec::new();
-    let mut out = s.next_turn(0);
+    let mut out = s.next_turn(now_ms);
     while let Some(turn) = out {
         order.push(turn.file.0);
-        out = s.next_turn(0);
-        let place = Some(place_of(turn.file.0));
-        s.end_turn(turn.file, Load { place, ..CLEAN }, Outcome::Written, 0);
+        out = s.next_turn(now_ms);
+        let place = one_of_two(turn.file);
+        s.end_turn(turn.file, Load { place, ..CLEAN }, Outcome::Written, now_ms);
     }
-    assert_eq!(order, [0, 2, 4, 6, 1, 3, 5, 7, 9, 11, 10, 8, 12, 13, 14, 15]);
+    order
 }
 
-/// Goal: under pressure the disk stays where it is while others there have about as much.
+/// Goal: where a filesystem gives out blocks at two places, the disk goes from one to the other once
+/// in a round of all files, whether or not turns overlap, and each file has a turn in each round.
 #[test]
-fn near_files_follow_each_other_under_pressure() {
-    let mut s = Scheduler::new(POLICY);
+fn turns_at_one_place_follow_each_other() {
+    let left = |file: FileId| Load { place: one_of_two(file), ..whole(10, 0) };
+    let mut s = at_two_places(20);
+    let order = take(&mut s, 100, 0, left);
+    for round in order.chunks(20) {
+        let ways = round.windows(2).filter(|pair| pair[0] % 2 != pair[1] % 2).count();
+        assert_eq!(ways, 1, "{round:?}");
+        let mut files = round.to_vec();
+        files.sort_unstable();
+        assert_eq!(files, Vec::from_iter(0..20));
+    }
+    let order = drain_overlapping(&mut s, 0);
+    let ways = order.windows(2).filter(|pair| pair[0] % 2 != pair[1] % 2).count();
+    assert_eq!((order.len(), ways), (20, 1), "{order:?}");
+}
+
+/// Goal: the same for whoever is waited for, for all when the mount ends, and for the few first of
+/// those that are closed or over-age.
+#[test]
+fn turns_of_other_ranks_stay_at_one_place_too() {
+    let loads = |load: Load| {
+        let mut s = at_two_places(8);
+        for file in (0..8).map(FileId) {
+            s.update(file, Load { place: one_of_two(file), ..load }, 0);
+        }
+        s
+    };
+    let mut demanded = loads(some(10, 0));
+    (0..8).for_each(|file| demanded.demand(FileId(file)));
+    let mut everything = loads(some(10, 0));
+    everything.set_urgency(Urgency::Everything);
+    let mut pressure = loads(some(10, 0));
+    pressure.set_urgency(Urgency::Pressure);
+    let cases = [
+        (demanded, 0, "demanded"),
+        (everything, 0, "everything"),
+        (pressure, 0, "pressure"),
+        (loads(some(10, 0)), 9_000, "age"),
+        (loads(closed(10, 0)), 1_000, "closed"),
+    ];
+    for (mut s, now_ms, case) in cases {
+        let order = drain_overlapping(&mut s, now_ms);
+        let ways = order.windows(2).filter(|pair| pair[0] % 2 != pair[1] % 2).count();
+        assert_eq!((order.len(), ways), (8, 1), "{case}: {order:?}");
+    }
+}
+
+/// Goal: who has much less under pressure waits, though he is near.
+#[test]
+fn under_pressure_near_files_go_before_others_that_have_about_as_much() {
+    let mut s = at_two_places(8);
     s.set_urgency(Urgency::Pressure);
-    let far = |file: u64| Some(file % 2 * 1_000_000);
     for file in 0..8 {
-        s.update(FileId(file), Load { place: far(file), ..some(100 - file, 0) }, 0);
+        let dirty_bytes = if file == 6 { 50 } else { 100 - file };
+        s.update(FileId(file), Load { place: one_of_two(FileId(file)), ..some(dirty_bytes, 0) }, 0);
     }
-    s.update(FileId(8), Load { place: far(0), ..some(50, 0) }, 0);
-    let mut order = Vec::new();
-    while let Some(turn) = s.next_turn(0) {
-        order.push(turn.file.0);
-        s.end_turn(turn.file, Load { place: far(turn.file.0), ..CLEAN }, Outcome::Written, 0);
-    }
-    assert_eq!(order, [0, 2, 4, 6, 1, 3, 5, 7, 8], "file 8 has much less");
+    let order = drain_overlapping(&mut s, 0);
+    assert_eq!(order.last(), Some(&6), "{order:?}");
 }
 
-/// Goal: while a turn is still being written, only one that lies near it is taken; whoever goes next
-/// is not changed by having asked.
+/// Goal: a zone stays one while its files go on writing behind each other, however far that is.
 #[test]
-fn no_turn_far_away_beside_another() {
-    let mut s = Scheduler::new(POLICY);
-    s.update(FileId(1), whole_at(0), 0);
-    let first = s.next_turn(0).unwrap();
-    s.update(FileId(2), whole_at(1 << 40), 0);
-    assert_eq!(s.next_turn_beside(0), None);
-    s.update(FileId(3), whole_at(1 << 20), 0);
-    s.end_turn(first.file, Load { place: Some(10), ..CLEAN }, Outcome::Written, 0);
-    assert_eq!(s.next_turn(0).unwrap().file, FileId(2), "the round began with it");
-    assert_eq!(s.next_turn_beside(0), None);
-    s.update(FileId(4), whole(10, 0), 0);
-    assert_eq!(s.next_turn(0).unwrap().file, FileId(3));
-    assert_eq!(s.next_turn_beside(0).unwrap().file, FileId(4), "nothing is known of its place");
+fn files_of_a_place_stay_together_as_it_moves() {
+    const TURN_BYTES: u64 = 64 << 20;
+    let mut s = at_two_places(10);
+    let mut ends = [0, 1 << 40];
+    let mut order = Vec::new();
+    for _ in 0..200 {
+        let turn = s.next_turn(0).unwrap();
+        let end = &mut ends[turn.file.0 as usize % 2];
+        *end += TURN_BYTES;
+        order.push(turn.file.0);
+        s.end_turn(turn.file, whole_at(*end), Outcome::Written, 0);
+    }
+    let ways = order.windows(2).filter(|pair| pair[0] % 2 != pair[1] % 2).count();
+    assert!(ways <= 2 * 200 / 10, "{ways}: {order:?}");
 }
 
-/// Goal: a file far away has its turn all the same, however many near ones there are.
+/// Goal: a file far away has its turn all the same, however many near ones there are: after one of
+/// each of those that were there before.
 #[test]
 fn nobody_far_away_waits_for_ever() {
-    let mut s = Scheduler::new(POLICY);
-    s.update(FileId(1), whole_at(0), 0);
-    let first = s.next_turn(0).unwrap();
-    s.end_turn(first.file, Load { place: Some(0), ..CLEAN }, Outcome::Written, 0);
-    s.update(FileId(100), whole_at(1_000_000), 0);
+    let mut s = at_two_places(2);
+    s.update(FileId(1), Load { place: one_of_two(FileId(1)), ..CLEAN }, 0);
+    take(&mut s, 1, 0, |_| whole_at(0));
+    s.update(FileId(1), Load { place: one_of_two(FileId(1)), ..whole(10, 0) }, 0);
     let mut passed_over = 0;
     loop {
-        for near in 1..=2 {
-            s.update(FileId(near), whole_at(near), 0);
+        for near in [0, 2, 4] {
+            s.update(FileId(near), whole_at(0), 0);
         }
         let turn = s.next_turn(0).unwrap();
-        s.end_turn(turn.file, Load { place: Some(0), ..CLEAN }, Outcome::Written, 0);
-        if turn.file == FileId(100) {
+        let place = one_of_two(turn.file);
+        s.end_turn(turn.file, Load { place, ..CLEAN }, Outcome::Written, 0);
+        if turn.file == FileId(1) {
             break;
         }
         passed_over += 1;
     }
-    assert!(passed_over <= NEAR_FILES, "{passed_over}");
+    assert!(passed_over <= 3, "{passed_over}");
 }
 
 /// Goal: files with several whole chunks take strict turns, whatever is near.
@@ -513,10 +547,9 @@ fn nobody_far_away_waits_for_ever() {
 fn near_files_take_turns() {
     let mut s = Scheduler::new(POLICY);
     for file in 0..3 {
-        s.update(FileId(file), whole_at(file * 1_000_000), 0);
+        s.update(FileId(file), whole_at(file << 40), 0);
     }
-    let left = |file: FileId| whole_at(file.0 * 1_000_000);
-    assert_eq!(take(&mut s, 9, 0, left), [0, 1, 2, 0, 1, 2, 0, 1, 2]);
+    assert_eq!(take(&mut s, 9, 0, |file| whole_at(file.0 << 40)), [0, 1, 2, 0, 1, 2, 0, 1, 2]);
 }
 
 /// Goal: whole chunks of high priority go first, in turn among themselves, and the others get every
