@@ -8,9 +8,10 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use super::ending::Ending;
 use super::engine::{Crew, Engine, EngineState};
 use super::rate::Rate;
-use super::{Plan, Run, RunSize, Source, Throttle, Written, write_run, writes_tail};
+use super::{Plan, Run, RunSize, Source, Throttle, Written, write_run};
 use crate::arena::Arena;
 use crate::backing::{Storage, errno, place_on_device};
 use crate::clock::{boottime_ms, boottime_us};
@@ -26,9 +27,6 @@ const RUN_PART: u64 = 16;
 /// first: whoever is woken may well run before who woke him.
 const BESIDE_AFTER_MS: u64 = 3;
 
-/// A disk that has requests at two places further apart than that in hand goes to and fro between
-/// them, and may begin with the last one.
-const NEAR_BYTES: u64 = 128 << 20;
 /// Where smaller runs lie is not asked.
 const PLACED_BYTES_MIN: u64 = 1 << 20;
 
@@ -54,28 +52,6 @@ pub struct Work {
 struct Known {
     work: Option<Work>,
     rate: Rate,
-}
-
-/// Where the end of a turn is written.
-#[derive(Clone, Copy, Debug)]
-struct Ending {
-    /// On the device, if that is known.
-    place: Option<u64>,
-    /// Its last block goes to the disk when all others are there.
-    is_tailed: bool,
-}
-
-impl Ending {
-    fn of(run: &Run, place: Option<u64>) -> Ending {
-        Ending { place, is_tailed: writes_tail(run.offset + run.len, run.len) }
-    }
-
-    /// Whether the disk may have what begins at `place` in hand, too. What is not known is taken to be
-    /// near.
-    fn may_be_followed(&self, place: Option<u64>) -> bool {
-        let way_bytes = self.place.zip(place).map(|(from, to)| from.abs_diff(to));
-        !self.is_tailed && way_bytes.is_none_or(|bytes| bytes <= NEAR_BYTES)
-    }
 }
 
 /// Whose turn it is, and whether there is to be one.
@@ -227,6 +203,17 @@ impl LaneQueue {
     /// Whether the engine is another process or another machine.
     pub fn is_elsewhere(&self) -> bool {
         self.lock().engine.is_elsewhere()
+    }
+
+    /// Whether it is worth asking where a turn is to be written: nothing is known of it.
+    fn wants_place(&self, file: FileId) -> bool {
+        let turns = self.lock();
+        turns.engine.takes_beside() && !turns.scheduler.knows_place(file)
+    }
+
+    /// Whether what begins at `place` is far from where the disk is, as far as is known.
+    fn is_far(&self, place: Option<u64>) -> bool {
+        self.lock().last.is_some_and(|last| !last.is_near(place))
     }
 
     /// Whether the next turn may be prepared while the last one ends.
@@ -484,6 +471,12 @@ impl Lane {
             Plan::Nothing => return (0, Outcome::Written),
             Plan::NotBefore(at_ms) => return (0, Outcome::RetryAt(at_ms)),
         };
+        // It is allocated by now. Files of a new place are left until the disk goes there.
+        if self.queue.wants_place(turn.file)
+            && self.queue.is_far(self.source.find_place(turn.file, range.start))
+        {
+            return (0, Outcome::Elsewhere);
+        }
         let mut bytes = 0;
         loop {
             let run_bytes = self.run_size().bytes();
@@ -554,5 +547,29 @@ mod tests {
             assert_eq!(turn.file, FileId(file));
             turns.engine.succeed(attempt, wakes_at_ms);
         }
+    }
+    /// Goal: what is far from the end of a turn that is being written is handed to the disk when that is
+    /// over; what is near, or anywhere when nothing ends, at once.
+    #[test]
+    fn what_is_far_away_follows_when_the_disk_is_done() {
+        let near = Ending { place: Some(1 << 40), is_tailed: false };
+        let policy = Policy { max_age_ms: 30_000, closed_delay_ms: 100 };
+        let crew = Crew { lanes: Lanes::fixed(1), patience: None };
+        let queue = LaneQueue::new(policy, crew, None);
+        queue.wait_to_follow(Some(0));
+        queue.begin_last_run(near);
+        queue.wait_to_follow(Some(1 << 40));
+        assert!(queue.is_far(Some(0)));
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                queue.wait_to_follow(Some(0));
+                tell.send(()).unwrap();
+            });
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(told.try_recv().is_err(), "it is still being written");
+            queue.end_last_run(Instant::now());
+            told.recv_timeout(Duration::from_secs(60)).unwrap();
+        });
     }
 }

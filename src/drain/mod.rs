@@ -10,6 +10,7 @@
 //! source.
 
 mod data_file;
+mod ending;
 mod engine;
 mod lane;
 mod rate;
@@ -27,7 +28,6 @@ pub use engine::{Crew, EngineState, Outage, PATIENCE, is_of_connection};
 pub use lane::{LaneQueue, Look, LookAtReads, Work, spawn_lanes};
 pub use run_size::{RunSize, whole_stripes};
 pub use throttle::Throttle;
-use writer::writes_tail;
 pub use writer::{Written, write_run};
 
 use crate::buffer::Piece;
@@ -64,6 +64,12 @@ pub enum Plan {
 pub trait Source: Send + Sync {
     /// What a turn of `file` is to write.
     fn plan_turn(&self, file: FileId, reason: Reason) -> Plan;
+
+    /// Where on the device the first dirty byte from `offset` on is to lie, if that is known already;
+    /// [`Load::place`] is that from now on. May wait for the disk.
+    fn find_place(&self, _file: FileId, _offset: u64) -> Option<u64> {
+        None
+    }
 
     /// Takes the first run of dirty bytes within `range`, about `max_bytes` at most.
     /// `Err` when the backing file cannot be opened.

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use super::queues::{Places, Stamp, Stamps, Standing};
-use super::scheduler::{Load, Policy, Priority, Reason};
+use super::scheduler::{Load, Outcome, Policy, Priority, Reason};
 use super::zones::Zone;
 
 /// A turn that is out.
@@ -71,11 +71,35 @@ impl Entry {
         self.load = Load { oldest_ms: (load.dirty_bytes > 0).then_some(oldest_ms), ..load };
     }
 
+    /// After a turn that left so many bytes: the file goes behind all that wait for the same reason.
+    pub(super) fn note_turn(
+        &mut self,
+        turn: &InTurn,
+        dirty_bytes: u64,
+        outcome: Outcome,
+        now_ms: u64,
+        stamps: &mut Stamps,
+    ) {
+        self.note_reach(turn, dirty_bytes);
+        self.ring = stamps.next();
+        self.whole = None;
+        self.demanded = self.demanded.map(|_| stamps.next());
+        self.retry_at_ms = match outcome {
+            Outcome::RetryAt(at_ms) => Some(at_ms),
+            Outcome::Written | Outcome::Elsewhere => None,
+        };
+        match turn.reason {
+            Reason::Age => self.age_floor_ms = now_ms,
+            Reason::Closed => self.closed_due_ms = self.closed_due_ms.map(|_| now_ms),
+            _ => {}
+        }
+    }
+
     /// After a turn: guesses how much of what is left the next one can reach, for
     /// [`Reason::Pressure`]. A file whose dirty bytes lie in many chunks has many of them and
     /// gives back few in a turn; by their number alone it would be chosen again and again. So of
     /// the bytes left over, as many count as the turn took; what came in since counts in full.
-    pub(super) fn note_reach(&mut self, turn: &InTurn, dirty_bytes: u64) {
+    fn note_reach(&mut self, turn: &InTurn, dirty_bytes: u64) {
         let taken_bytes = (turn.start_bytes + turn.arrived_bytes).saturating_sub(dirty_bytes);
         let left_bytes = turn.start_bytes.saturating_sub(taken_bytes);
         self.scattered_bytes = left_bytes.saturating_sub(taken_bytes);

@@ -57,6 +57,10 @@ impl Places {
         self.near().filter(|_| self.whole.is_some())
     }
 
+    fn unplaced_whole(&self) -> Option<Stamp> {
+        Some(self.ring).filter(|_| self.whole.is_some() && self.zone.is_none())
+    }
+
     fn near_demanded(&self) -> Option<(Zone, Stamp)> {
         self.near().filter(|_| self.demanded.is_some())
     }
@@ -174,6 +178,8 @@ pub(super) struct Queues {
     pub(super) near_whole: Queue<(Zone, Stamp)>,
     pub(super) near_demanded: Queue<(Zone, Stamp)>,
     pub(super) near_ring: Queue<(Zone, Stamp)>,
+    /// Those of `whole` whose zone is not known, since their last turn.
+    pub(super) unplaced_whole: Queue<Stamp>,
 }
 
 impl Queues {
@@ -189,6 +195,8 @@ impl Queues {
         self.closed.shift(file, was.and_then(|p| p.closed), is.and_then(|p| p.closed));
         self.fullest.shift(file, was.map(|p| p.fullest), is.map(|p| p.fullest));
         self.ring.shift(file, was.map(|p| p.ring), is.map(|p| p.ring));
+        let (old, new) = (was.map(Places::unplaced_whole), is.map(Places::unplaced_whole));
+        self.unplaced_whole.shift(file, old.flatten(), new.flatten());
         let near = [Places::near_whole, Places::near_demanded, Places::near];
         let queues = [&mut self.near_whole, &mut self.near_demanded, &mut self.near_ring];
         for (queue, key) in queues.into_iter().zip(near) {

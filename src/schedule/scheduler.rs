@@ -16,7 +16,8 @@
 //! Where a filesystem gives out blocks at several places ([`Zones`]), turns go in *visits*: while the
 //! disk is at a zone, files there go before others of the same rank, each once; then those of another
 //! zone, the one where somebody waits longest. So each file has a turn before anybody has his second,
-//! as without zones. Closed and over-age files go so among the first [`NEAR_FILES`] only, and under
+//! as without zones. Of a file whose place is not known it may be found out when its turn comes
+//! ([`Outcome::Elsewhere`]), so such whole chunks come before the disk goes elsewhere. Closed and over-age files go so among the first [`NEAR_FILES`] only, and under
 //! pressure those whose turns give back about as much.
 
 use std::cmp::Reverse;
@@ -140,6 +141,9 @@ pub enum Outcome {
     Written,
     /// It failed; no turn for the file before this time in milliseconds.
     RetryAt(u64),
+    /// Nothing was written: it was found to be far from where the disk is, which goes on there first.
+    /// The file keeps its place in the order.
+    Elsewhere,
 }
 
 /// Sums over all files, also those that may get no turn.
@@ -301,30 +305,32 @@ impl Scheduler {
         turn
     }
 
+    /// Whether it is known where the file's next turn will be.
+    pub fn knows_place(&self, file: FileId) -> bool {
+        self.files.get(&file).is_some_and(|entry| entry.zone.is_some())
+    }
+
     /// Puts a file back behind all that wait for the same reason, with what it has to write
     /// now. Ignored for a file that is not in turn.
     pub fn end_turn(&mut self, file: FileId, load: Load, outcome: Outcome, now_ms: u64) {
         let Some(entry) = self.files.get_mut(&file) else { return };
         let Some(turn) = entry.turn.take() else { return };
         let load = if turn.removed { Load::default() } else { load };
-        entry.note_reach(&turn, load.dirty_bytes);
-        if let Some(place) = load.place.filter(|_| load.place != entry.load.place) {
-            entry.zone = Some(self.zones.note(place));
-        }
-        if self.last_taken == Some(file) {
-            self.zone = entry.zone.or(self.zone);
-        }
-        entry.ring = self.stamps.next();
-        entry.whole = None;
-        entry.demanded = entry.demanded.map(|_| self.stamps.next());
-        entry.retry_at_ms = match outcome {
-            Outcome::Written => None,
-            Outcome::RetryAt(at_ms) => Some(at_ms),
-        };
-        match turn.reason {
-            Reason::Age => entry.age_floor_ms = now_ms,
-            Reason::Closed => entry.closed_due_ms = entry.closed_due_ms.map(|_| now_ms),
-            _ => {}
+        if let Outcome::Elsewhere = outcome {
+            entry.zone = load.place.map(|place| self.zones.note(place)).or(entry.zone);
+            self.last_taken = self.last_taken.filter(|last| *last != file);
+        } else {
+            if self.zone.is_none() {
+                // It comes to a zone now, perhaps: this turn is one of the visit, those before are not.
+                self.runs.visit = self.stamps.next();
+            }
+            entry.note_turn(&turn, load.dirty_bytes, outcome, now_ms, &mut self.stamps);
+            if let Some(place) = load.place.filter(|_| load.place != entry.load.place) {
+                entry.zone = Some(self.zones.note(place));
+            }
+            if self.last_taken.is_none_or(|last| last == file) {
+                self.zone = entry.zone.or(self.zone);
+            }
         }
         let old = entry.load;
         entry.set_load(load, now_ms, &self.policy, &mut self.stamps);
@@ -426,7 +432,14 @@ impl Scheduler {
     /// Of those of normal priority.
     fn near_whole(&self) -> Option<FileId> {
         let near = self.of_visit(&self.queues.near_whole);
-        near.or_else(|| self.queues.whole.first_file())
+        near.or_else(|| self.unplaced_whole()).or_else(|| self.queues.whole.first_file())
+    }
+
+    /// One that may be near: nothing is known of its place. Each once in a visit.
+    fn unplaced_whole(&self) -> Option<FileId> {
+        self.zone?;
+        let (ring, file) = self.queues.unplaced_whole.first()?;
+        (ring < self.runs.visit).then_some(file)
     }
 
     /// Of those that somebody waits for.
