@@ -17,8 +17,9 @@
 //! disk is at a zone, files there go before others of the same rank, each once; then those of another
 //! zone, the one where somebody waits longest. So each file has a turn before anybody has his second,
 //! as without zones. Of a file whose place is not known it may be found out when its turn comes
-//! ([`Outcome::Elsewhere`]), so such whole chunks come before the disk goes elsewhere. Closed and over-age files go so among the first [`NEAR_FILES`] only, and under
-//! pressure those whose turns give back about as much.
+//! ([`Outcome::Elsewhere`]), so such whole chunks come before the disk goes elsewhere. Closed and
+//! over-age files go so among the first [`NEAR_FILES`] only, and under pressure those whose turns
+//! give back about as much.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, btree_map};
