@@ -165,6 +165,15 @@ pub fn extents(fd: BorrowedFd) -> io::Result<u32> {
     Ok(fiemap(fd, whole)?.mapped_extents)
 }
 
+/// Whether blocks may be allocated to a file beyond that of its last byte: it has them, or the
+/// filesystem does not say.
+pub fn may_have_blocks_past(fd: BorrowedFd, size: u64) -> bool {
+    const BLOCK_BYTES: u64 = 4096;
+    let start = size.next_multiple_of(BLOCK_BYTES);
+    let rest = Fiemap { start, length: u64::MAX - start, ..Fiemap::default() };
+    !fiemap(fd, rest).is_ok_and(|map| map.mapped_extents == 0)
+}
+
 /// Where on its device the byte at `offset` lies, in bytes, as far as the filesystem knows and says.
 pub fn place_on_device(fd: BorrowedFd, offset: u64) -> Option<u64> {
     let one = Fiemap { start: offset, length: 1, extent_count: 1, ..Fiemap::default() };

@@ -33,8 +33,8 @@ pub use cache::{
 };
 pub use caller::{Credentials, as_caller, without_admin};
 pub use data::{
-    allocate, copy_range, extents, flush_range, place_on_device, read_at, seek, set_size,
-    settle_range, sync_all, sync_data, sync_filesystem, try_read_at, write_at,
+    allocate, copy_range, extents, flush_range, may_have_blocks_past, place_on_device, read_at,
+    seek, set_size, settle_range, sync_all, sync_data, sync_filesystem, try_read_at, write_at,
 };
 pub use device::{DiskReads, ReadSoFar, is_rotational};
 pub use dir::{DirEntry, DirReader};

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -333,4 +333,22 @@ fn the_longest_file_is_known() {
     if longest < i64::MAX as u64 {
         assert_eq!(code(set_size(fd.as_fd(), longest + 1)), Some(libc::EFBIG));
     }
+}
+
+/// Goal: blocks that are allocated beyond the end of a file are seen, and that there are none.
+#[test]
+fn blocks_past_the_end_are_seen() {
+    const SIZE: u64 = 5000;
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(&[1; SIZE as usize], 0).unwrap();
+    if extents(file.as_fd()).is_err() {
+        eprintln!("no map of extents here: there may always be some");
+        assert!(may_have_blocks_past(file.as_fd(), SIZE));
+        return;
+    }
+    assert!(!may_have_blocks_past(file.as_fd(), SIZE));
+    allocate(file.as_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, 1 << 20).unwrap();
+    assert!(may_have_blocks_past(file.as_fd(), SIZE));
+    set_size(file.as_fd(), SIZE).unwrap();
+    assert!(!may_have_blocks_past(file.as_fd(), SIZE));
 }

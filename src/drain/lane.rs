@@ -4,14 +4,16 @@
 //! not come back; what is neither late nor waiting is never more than the lanes that were asked for.
 
 use std::ops::Range;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use super::ending::Ending;
 use super::engine::{Crew, Engine, EngineState};
 use super::rate::Rate;
 use super::{Plan, Run, RunSize, Source, Throttle, Written, write_run};
 use crate::arena::Arena;
-use crate::backing::{Storage, errno};
+use crate::backing::{Storage, errno, place_on_device};
 use crate::clock::{boottime_ms, boottime_us};
 use crate::isolation::Isolation;
 use crate::priority;
@@ -24,6 +26,9 @@ const RUN_PART: u64 = 16;
 /// The turn beside another is not taken sooner, so that the requests of that one are at the disk
 /// first: whoever is woken may well run before who woke him.
 const BESIDE_AFTER_MS: u64 = 3;
+
+/// Where smaller runs lie is not asked.
+const PLACED_BYTES_MIN: u64 = 1 << 20;
 
 /// How much later than it might a lane wakes for what becomes due by time: what becomes due shortly
 /// after it needs no waking of its own then, of the many small files that a program leaves behind.
@@ -57,6 +62,8 @@ struct Turns {
     sharing: Sharing,
     /// Lanes whose turn is being written to its end: nothing else of it is to come.
     ending: usize,
+    /// The last of them that began to.
+    last: Option<Ending>,
     /// When a turn beside such a one may be taken.
     beside_from_ms: u64,
     /// When the last of them ended.
@@ -83,11 +90,7 @@ impl Turns {
             // The engine's pause is over: those of its files have been pauses enough.
             self.scheduler.end_all_delays();
         }
-        let turn = match is_beside {
-            true => self.scheduler.next_turn_beside(now_ms),
-            false => self.scheduler.next_turn(now_ms),
-        };
-        match turn {
+        match self.scheduler.next_turn(now_ms) {
             Some(turn) => Ok((turn, attempt)),
             None => {
                 self.engine.cancel(attempt, now_ms);
@@ -138,6 +141,7 @@ impl LaneQueue {
             engine: Engine::new(crew, seed),
             sharing: Sharing::default(),
             ending: 0,
+            last: None,
             beside_from_ms: 0,
             ended: None,
         };
@@ -199,6 +203,22 @@ impl LaneQueue {
     /// Whether the engine is another process or another machine.
     pub fn is_elsewhere(&self) -> bool {
         self.lock().engine.is_elsewhere()
+    }
+
+    /// Whether it is worth asking where a turn is to be written: nothing is known of it.
+    fn wants_place(&self, file: FileId) -> bool {
+        let turns = self.lock();
+        turns.engine.takes_beside() && !turns.scheduler.knows_place(file)
+    }
+
+    /// Whether what begins at `place` is far from where the disk is, as far as is known.
+    fn is_far(&self, place: Option<u64>) -> bool {
+        self.lock().last.is_some_and(|last| !last.is_near(place))
+    }
+
+    /// Whether the next turn may be prepared while the last one ends.
+    fn takes_beside(&self) -> bool {
+        self.lock().engine.takes_beside()
     }
 
     /// Whether an error of writing says that the engine cannot be reached, and nothing of the file.
@@ -264,11 +284,22 @@ impl LaneQueue {
         }
     }
 
+    /// Waits until the disk may have what begins at `place` in hand.
+    fn wait_to_follow(&self, place: Option<u64>) {
+        let mut turns = self.lock();
+        let goes_first = |last: Ending| !last.may_be_followed(place);
+        while turns.ending > 0 && turns.engine.takes_beside() && turns.last.is_some_and(goes_first)
+        {
+            turns = self.changed.wait(turns).expect("the scheduler does not panic");
+        }
+    }
+
     /// All of a turn is on its way to the disk: so that it need not wait for us between two turns,
     /// another lane may prepare the next one and have it wait at the disk.
-    fn begin_last_run(&self) {
+    fn begin_last_run(&self, ending: Ending) {
         let mut turns = self.lock();
         turns.ending += 1;
+        turns.last = Some(ending);
         turns.beside_from_ms = boottime_ms() + BESIDE_AFTER_MS;
         drop(turns);
         self.changed.notify_one();
@@ -281,6 +312,9 @@ impl LaneQueue {
         turns.ending -= 1;
         let now = Instant::now();
         let before = turns.ended.replace(now).filter(|_| turns.engine.takes_beside());
+        drop(turns);
+        // Who waits to follow.
+        self.changed.notify_all();
         now - before.map_or(begun, |before| before.max(begun))
     }
 
@@ -413,11 +447,15 @@ impl Lane {
 
     /// The same, and how long the disk took for it.
     fn write_timed(&self, run: &Run, is_last: bool) -> (std::io::Result<Written>, Duration) {
+        let is_placed = run.len >= PLACED_BYTES_MIN && self.queue.takes_beside();
+        let place =
+            if is_placed { place_on_device(run.data_file.as_fd(), run.offset) } else { None };
+        self.queue.wait_to_follow(place);
         let begun = Instant::now();
         if !is_last {
             return (self.write(run), begun.elapsed());
         }
-        self.queue.begin_last_run();
+        self.queue.begin_last_run(Ending::of(run, place));
         let written = self.write(run);
         (written, self.queue.end_last_run(begun))
     }
@@ -433,6 +471,12 @@ impl Lane {
             Plan::Nothing => return (0, Outcome::Written),
             Plan::NotBefore(at_ms) => return (0, Outcome::RetryAt(at_ms)),
         };
+        // It is allocated by now. Files of a new place are left until the disk goes there.
+        if self.queue.wants_place(turn.file)
+            && self.queue.is_far(self.source.find_place(turn.file, range.start))
+        {
+            return (0, Outcome::Elsewhere);
+        }
         let mut bytes = 0;
         loop {
             let run_bytes = self.run_size().bytes();
@@ -505,5 +549,29 @@ mod tests {
             assert_eq!(turn.file, FileId(file));
             turns.engine.succeed(attempt, wakes_at_ms);
         }
+    }
+    /// Goal: what is far from the end of a turn that is being written is handed to the disk when that is
+    /// over; what is near, or anywhere when nothing ends, at once.
+    #[test]
+    fn what_is_far_away_follows_when_the_disk_is_done() {
+        let near = Ending { place: Some(1 << 40), is_tailed: false };
+        let policy = Policy { max_age_ms: 30_000, closed_delay_ms: 100 };
+        let crew = Crew { lanes: Lanes::fixed(1), patience: None };
+        let queue = LaneQueue::new(policy, crew, None);
+        queue.wait_to_follow(Some(0));
+        queue.begin_last_run(near);
+        queue.wait_to_follow(Some(1 << 40));
+        assert!(queue.is_far(Some(0)));
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                queue.wait_to_follow(Some(0));
+                tell.send(()).unwrap();
+            });
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(told.try_recv().is_err(), "it is still being written");
+            queue.end_last_run(Instant::now());
+            told.recv_timeout(Duration::from_secs(60)).unwrap();
+        });
     }
 }

@@ -10,6 +10,7 @@
 //! source.
 
 mod data_file;
+mod ending;
 mod engine;
 mod lane;
 mod rate;
@@ -63,6 +64,12 @@ pub enum Plan {
 pub trait Source: Send + Sync {
     /// What a turn of `file` is to write.
     fn plan_turn(&self, file: FileId, reason: Reason) -> Plan;
+
+    /// Where on the device the first dirty byte from `offset` on is to lie, if that is known already;
+    /// [`Load::place`] is that from now on. May wait for the disk.
+    fn find_place(&self, _file: FileId, _offset: u64) -> Option<u64> {
+        None
+    }
 
     /// Takes the first run of dirty bytes within `range`, about `max_bytes` at most.
     /// `Err` when the backing file cannot be opened.

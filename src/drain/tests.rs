@@ -34,6 +34,8 @@ struct ScriptedStorage {
     writes: Mutex<Vec<(u64, usize)>>,
     /// The errno of each sync, in turn; 0 for one that works. None: on this machine.
     syncs: Option<Mutex<VecDeque<i32>>>,
+    /// What was to be written out of the page cache, and after how many writes.
+    flushes: Mutex<Vec<(u64, u64, usize)>>,
 }
 
 impl Storage for ScriptedStorage {
@@ -53,6 +55,12 @@ impl Storage for ScriptedStorage {
 
     fn is_elsewhere(&self, _: BorrowedFd) -> bool {
         self.syncs.is_some()
+    }
+
+    fn flush_range(&self, _: BorrowedFd, offset: u64, len: u64) -> io::Result<()> {
+        let writes = self.writes.lock().unwrap().len();
+        self.flushes.lock().unwrap().push((offset, len, writes));
+        Ok(())
     }
 
     fn sync(&self, _: BorrowedFd, _: SyncKind) -> io::Result<()> {
@@ -113,6 +121,24 @@ fn runs_arrive_whole() {
         check(&file, offset, len);
         assert!(written.calls <= 3, "{offset}+{len}: {} calls", written.calls);
         assert!(written.direct_bytes <= len);
+    }
+}
+
+/// Goal: the part of a block at the end of a large run is written out while the disk is there, after
+/// the bytes before it; that of a small one waits.
+#[test]
+fn the_end_of_a_large_run_is_written_out_at_once() {
+    let arena = arena();
+    const BLOCK: u64 = 64 << 10;
+    for (len, is_flushed) in [(1 << 20, false), ((1 << 20) + 100, true), (BLOCK + 100, false)] {
+        let storage = ScriptedStorage::default();
+        let (_file, run) = run(&arena, 0, len);
+        write_run(&storage, &arena, &run).unwrap();
+        let writes = storage.writes.lock().unwrap().len();
+        let flushes = storage.flushes.lock().unwrap();
+        let to_end = |flush: &(u64, u64, usize)| flush.0 + flush.1 == len && flush.2 == writes;
+        let of_end = flushes.iter().filter(|flush| to_end(flush) && flush.1 < BLOCK).count();
+        assert_eq!(of_end, usize::from(is_flushed), "{len}: {flushes:?}");
     }
 }
 

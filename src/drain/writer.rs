@@ -82,6 +82,12 @@ fn whole_units(from: u64, to: u64, unit: u64) -> (u64, u64) {
     (first, first.max(to - to % unit))
 }
 
+/// Whether a run of so many bytes up to `end` ends with a part of a block, which makes its way to the
+/// disk by itself when the bytes before it are there. That of a small run waits in the page cache.
+pub(super) fn writes_tail(end: u64, len: u64) -> bool {
+    len >= DIRECT_MIN_BYTES && !end.is_multiple_of(BLOCK_BYTES.start)
+}
+
 struct Writer<'a> {
     storage: &'a dyn Storage,
     file: &'a DataFile,
@@ -123,7 +129,12 @@ impl Writer<'_> {
         if last < to {
             self.file.settle_before(self.storage, last)?;
         }
-        self.write_cached(last, to)
+        self.write_cached(last, to)?;
+        if last < to && writes_tail(to, to - from) {
+            // While the disk is there: it would have to come back for it, for each file.
+            self.storage.flush_range(self.file.as_fd(), last, to - last)?;
+        }
+        Ok(())
     }
 
     /// Keeps dirty pages of the backing filesystem from piling up behind our back, when there are

@@ -411,9 +411,13 @@ impl Filesystem {
     }
 
     /// Cutting a file at its own end frees what is allocated beyond. It makes the size durable, so
-    /// the bytes before it go first.
+    /// the bytes before it go first. And it clears the rest of the last block, which then has to be
+    /// written once more, at the place where each file ends: so not where there is nothing to free.
     fn cut_at_end(&self, file: &DataFile) -> io::Result<()> {
         let attr = backing::attr(file.as_fd())?;
+        if !backing::may_have_blocks_past(file.as_fd(), attr.size) {
+            return Ok(());
+        }
         file.settle_before(&*self.storage, attr.size)?;
         self.storage.set_size(file.as_fd(), attr.size)?;
         backing::set_times(file.as_fd(), SetTime::Omit, SetTime::At(attr.mtime))

@@ -69,6 +69,15 @@ impl Source for Filesystem {
         plan
     }
 
+    fn find_place(&self, file: FileId, offset: u64) -> Option<u64> {
+        let node = self.node(file.0).ok()?;
+        let data = node.data_if_any()?;
+        let first = data.lock().buffer.first_fresh_from(offset)?;
+        let place = backing::place_on_device((*self.writable_file(&node).ok()?).as_fd(), first)?;
+        data.lock().place = Some(place);
+        Some(place)
+    }
+
     fn take_run(&self, file: FileId, range: Range<u64>, max_bytes: u64) -> io::Result<Option<Run>> {
         let Ok(node) = self.node(file.0) else { return Ok(None) };
         let Some(data) = node.data_if_any() else { return Ok(None) };

@@ -19,6 +19,7 @@
 mod admission;
 mod chunk_size;
 pub mod circuit;
+mod entry;
 mod gate;
 mod lanes;
 mod pace;
@@ -28,6 +29,7 @@ mod scheduler;
 mod sharing;
 #[cfg(test)]
 mod tests;
+mod zones;
 
 pub use admission::{Admission, Granted};
 pub use chunk_size::{ChunkSize, RunTime, ServiceTime};

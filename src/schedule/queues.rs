@@ -9,6 +9,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeSet;
 
 use super::FileId;
+use super::zones::Zone;
 
 /// Position in a first-in-first-out order. Never used twice, so it decides between equals.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -43,6 +44,26 @@ pub(super) struct Places {
     pub(super) fullest: (Reverse<u64>, Stamp),
     /// Since its last turn: every file that may get a turn.
     pub(super) ring: Stamp,
+    /// Where its next turn will be: a key beside `ring` in the queues of a zone's files.
+    pub(super) zone: Option<Zone>,
+}
+
+impl Places {
+    fn near(&self) -> Option<(Zone, Stamp)> {
+        self.zone.map(|zone| (zone, self.ring))
+    }
+
+    fn near_whole(&self) -> Option<(Zone, Stamp)> {
+        self.near().filter(|_| self.whole.is_some())
+    }
+
+    fn unplaced_whole(&self) -> Option<Stamp> {
+        Some(self.ring).filter(|_| self.whole.is_some() && self.zone.is_none())
+    }
+
+    fn near_demanded(&self) -> Option<(Zone, Stamp)> {
+        self.near().filter(|_| self.demanded.is_some())
+    }
 }
 
 /// Whether and when a file may get a turn.
@@ -106,9 +127,9 @@ impl<K: Copy + Ord> Queue<K> {
         self.first().map(|(_, file)| file)
     }
 
-    /// How many files there are.
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
+    /// The first file whose key is not below `key`, and its own.
+    pub(super) fn first_from(&self, key: K) -> Option<(K, FileId)> {
+        self.0.range(Place(key, FileId(0))..).next().map(|Place(key, file)| (*key, *file))
     }
 
     /// All files with their keys, the next one first.
@@ -139,11 +160,6 @@ impl Queue<(u64, Stamp)> {
     pub(super) fn first_due_ms(&self) -> Option<u64> {
         self.first().map(|((due_ms, _), _)| due_ms)
     }
-
-    /// The first file, if it is due.
-    pub(super) fn first_file_due(&self, now_ms: u64) -> Option<FileId> {
-        self.first().filter(|((due_ms, _), _)| *due_ms <= now_ms).map(|(_, file)| file)
-    }
 }
 
 /// All queues. A file is in `delayed`, or in those that its places name, or in none.
@@ -157,6 +173,13 @@ pub(super) struct Queues {
     pub(super) closed: Queue<(u64, Stamp)>,
     pub(super) fullest: Queue<(Reverse<u64>, Stamp)>,
     pub(super) ring: Queue<Stamp>,
+    /// Those of `whole`, `demanded` and `ring` whose zone is known, by that and then since their last
+    /// turn.
+    pub(super) near_whole: Queue<(Zone, Stamp)>,
+    pub(super) near_demanded: Queue<(Zone, Stamp)>,
+    pub(super) near_ring: Queue<(Zone, Stamp)>,
+    /// Those of `whole` whose zone is not known, since their last turn.
+    pub(super) unplaced_whole: Queue<Stamp>,
 }
 
 impl Queues {
@@ -172,5 +195,12 @@ impl Queues {
         self.closed.shift(file, was.and_then(|p| p.closed), is.and_then(|p| p.closed));
         self.fullest.shift(file, was.map(|p| p.fullest), is.map(|p| p.fullest));
         self.ring.shift(file, was.map(|p| p.ring), is.map(|p| p.ring));
+        let (old, new) = (was.map(Places::unplaced_whole), is.map(Places::unplaced_whole));
+        self.unplaced_whole.shift(file, old.flatten(), new.flatten());
+        let near = [Places::near_whole, Places::near_demanded, Places::near];
+        let queues = [&mut self.near_whole, &mut self.near_demanded, &mut self.near_ring];
+        for (queue, key) in queues.into_iter().zip(near) {
+            queue.shift(file, was.and_then(key), is.and_then(key));
+        }
     }
 }

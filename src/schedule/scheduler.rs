@@ -13,17 +13,21 @@
 //!
 //! Closed, Pressure and Everything need no limit: what waits there becomes over-age.
 //!
-//! Whole chunks go in rounds of the first half of their ring, [`NEAR_FILES`] at most: of a round, the
-//! file whose last turn ended nearest to where the disk is now. Where a filesystem gives out blocks
-//! at several places, turns at the same place then follow each other. Who had a turn is at the end
-//! of the ring, so that the others have theirs before his next. Under pressure the order is the
-//! same among those whose turns give back about as much.
+//! Where a filesystem gives out blocks at several places ([`Zones`]), turns go in *visits*: while the
+//! disk is at a zone, files there go before others of the same rank, each once; then those of another
+//! zone, the one where somebody waits longest. So each file has a turn before anybody has his second,
+//! as without zones. Of a file whose place is not known it may be found out when its turn comes
+//! ([`Outcome::Elsewhere`]), so such whole chunks come before the disk goes elsewhere. Closed and
+//! over-age files go so among the first [`NEAR_FILES`] only, and under pressure those whose turns
+//! give back about as much.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, btree_map};
 
 use super::FileId;
-use super::queues::{Places, Queue, Queues, Stamp, Stamps, Standing};
+use super::entry::{Entry, InTurn};
+use super::queues::{Queue, Queues, Stamp, Stamps};
+use super::zones::{Zone, Zones};
 
 /// Over-age turns in a row while a whole chunk waits. Such turns are mostly small, four of them
 /// cost a disk about 40 ms, next to the 200 ms of a chunk of 20 MB; or they take whole chunks
@@ -38,12 +42,9 @@ const DEMANDED_RUN: u32 = 16;
 /// of the disk, however much the first want.
 const HIGH_RUN: u32 = 4;
 
-/// Among so many whole chunks the order of turns is chosen by place.
-pub(super) const NEAR_FILES: usize = 8;
-
-/// Where filesystems give out blocks at several places, those are further away from each other; and
-/// files of the same place have less between their ends.
-const NEAR_BYTES: u64 = 1 << 30;
+/// Where files are not in the order of their zones, so many are looked at for one of the zone where
+/// the disk is.
+const NEAR_FILES: usize = 8;
 
 /// Delays, fixed for the lifetime of a mount.
 #[derive(Clone, Copy, Debug)]
@@ -141,97 +142,9 @@ pub enum Outcome {
     Written,
     /// It failed; no turn for the file before this time in milliseconds.
     RetryAt(u64),
-}
-
-/// A turn that is out.
-#[derive(Debug)]
-struct InTurn {
-    reason: Reason,
-    /// Dirty bytes when it began, and what came in since.
-    start_bytes: u64,
-    arrived_bytes: u64,
-    /// The file was removed meanwhile and not written since: the load the turn ends with is void.
-    removed: bool,
-}
-
-/// What is known of one file. Kept while it has dirty bytes, is in turn, or is held.
-#[derive(Debug, Default)]
-struct Entry {
-    load: Load,
-    holds: u32,
-    turn: Option<InTurn>,
-    retry_at_ms: Option<u64>,
-    demanded: Option<Stamp>,
-    /// Since it has a whole chunk, or had its last turn.
-    whole: Option<Stamp>,
-    /// When the delay of a closed file ends; later once it had its turn for that.
-    closed_due_ms: Option<u64>,
-    /// Since it became dirty, or had its last turn.
-    ring: Stamp,
-    /// End of the last turn for age: a file that is still over-age goes behind those that
-    /// became so before. Turns for other reasons do not count, they may leave the oldest byte.
-    age_floor_ms: u64,
-    /// Dirty bytes out of reach of the next turn; see [`Entry::note_reach`].
-    scattered_bytes: u64,
-    /// Where the queues have it.
-    standing: Standing,
-}
-
-impl Entry {
-    fn is_clean(&self) -> bool {
-        self.load.dirty_bytes == 0
-    }
-
-    fn set_load(&mut self, load: Load, now_ms: u64, policy: &Policy, stamps: &mut Stamps) {
-        if self.is_clean() && self.turn.is_none() && load.dirty_bytes > 0 {
-            self.ring = stamps.next();
-        }
-        self.closed_due_ms = match (load.open, self.closed_due_ms) {
-            (true, _) => None,
-            (false, None) => Some(now_ms.saturating_add(policy.closed_delay_ms)),
-            (false, due_ms) => due_ms,
-        };
-        self.whole = match (load.has_whole_chunk, self.whole) {
-            (false, _) => None,
-            (true, None) => Some(stamps.next()),
-            (true, stamp) => stamp,
-        };
-        let oldest_ms = load.oldest_ms.or(self.load.oldest_ms).unwrap_or(now_ms);
-        self.load = Load { oldest_ms: (load.dirty_bytes > 0).then_some(oldest_ms), ..load };
-    }
-
-    /// After a turn: guesses how much of what is left the next one can reach, for
-    /// [`Reason::Pressure`]. A file whose dirty bytes lie in many chunks has many of them and
-    /// gives back few in a turn; by their number alone it would be chosen again and again. So of
-    /// the bytes left over, as many count as the turn took; what came in since counts in full.
-    fn note_reach(&mut self, turn: &InTurn, dirty_bytes: u64) {
-        let taken_bytes = (turn.start_bytes + turn.arrived_bytes).saturating_sub(dirty_bytes);
-        let left_bytes = turn.start_bytes.saturating_sub(taken_bytes);
-        self.scattered_bytes = left_bytes.saturating_sub(taken_bytes);
-    }
-
-    fn wanted_standing(&self, policy: &Policy) -> Standing {
-        if self.is_clean() || self.holds > 0 || self.turn.is_some() {
-            return Standing::Out;
-        }
-        if let Some(at_ms) = self.retry_at_ms {
-            return Standing::Delayed(at_ms);
-        }
-        let oldest_ms = self.load.oldest_ms.expect("set_load gives each dirty file an age");
-        let max_age_ms = self.load.max_age_ms.unwrap_or(policy.max_age_ms);
-        let over_age_ms = oldest_ms.saturating_add(max_age_ms / 2);
-        let reach_bytes = self.load.dirty_bytes.saturating_sub(self.scattered_bytes);
-        let is_high = self.load.priority == Priority::High;
-        Standing::Queued(Places {
-            demanded: self.demanded,
-            age: (over_age_ms.max(self.age_floor_ms), self.ring),
-            whole: self.whole.filter(|_| !is_high),
-            high: self.whole.filter(|_| is_high),
-            closed: self.closed_due_ms.map(|due_ms| (due_ms, self.ring)),
-            fullest: (Reverse(reach_bytes), self.ring),
-            ring: self.ring,
-        })
-    }
+    /// Nothing was written: it was found to be far from where the disk is, which goes on there first.
+    /// The file keeps its place in the order.
+    Elsewhere,
 }
 
 /// Sums over all files, also those that may get no turn.
@@ -258,8 +171,8 @@ impl Totals {
 /// How far whoever goes before others has got.
 #[derive(Clone, Copy, Debug, Default)]
 struct Runs {
-    /// The last in the ring of whole chunks whose turn is in this round.
-    round_end: Stamp,
+    /// When the disk came to the zone where it is: who had a turn since has had the one of this visit.
+    visit: Stamp,
     /// Over-age turns in a row that went before a whole chunk.
     age: u32,
     /// Demanded turns in a row that went before an over-age file or a whole chunk.
@@ -278,9 +191,9 @@ pub struct Scheduler {
     queues: Queues,
     totals: Totals,
     stamps: Stamps,
-    /// Where the disk will be after the turns that are out: where the last one that was taken ended,
-    /// or, while it is out, where that file's turn before it did.
-    place: Option<u64>,
+    zones: Zones,
+    /// Where the disk will be after the turns that are out, if that is known.
+    zone: Option<Zone>,
     last_taken: Option<FileId>,
     runs: Runs,
 }
@@ -295,7 +208,8 @@ impl Scheduler {
             queues: Queues::default(),
             totals: Totals::default(),
             stamps: Stamps::default(),
-            place: None,
+            zones: Zones::default(),
+            zone: None,
             last_taken: None,
             runs: Runs::default(),
         }
@@ -315,6 +229,7 @@ impl Scheduler {
         }
         let old = entry.load;
         entry.set_load(load, now_ms, &self.policy, &mut self.stamps);
+        entry.zone = entry.zone.or_else(|| self.zones.near(load.place?));
         self.totals.shift(file, &old, &entry.load);
         self.settle(file);
     }
@@ -374,22 +289,12 @@ impl Scheduler {
         Some(self.take(turn))
     }
 
-    /// The same while a turn that was taken before is still being written: `None` also when the disk
-    /// would have to go far for it, since it may do that too early then.
-    pub fn next_turn_beside(&mut self, now_ms: u64) -> Option<Turn> {
-        self.end_delays(now_ms);
-        let runs = self.runs;
-        let turn = self.pick(now_ms)?;
-        if self.way_bytes(turn.file).is_some_and(|bytes| bytes > NEAR_BYTES) {
-            self.runs = runs;
-            return None;
-        }
-        Some(self.take(turn))
-    }
-
     fn take(&mut self, turn: Turn) -> Turn {
         let entry = self.files.get_mut(&turn.file).expect("a queued file is known");
-        self.place = entry.load.place.or(self.place);
+        if entry.zone.is_some_and(|zone| self.zone != Some(zone) || entry.ring > self.runs.visit) {
+            self.zone = entry.zone;
+            self.runs.visit = self.stamps.next();
+        }
         self.last_taken = Some(turn.file);
         entry.turn = Some(InTurn {
             reason: turn.reason,
@@ -401,27 +306,32 @@ impl Scheduler {
         turn
     }
 
+    /// Whether it is known where the file's next turn will be.
+    pub fn knows_place(&self, file: FileId) -> bool {
+        self.files.get(&file).is_some_and(|entry| entry.zone.is_some())
+    }
+
     /// Puts a file back behind all that wait for the same reason, with what it has to write
     /// now. Ignored for a file that is not in turn.
     pub fn end_turn(&mut self, file: FileId, load: Load, outcome: Outcome, now_ms: u64) {
         let Some(entry) = self.files.get_mut(&file) else { return };
         let Some(turn) = entry.turn.take() else { return };
         let load = if turn.removed { Load::default() } else { load };
-        entry.note_reach(&turn, load.dirty_bytes);
-        if self.last_taken == Some(file) {
-            self.place = load.place.or(self.place);
-        }
-        entry.ring = self.stamps.next();
-        entry.whole = None;
-        entry.demanded = entry.demanded.map(|_| self.stamps.next());
-        entry.retry_at_ms = match outcome {
-            Outcome::Written => None,
-            Outcome::RetryAt(at_ms) => Some(at_ms),
-        };
-        match turn.reason {
-            Reason::Age => entry.age_floor_ms = now_ms,
-            Reason::Closed => entry.closed_due_ms = entry.closed_due_ms.map(|_| now_ms),
-            _ => {}
+        if let Outcome::Elsewhere = outcome {
+            entry.zone = load.place.map(|place| self.zones.note(place)).or(entry.zone);
+            self.last_taken = self.last_taken.filter(|last| *last != file);
+        } else {
+            if self.zone.is_none() {
+                // It comes to a zone now, perhaps: this turn is one of the visit, those before are not.
+                self.runs.visit = self.stamps.next();
+            }
+            entry.note_turn(&turn, load.dirty_bytes, outcome, now_ms, &mut self.stamps);
+            if let Some(place) = load.place.filter(|_| load.place != entry.load.place) {
+                entry.zone = Some(self.zones.note(place));
+            }
+            if self.last_taken.is_none_or(|last| last == file) {
+                self.zone = entry.zone.or(self.zone);
+            }
         }
         let old = entry.load;
         entry.set_load(load, now_ms, &self.policy, &mut self.stamps);
@@ -469,14 +379,14 @@ impl Scheduler {
     fn pick(&mut self, now_ms: u64) -> Option<Turn> {
         let whole = self.next_whole();
         let queues = &self.queues;
-        let old = queues.age.first_file_due(now_ms);
+        let old = self.near_due(&queues.age, now_ms);
         let due = match (old, whole) {
             (Some(_), Some(file)) if self.runs.age >= AGE_RUN => Some((file, Reason::WholeChunk)),
             (Some(file), _) => Some((file, Reason::Age)),
             (None, Some(file)) => Some((file, Reason::WholeChunk)),
             (None, None) => None,
         };
-        let demanded = queues.demanded.first_file();
+        let demanded = self.near_demanded();
         if let Some(file) = demanded.filter(|_| due.is_none() || self.runs.demanded < DEMANDED_RUN)
         {
             self.runs.demanded = if due.is_some() { self.runs.demanded + 1 } else { 0 };
@@ -492,7 +402,7 @@ impl Scheduler {
             return Some(Turn { file, reason });
         }
         self.runs.age = 0;
-        if let Some(file) = queues.closed.first_file_due(now_ms) {
+        if let Some(file) = self.near_due(&queues.closed, now_ms) {
             return Some(Turn { file, reason: Reason::Closed });
         }
         match self.urgency {
@@ -501,7 +411,7 @@ impl Scheduler {
                 self.near_fullest().map(|file| Turn { file, reason: Reason::Pressure })
             }
             Urgency::Everything => {
-                queues.ring.first_file().map(|file| Turn { file, reason: Reason::Everything })
+                self.near_ring().map(|file| Turn { file, reason: Reason::Everything })
             }
         }
     }
@@ -520,17 +430,34 @@ impl Scheduler {
         self.runs.high = if before_other { self.runs.high + 1 } else { 0 };
     }
 
-    /// Of those of normal priority; see the module's head.
-    fn near_whole(&mut self) -> Option<FileId> {
-        let whole = &self.queues.whole;
-        let (first, _) = whole.first()?;
-        if first > self.runs.round_end {
-            let last = (whole.len() / 2).clamp(1, NEAR_FILES) - 1;
-            self.runs.round_end = whole.iter().nth(last).map_or(first, |(stamp, _)| stamp);
-        }
-        let round = whole.iter().take_while(|(stamp, _)| *stamp <= self.runs.round_end);
-        // The first of equals: the one that waits longest.
-        round.map(|(_, file)| file).min_by_key(|file| self.way_bytes(*file).unwrap_or(u64::MAX))
+    /// Of those of normal priority.
+    fn near_whole(&self) -> Option<FileId> {
+        let near = self.of_visit(&self.queues.near_whole);
+        near.or_else(|| self.unplaced_whole()).or_else(|| self.queues.whole.first_file())
+    }
+
+    /// One that may be near: nothing is known of its place. Each once in a visit.
+    fn unplaced_whole(&self) -> Option<FileId> {
+        self.zone?;
+        let (ring, file) = self.queues.unplaced_whole.first()?;
+        (ring < self.runs.visit).then_some(file)
+    }
+
+    /// Of those that somebody waits for.
+    fn near_demanded(&self) -> Option<FileId> {
+        let near = self.of_visit(&self.queues.near_demanded);
+        near.or_else(|| self.queues.demanded.first_file())
+    }
+
+    /// Of all.
+    fn near_ring(&self) -> Option<FileId> {
+        self.of_visit(&self.queues.near_ring).or_else(|| self.queues.ring.first_file())
+    }
+
+    /// Of those that are due, in the order of the time at which they became so.
+    fn near_due(&self, queue: &Queue<(u64, Stamp)>, now_ms: u64) -> Option<FileId> {
+        let due = queue.iter().take_while(|((due_ms, _), _)| *due_ms <= now_ms);
+        self.of_first(due.map(|((_, ring), file)| (ring, file)))
     }
 
     /// Of those whose turn gives back about the most memory. Who is passed over again and again has
@@ -538,16 +465,30 @@ impl Scheduler {
     fn near_fullest(&self) -> Option<FileId> {
         let fullest = &self.queues.fullest;
         let ((Reverse(most_bytes), _), _) = fullest.first()?;
-        let round =
+        let alike =
             fullest.iter().take_while(|((Reverse(bytes), _), _)| *bytes >= most_bytes / 4 * 3);
-        let round = round.take(NEAR_FILES).map(|(_, file)| file);
-        round.min_by_key(|file| self.way_bytes(*file).unwrap_or(u64::MAX))
+        self.of_first(alike.map(|((_, ring), file)| (ring, file)))
     }
 
-    /// How far a file's last turn ended from where the disk will be, if that is known.
-    fn way_bytes(&self, file: FileId) -> Option<u64> {
-        let last = self.files.get(&file)?.load.place?;
-        Some(last.abs_diff(self.place?))
+    /// The one that waits longest of those in the zone where the disk is, unless it had its turn of
+    /// this visit.
+    fn of_visit(&self, queue: &Queue<(Zone, Stamp)>) -> Option<FileId> {
+        let ((_, ring), file) = queue.first_from((self.zone?, Stamp::default()))?;
+        self.is_in_visit(ring, file).then_some(file)
+    }
+
+    /// The first few looked at for one of this visit; without one the first.
+    fn of_first(&self, mut files: impl Iterator<Item = (Stamp, FileId)>) -> Option<FileId> {
+        let first = files.next()?;
+        let mut few = std::iter::once(first).chain(files.take(NEAR_FILES - 1));
+        few.find(|(ring, file)| self.is_in_visit(*ring, *file))
+            .or(Some(first))
+            .map(|(_, file)| file)
+    }
+
+    fn is_in_visit(&self, ring: Stamp, file: FileId) -> bool {
+        let zone = self.files.get(&file).and_then(|entry| entry.zone);
+        ring < self.runs.visit && zone.is_some() && zone == self.zone
     }
 
     /// No file waits for its time of retry any longer.

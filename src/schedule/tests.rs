@@ -15,6 +15,7 @@ mod scheduler;
 mod sharing;
 mod simulation;
 pub(super) mod steps;
+mod visits;
 
 use super::Load;
 use random::Random;

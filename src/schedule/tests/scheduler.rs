@@ -1,12 +1,11 @@
 //! Each rule of the scheduler by itself, in a few calls.
 
 use super::{Random, closed, some, whole};
-use crate::schedule::scheduler::NEAR_FILES;
 use crate::schedule::{FileId, Load, Outcome, Policy, Priority, Reason, Scheduler, Turn, Urgency};
 
 /// Over-age after 5 000 ms, closed files due after 100 ms.
-const POLICY: Policy = Policy { max_age_ms: 10_000, closed_delay_ms: 100 };
-const CLEAN: Load = Load {
+pub(super) const POLICY: Policy = Policy { max_age_ms: 10_000, closed_delay_ms: 100 };
+pub(super) const CLEAN: Load = Load {
     dirty_bytes: 0,
     has_whole_chunk: false,
     oldest_ms: None,
@@ -35,7 +34,7 @@ fn drain(scheduler: &mut Scheduler, now_ms: u64) -> Vec<(u64, Reason)> {
 }
 
 /// Takes `count` turns, each leaving the file as `left` says; who.
-fn take(
+pub(super) fn take(
     scheduler: &mut Scheduler,
     count: usize,
     now_ms: u64,
@@ -402,121 +401,6 @@ fn totals() {
     assert_eq!((s.streams(), s.dirty_bytes(), s.oldest_ms()), (2, 30, Some(5)));
     s.update(FileId(2), some(5, 9), 0);
     assert_eq!((s.streams(), s.dirty_bytes(), s.oldest_ms()), (2, 15, Some(7)));
-}
-
-/// A whole chunk of a file whose last turn ended at `place`.
-fn whole_at(place: u64) -> Load {
-    Load { place: Some(place), ..whole(10, 0) }
-}
-
-/// Goal: where a filesystem gives out blocks at two places, whole chunks at the same place follow
-/// each other; without a place the ring goes round as ever.
-#[test]
-fn near_whole_chunks_follow_each_other() {
-    let mut s = Scheduler::new(POLICY);
-    for file in 0..16 {
-        s.update(FileId(file), whole_at(file % 2 * 1_000_000 + file), 0);
-    }
-    let mut order = Vec::new();
-    while let Some(turn) = s.next_turn(0) {
-        order.push(turn.file.0);
-        s.end_turn(
-            turn.file,
-            Load { place: Some(turn.file.0 % 2 * 1_000_000), ..CLEAN },
-            Outcome::Written,
-            0,
-        );
-    }
-    assert_eq!(order, [0, 2, 4, 6, 1, 3, 5, 7, 9, 11, 10, 8, 12, 13, 14, 15]);
-}
-
-/// Goal: the same where the next turn is taken before the last one ends.
-#[test]
-fn near_whole_chunks_follow_each_other_while_turns_overlap() {
-    let mut s = Scheduler::new(POLICY);
-    let place_of = |file: u64| file % 2 * 1_000_000 + file;
-    for file in 0..16 {
-        s.update(FileId(file), whole_at(place_of(file)), 0);
-    }
-    let mut order = Vec::new();
-    let mut out = s.next_turn(0);
-    while let Some(turn) = out {
-        order.push(turn.file.0);
-        out = s.next_turn(0);
-        let place = Some(place_of(turn.file.0));
-        s.end_turn(turn.file, Load { place, ..CLEAN }, Outcome::Written, 0);
-    }
-    assert_eq!(order, [0, 2, 4, 6, 1, 3, 5, 7, 9, 11, 10, 8, 12, 13, 14, 15]);
-}
-
-/// Goal: under pressure the disk stays where it is while others there have about as much.
-#[test]
-fn near_files_follow_each_other_under_pressure() {
-    let mut s = Scheduler::new(POLICY);
-    s.set_urgency(Urgency::Pressure);
-    let far = |file: u64| Some(file % 2 * 1_000_000);
-    for file in 0..8 {
-        s.update(FileId(file), Load { place: far(file), ..some(100 - file, 0) }, 0);
-    }
-    s.update(FileId(8), Load { place: far(0), ..some(50, 0) }, 0);
-    let mut order = Vec::new();
-    while let Some(turn) = s.next_turn(0) {
-        order.push(turn.file.0);
-        s.end_turn(turn.file, Load { place: far(turn.file.0), ..CLEAN }, Outcome::Written, 0);
-    }
-    assert_eq!(order, [0, 2, 4, 6, 1, 3, 5, 7, 8], "file 8 has much less");
-}
-
-/// Goal: while a turn is still being written, only one that lies near it is taken; whoever goes next
-/// is not changed by having asked.
-#[test]
-fn no_turn_far_away_beside_another() {
-    let mut s = Scheduler::new(POLICY);
-    s.update(FileId(1), whole_at(0), 0);
-    let first = s.next_turn(0).unwrap();
-    s.update(FileId(2), whole_at(1 << 40), 0);
-    assert_eq!(s.next_turn_beside(0), None);
-    s.update(FileId(3), whole_at(1 << 20), 0);
-    s.end_turn(first.file, Load { place: Some(10), ..CLEAN }, Outcome::Written, 0);
-    assert_eq!(s.next_turn(0).unwrap().file, FileId(2), "the round began with it");
-    assert_eq!(s.next_turn_beside(0), None);
-    s.update(FileId(4), whole(10, 0), 0);
-    assert_eq!(s.next_turn(0).unwrap().file, FileId(3));
-    assert_eq!(s.next_turn_beside(0).unwrap().file, FileId(4), "nothing is known of its place");
-}
-
-/// Goal: a file far away has its turn all the same, however many near ones there are.
-#[test]
-fn nobody_far_away_waits_for_ever() {
-    let mut s = Scheduler::new(POLICY);
-    s.update(FileId(1), whole_at(0), 0);
-    let first = s.next_turn(0).unwrap();
-    s.end_turn(first.file, Load { place: Some(0), ..CLEAN }, Outcome::Written, 0);
-    s.update(FileId(100), whole_at(1_000_000), 0);
-    let mut passed_over = 0;
-    loop {
-        for near in 1..=2 {
-            s.update(FileId(near), whole_at(near), 0);
-        }
-        let turn = s.next_turn(0).unwrap();
-        s.end_turn(turn.file, Load { place: Some(0), ..CLEAN }, Outcome::Written, 0);
-        if turn.file == FileId(100) {
-            break;
-        }
-        passed_over += 1;
-    }
-    assert!(passed_over <= NEAR_FILES, "{passed_over}");
-}
-
-/// Goal: files with several whole chunks take strict turns, whatever is near.
-#[test]
-fn near_files_take_turns() {
-    let mut s = Scheduler::new(POLICY);
-    for file in 0..3 {
-        s.update(FileId(file), whole_at(file * 1_000_000), 0);
-    }
-    let left = |file: FileId| whole_at(file.0 * 1_000_000);
-    assert_eq!(take(&mut s, 9, 0, left), [0, 1, 2, 0, 1, 2, 0, 1, 2]);
 }
 
 /// Goal: whole chunks of high priority go first, in turn among themselves, and the others get every

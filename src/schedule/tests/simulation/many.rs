@@ -4,7 +4,6 @@ use super::engine::{Disk, Setup, Writer};
 use super::loads::{KIB, equal, skewed};
 use super::report::Report;
 use super::{Random, run, run_bounded, seed};
-use crate::schedule::scheduler::NEAR_FILES;
 
 fn ten_thousand() -> Setup {
     Setup {
@@ -42,7 +41,7 @@ fn ten_thousand_unequal_writers() {
 /// A file that is due waits for a round of all at most, and, if it is over-age, for a whole chunk
 /// after each four for age.
 fn assert_everybody_has_turns(report: &Report, files: usize) {
-    let round = files + files / 4 + NEAR_FILES;
+    let round = files + files / 4 + 1;
     assert!(report.age_wait_turns <= round, "over-age for {} turns", report.age_wait_turns);
     assert!(report.whole_wait_turns <= round, "whole for {} turns", report.whole_wait_turns);
 }
