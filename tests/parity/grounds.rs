@@ -39,8 +39,11 @@ impl Ground {
             0x0102_1994 => "tmpfs",
             _ => "other",
         };
-        let kind = ENGINES.into_iter().find(|kind| *kind == told).unwrap_or_else(of_superblock);
-        Ground { kind, entries: 100_000, holder: Holder::Here(holder) }
+        let engine = ENGINES.into_iter().find(|kind| *kind == told);
+        // An engine's servers take a millisecond or more for a name.
+        let entries = if engine.is_some() { 2000 } else { 100_000 };
+        let kind = engine.unwrap_or_else(of_superblock);
+        Ground { kind, entries, holder: Holder::Here(holder) }
     }
 
     /// Those that can be made, or why not.

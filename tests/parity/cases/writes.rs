@@ -224,14 +224,16 @@ pub fn half_a_buffer(log: &Log) {
 
 pub fn advice_and_sync(log: &Log) {
     let fd = sys::file("file", &pattern(100_000));
-    sys!(mkfifo(sys::c("fifo").as_ptr(), 0o600)).unwrap();
+    sys::make_fifo("fifo", 0o600);
     for (name, fd) in [
         ("file", fd),
         ("read-only", open("file", O_RDONLY, 0).unwrap()),
         ("path", open("file", O_PATH, 0).unwrap()),
         ("directory", open(".", O_RDONLY, 0).unwrap()),
-        ("fifo", open("fifo", O_RDWR, 0).unwrap()),
-    ] {
+    ]
+    .into_iter()
+    .chain(sys::both_ways("fifo"))
+    {
         let raw = fd.as_raw_fd();
         for advice in [0, 1, 2, 3, 4, 5, 99] {
             for (offset, len) in [(0, 0), (100, 50_000), (1 << 40, 1), (0, -1)] {

@@ -17,7 +17,7 @@ fn make_files() {
     fs::create_dir("directory").unwrap();
     symlink("file", "link").unwrap();
     symlink("absent", "dangling").unwrap();
-    sys!(mkfifo(c("fifo").as_ptr(), 0o600)).unwrap();
+    sys::make_fifo("fifo", 0o600);
 }
 
 fn set(path: &str, name: &str, value: &[u8], flags: i32) -> io::Result<i64> {
