@@ -248,7 +248,7 @@ pub fn acl_values(log: &Log) {
         }
         for mode in [0o600, 0o777, 0o750] {
             if file != "missing" && file != "dangling" {
-                sys!(chmod(c(file).as_ptr(), mode)).unwrap();
+                log.ok(format_args!("chmod {file}"), sys!(chmod(c(file).as_ptr(), mode)));
                 log_acl(log, file);
             }
         }
