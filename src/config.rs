@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::backing::Abilities;
+use crate::mount::origin::Origin;
 
 /// The resolved options of one mount. Every value has been checked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -70,6 +71,9 @@ pub struct MountConfig {
     /// Globs of the files that are coalesced where no rule says whether; none is all.
     #[serde(default)]
     pub only: Vec<String>,
+    /// Where the backing directory lies in its engine. Builds before it did not look for it again.
+    #[serde(default)]
+    pub origin: Option<Origin>,
     /// For so long programs are not told that an engine, which is another process or another machine,
     /// does not answer.
     #[serde(default = "default_patience_ms")]
@@ -221,6 +225,7 @@ impl MountConfig {
             min_free_bytes: 0,
             rules: Vec::new(),
             only: Vec::new(),
+            origin: None,
             patience_ms: default_patience_ms(),
             allow_other: false,
             mount_flags: 0,

@@ -233,6 +233,11 @@ pub fn copies_on_write(fd: BorrowedFd) -> bool {
     is_of_kind(fd, &[0x9123_683E, 0xCA45_1A4E, 0x2FC1_2FC1]) // btrfs, bcachefs, zfs
 }
 
+/// Whether files lie in memory, where blocks are the same everywhere.
+pub fn is_in_memory(fd: BorrowedFd) -> bool {
+    is_of_kind(fd, &[0x0102_1994, 0x8584_58F6]) // tmpfs, ramfs
+}
+
 /// Whether blocks that are allocated ahead in one piece stay one extent when they are written, and
 /// cutting the file gives them back: known of XFS and ext4.
 pub fn keeps_extents(fd: BorrowedFd) -> bool {

@@ -56,6 +56,15 @@ impl<V> DescriptorCache<V> {
         drop(removed);
     }
 
+    /// Takes all values out.
+    pub fn clear(&self) {
+        let mut values = self.lock();
+        let removed: Vec<Arc<V>> =
+            std::iter::from_fn(|| values.pop_lru()).map(|(_, value)| value).collect();
+        drop(values);
+        drop(removed);
+    }
+
     /// Number of values.
     pub fn len(&self) -> usize {
         self.lock().len()

@@ -25,7 +25,7 @@ mod xattr;
 pub use abilities::{Abilities, Calls, KernelCalls, TRIAL_DIR, probe};
 pub use attr::{
     Attr, Freshness, FsStats, SetTime, Time, attr, attr_as, attr_at, attr_at_as, cached_attr,
-    copies_on_write, fs_stats, is_xfs, keeps_extents, set_mode, set_owner, set_times,
+    copies_on_write, fs_stats, is_in_memory, is_xfs, keeps_extents, set_mode, set_owner, set_times,
 };
 pub use ballast::Ballast;
 pub use cache::{

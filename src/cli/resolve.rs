@@ -11,6 +11,7 @@ use super::{below, units};
 use crate::backing::{Abilities, Stripe, ToldBy};
 use crate::config::{Consistency, MIN_MEMORY_BYTES, MountConfig};
 use crate::mount::mountinfo::MountTable;
+use crate::mount::origin::Origin;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -90,6 +91,8 @@ pub struct Kind {
     pub is_elsewhere: bool,
     /// Whether it keeps out all users but the one who mounted it.
     pub is_private: bool,
+    /// Where the directory lies in it then.
+    pub origin: Option<Origin>,
 }
 
 impl Kind {
@@ -100,6 +103,7 @@ impl Kind {
             name: mount.fs_type.to_string_lossy().into_owned(),
             is_elsewhere: mount.is_elsewhere(),
             is_private: mount.is_private(),
+            origin: Origin::of(&table, directory),
         })
     }
 }
@@ -177,6 +181,7 @@ fn checked_config(
         min_free_bytes: options.min_free,
         rules: options.rule.clone(),
         only: Vec::new(),
+        origin: around.kind.origin,
         patience_ms: u64::try_from(options.patience.as_millis()).unwrap_or(u64::MAX),
         // Nobody gets at more through the mount than without it.
         allow_other: options.allow_other

@@ -160,6 +160,7 @@ fn a_client_asks_again_when_the_connection_breaks() {
         id: 1,
         parent: 1,
         device,
+        root: "/".into(),
         mount_point: "/m".into(),
         fs_type: crate::mount::FS_TYPE.into(),
         source: "/b".into(),

@@ -448,13 +448,15 @@ impl Lane {
             range.start = run.offset + run.len;
             self.note_work(run.file, run.offset..range.start);
             let at_work = self.queue.lock().engine.at_work();
-            let reads = self.queue.look_at_reads();
+            // Two system calls a look: nothing for what is as small.
+            let tells = RunSize::learns_from(run.len);
+            let reads = tells.then(|| self.queue.look_at_reads()).flatten();
             let (written, took) = self.write_timed(&run, range.is_empty());
             match written {
                 Ok(written) => {
                     bytes += run.len;
                     *attempt = self.queue.go_on(attempt.take());
-                    if self.queue.was_alone(run.len, reads) {
+                    if tells && self.queue.was_alone(run.len, reads) {
                         self.run_size().note(run.len, took);
                     }
                     self.note_written(run.len, took, at_work);

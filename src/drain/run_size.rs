@@ -43,9 +43,14 @@ impl RunSize {
         self.bytes
     }
 
-    /// Learns from a run of `bytes`. Small ones say little of how fast a disk is.
+    /// Whether something is learned from a run of `bytes`. Small ones say little of how fast a disk is.
+    pub fn learns_from(bytes: u64) -> bool {
+        bytes >= RUN_BYTES.start
+    }
+
+    /// Learns from a run of `bytes`, unless it is small.
     pub fn note(&mut self, bytes: u64, took: Duration) {
-        if bytes < RUN_BYTES.start {
+        if !Self::learns_from(bytes) {
             return;
         }
         let wanted = (bytes as f64 * RUN_TIME.as_secs_f64() / took.as_secs_f64().max(1e-6)) as u64;

@@ -328,8 +328,9 @@ impl Filesystem {
     fn end_try(&self, number: u64, question: &Question, code: Option<i32>) -> Verdict {
         let now_ms = boottime_ms();
         let unreachable = code.filter(|code| self.is_unreachable(question, *code));
-        if unreachable.is_some() {
+        if let Some(code) = unreachable {
             self.forget_dead_descriptors(question);
+            self.look_again_after(code);
         }
         let mut state = self.asking.lock();
         let verdict = match unreachable {

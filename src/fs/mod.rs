@@ -3,6 +3,8 @@
 //! | file | responsibility |
 //! |---|---|
 //! | `nodes` | which backing file a node id is, and how to reach it |
+//! | `foreign` | node ids of files of other filesystems below |
+//! | `numbers` | what an engine's other client calls the same files |
 //! | `names` | lookup, create, link, rename, unlink |
 //! | `attrs` | attributes, times, truncation, extended attributes, statfs |
 //! | `caller` | who asks, and what he may do |
@@ -15,6 +17,7 @@
 //! | `asking` | requests that an engine does not answer: tried again, and answered in bounded time |
 //! | `outage` | engines that do not answer: what files and programs hear of it, and when
 //! | `give_up` | bytes that the user gives up |
+//! | `again` | another client of an engine, in the place of one that died |
 //! | `reopen` | another descriptor, where one is dead that was opened before |
 //! | `gate` | programs that are held back before they write |
 //! | `room` | memory: admission of writes, those that wait, pressure |
@@ -39,6 +42,7 @@
 //! attributes are looked up in the backing directory on the calling thread: where that may hang,
 //! `fuse` asks by way of [`Filesystem::ask`].
 
+mod again;
 mod ahead;
 mod asking;
 mod attrs;
@@ -47,6 +51,7 @@ mod chunk;
 mod data;
 mod drain_now;
 mod failing;
+mod foreign;
 mod gate;
 mod give_up;
 mod handles;
@@ -54,6 +59,7 @@ mod ioctl;
 mod look_anew;
 mod names;
 mod nodes;
+mod numbers;
 mod outage;
 mod pool;
 mod quiet;
@@ -101,6 +107,7 @@ pub use outage::Engines;
 pub use room::{Limits, WRITE_BYTES_MAX};
 pub use virtual_files::is_virtual;
 
+use again::Again;
 use asking::Asking;
 use chunk::Chunk;
 use gate::WriterGate;
@@ -168,6 +175,7 @@ pub struct Filesystem {
     /// Requests about names and attributes, where what is below may hang.
     askers: Pool,
     asking: Asking,
+    again: Again,
     may_hang: AtomicBool,
     /// Callers whose command lines are still being read, although nobody waits for that any more.
     unread_command_lines: Arc<AtomicUsize>,
@@ -198,7 +206,7 @@ impl Filesystem {
         let isolation = Arc::new(Isolation::new(arena));
         let (slots, held) = SlotPool::rebuild(&arena);
         let limits = Limits::new(&arena);
-        let nodes = Nodes::new(arena, backing_fd)?;
+        let nodes = Nodes::new(arena, backing_fd, engines.number_names())?;
         // Three tenths are left to what cannot be closed: directories, files without a name, requests.
         let paths = (descriptors / 5).clamp(64, 1 << 16) as usize;
         // A data file has up to two descriptors: buffered and direct.
@@ -220,6 +228,7 @@ impl Filesystem {
             pool: Pool::new("pool", isolation.clone()),
             askers: Pool::new("ask", isolation.clone()),
             asking: Asking::new(config.patience_ms),
+            again: Again::default(),
             may_hang: AtomicBool::new(false),
             unread_command_lines: Arc::default(),
             engines,

@@ -13,7 +13,7 @@ use super::attrs::{Lasts, NodeAttr};
 use super::caller::Caller;
 use super::handles::OpenFile;
 use super::nodes::Node;
-use super::repeated::{NO_HANDLE, identity, identity_at};
+use super::repeated::{NO_HANDLE, identity};
 use super::reserve::Job;
 use super::stable::Unsynced;
 use super::{Filesystem, errno};
@@ -75,6 +75,7 @@ impl Filesystem {
     ) -> io::Result<Entry> {
         let moment = self.moment();
         let attr = backing::attr_at_as(dir.as_fd(), name, self.freshness())?;
+        let attr = self.met_at(attr, parent, name);
         self.entry(caller, (&attr, moment), parent, name)
     }
 
@@ -164,7 +165,7 @@ impl Filesystem {
         make: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<Entry> {
         self.check_not_reserved(parent, name)?;
-        if !self.was_made(caller, dir, name)? {
+        if !self.was_made(caller, dir, (parent, name))? {
             self.begin_attempt(caller, [None, None]);
             backing::as_caller(credentials, make)?;
         }
@@ -184,7 +185,7 @@ impl Filesystem {
     ) -> io::Result<(Entry, OpenFile)> {
         self.check_not_reserved(parent, name)?;
         let dir = self.directory(parent)?;
-        if self.was_made(caller, &dir, name)? {
+        if self.was_made(caller, &dir, (parent, name))? {
             let entry = self.lookup(caller, parent, name)?;
             if entry.attr.attr.uid != caller.uid {
                 return Err(errno(libc::ESTALE));
@@ -205,7 +206,7 @@ impl Filesystem {
         })?;
         killpoint::pass(Point::CreateMade);
         let moment = self.moment();
-        let attr = backing::attr(fd.as_fd())?;
+        let attr = self.met_at(backing::attr(fd.as_fd())?, parent, name);
         let mut entry = self.entry(caller, (&attr, moment), parent, name)?;
         let node = self.node(entry.attr.id)?;
         self.files.insert(node.id(), DataFile::new(fd, Access::ReadWrite));
@@ -229,7 +230,7 @@ impl Filesystem {
         let node = self.node(id)?;
         let path = self.path_fd(&node)?;
         let dir = self.directory(parent)?;
-        if !self.was_made(caller, &dir, name)? {
+        if !self.was_made(caller, &dir, (parent, name))? {
             self.begin_attempt(caller, [None, None]);
             backing::link_fd_at(path.as_fd(), dir.as_fd(), name)?;
         }
@@ -257,12 +258,12 @@ impl Filesystem {
         self.check_not_reserved(parent, name)?;
         let dir = self.directory(parent)?;
         if let Some([victim, _]) = self.found_before(caller)
-            && identity_at(&dir, name)? != victim
+            && self.identity_at(&dir, (parent, name))? != victim
         {
             self.lost_name(self.known_as(victim), (parent, name), None);
             return Ok(());
         }
-        let attr = backing::attr_at(dir.as_fd(), name)?;
+        let attr = self.met_at(backing::attr_at(dir.as_fd(), name)?, parent, name);
         let victim = self.known(&attr);
         self.keep_reachable(victim.as_ref(), &dir, parent, name)?;
         killpoint::pass(Point::UnlinkPinned);
@@ -332,7 +333,7 @@ impl Filesystem {
         let exchange = flags & libc::RENAME_EXCHANGE != 0;
         if let Some([source, target]) = self.found_before(caller)
             && source != target
-            && identity_at(&to_dir, to_name)? == source
+            && self.identity_at(&to_dir, to)? == source
         {
             let [source, target] = [source, target].map(|mark| self.known_as(mark));
             let moves = [
@@ -346,8 +347,9 @@ impl Filesystem {
             return Ok(());
         }
         let source_attr = backing::attr_at(from_dir.as_fd(), from_name)?;
+        let source_attr = self.met_at(source_attr, from_parent, from_name);
         let target_attr = match backing::attr_at(to_dir.as_fd(), to_name) {
-            Ok(attr) => Some(attr),
+            Ok(attr) => Some(self.met_at(attr, to_parent, to_name)),
             Err(error) if backing::errno(&error) == libc::ENOENT => None,
             Err(error) => return Err(error),
         };

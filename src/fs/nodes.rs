@@ -20,7 +20,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::data::FileData;
+use super::foreign::{FOREIGN, Foreign};
 use super::look_anew::OtherNames;
+use super::numbers::{Number, Numbers};
 use super::reopen::may_be_of_descriptor;
 use super::shared::Watch;
 use super::virtual_files::is_virtual;
@@ -31,57 +33,6 @@ use crate::drain::{Access, DataFile, Need};
 
 /// The root's node id in the FUSE protocol.
 pub(super) const ROOT_ID: u64 = 1;
-/// Ids of files on other devices than the root's.
-const FOREIGN: u64 = 1 << 63;
-/// Bits of a foreign id that hold the inode number.
-const FOREIGN_INO_BITS: u32 = 48;
-/// The device index that stands for none: the low bits are a number of our own.
-const NUMBERED: u64 = (1 << (63 - FOREIGN_INO_BITS)) - 1;
-/// And the one before it for other ids of nodes that have one: see `shared`.
-const DEVICES_MAX: u64 = NUMBERED - 1;
-
-/// What ids of foreign files stand for. Never shrinks: an id once given keeps its meaning.
-#[derive(Default)]
-struct Foreign {
-    devs: Vec<u64>,
-    numbered: HashMap<(u64, u64), u64>,
-    last_number: u64,
-}
-
-impl Foreign {
-    fn id_of(&mut self, dev: u64, ino: u64) -> u64 {
-        let index = self.devs.iter().position(|known| *known == dev).unwrap_or_else(|| {
-            self.devs.push(dev);
-            self.devs.len() - 1
-        }) as u64;
-        if index < DEVICES_MAX && ino >> FOREIGN_INO_BITS == 0 {
-            return FOREIGN | index << FOREIGN_INO_BITS | ino;
-        }
-        let number = *self.numbered.entry((dev, ino)).or_insert_with(|| {
-            self.last_number += 1;
-            self.last_number
-        });
-        FOREIGN | NUMBERED << FOREIGN_INO_BITS | number
-    }
-
-    /// Takes over what a former worker gave out.
-    fn adopt(&mut self, identity: &Identity) {
-        let (index, low) = (
-            (identity.id & !FOREIGN) >> FOREIGN_INO_BITS,
-            identity.id & ((1 << FOREIGN_INO_BITS) - 1),
-        );
-        if index == NUMBERED {
-            self.numbered.insert((identity.dev, identity.ino), low);
-            self.last_number = self.last_number.max(low);
-            return;
-        }
-        let index = index as usize;
-        if self.devs.len() <= index {
-            self.devs.resize(index + 1, 0);
-        }
-        self.devs[index] = identity.dev;
-    }
-}
 
 /// A file the kernel knows, or that still has bytes to be written.
 pub(super) struct Node {
@@ -137,6 +88,12 @@ impl Node {
         *self.seen.lock().expect("no panics under this lock") = attr;
     }
 
+    /// Device and inode number, as it was met: see `numbers`.
+    fn number(&self) -> Number {
+        (self.identity.dev, self.identity.ino)
+    }
+
+    /// Whether it is what has these attributes, which have the number that it was met with.
     fn is(&self, attr: &Attr) -> bool {
         self.identity.dev == attr.dev
             && self.identity.ino == attr.ino
@@ -166,18 +123,28 @@ pub(super) struct Nodes {
     map: RwLock<Map>,
     free: Mutex<Vec<NodeSlot>>,
     foreign: Mutex<Foreign>,
+    pub(super) numbers: Numbers,
 }
 
 impl Nodes {
-    pub(super) fn new(arena: Arena, root: RawFd) -> io::Result<Nodes> {
+    /// `of_names`: see [`Numbers::new`].
+    pub(super) fn new(arena: Arena, root: RawFd, of_names: bool) -> io::Result<Nodes> {
         let table = arena.nodes();
         let identities = (0..table.high_water()).filter_map(|slot| table.identity(NodeSlot(slot)));
         let known_root = identities.into_iter().find(|identity| identity.id == ROOT_ID);
+        // SAFETY: the keeper's descriptor, open as long as the process.
+        let root = unsafe { BorrowedFd::borrow_raw(root) };
+        let numbers = Numbers::new(of_names);
         // A worker that comes after another one does without: a network may be down.
         let root_dev = match known_root {
-            Some(identity) => identity.dev,
-            // SAFETY: the keeper's descriptor, open as long as the process.
-            None => backing::attr(unsafe { BorrowedFd::borrow_raw(root) })?.dev,
+            Some(identity) => {
+                let now = backing::cached_attr(root).map_or(identity.dev, |attr| attr.dev);
+                if now != identity.dev && !of_names {
+                    numbers.device_became(identity.dev, now);
+                }
+                identity.dev
+            }
+            None => backing::attr(root)?.dev,
         };
         Ok(Nodes {
             arena,
@@ -185,6 +152,7 @@ impl Nodes {
             map: RwLock::default(),
             free: Mutex::default(),
             foreign: Mutex::default(),
+            numbers,
         })
     }
 
@@ -215,6 +183,8 @@ impl Nodes {
             self.foreign.lock().expect("no panics under this lock").adopt(&identity);
         }
         let node = Arc::new(Node::new(identity, slot));
+        let (parent, name) = self.arena.nodes().place(slot);
+        self.numbers.put(node.number(), parent, &name);
         self.write().insert(identity.id, node.clone());
         node
     }
@@ -229,13 +199,38 @@ impl Nodes {
         free.map_or_else(|| self.arena.nodes().extend(), Ok)
     }
 
-    fn release_slot(&self, slot: NodeSlot) {
-        self.arena.nodes().clear(slot);
+    fn release_slot(&self, node: &Node) {
+        let (slot, table) = (node.slot, self.arena.nodes());
+        self.lose_place(node);
+        table.clear(slot);
         self.adopt_free(slot);
+    }
+
+    /// What is at the node's name from now on is another file.
+    fn lose_place(&self, node: &Node) {
+        if self.numbers.are_of_names() {
+            let (parent, name) = self.arena.nodes().place(node.slot);
+            self.numbers.take(node.number(), parent, &name);
+        }
     }
 }
 
 impl Filesystem {
+    /// Attributes of what is at a name, with the number that it was met with.
+    pub(super) fn met_at(&self, attr: Attr, parent: u64, name: &OsStr) -> Attr {
+        let attr = self.nodes.numbers.as_met(attr);
+        let Some((dev, ino)) = self.nodes.numbers.at(parent, name) else { return attr };
+        if self.known(&attr).is_some() {
+            return attr;
+        }
+        let met = Attr { dev, ino, ..attr };
+        if self.known(&met).is_none_or(|node| node.pinned().is_some()) {
+            return attr;
+        }
+        self.nodes.numbers.file_became((dev, ino), (attr.dev, attr.ino));
+        met
+    }
+
     /// The node of an id the kernel gave us. `ESTALE` when it is not known, `EPERM` for the virtual
     /// files, with which nothing can be done that is not theirs.
     pub(super) fn node(&self, id: u64) -> io::Result<Arc<Node>> {
@@ -253,7 +248,7 @@ impl Filesystem {
     pub(super) fn known_as(&self, mark: Mark) -> Option<Arc<Node>> {
         let (dev, ino) = mark?;
         let found = self.nodes.read().get(&self.nodes.id_of(dev, ino)).cloned();
-        found.filter(|node| (node.identity.dev, node.identity.ino) == (dev, ino))
+        found.filter(|node| node.number() == (dev, ino))
     }
 
     /// Makes the root known, for as long as the mount lives.
@@ -290,12 +285,12 @@ impl Filesystem {
             }
             Some(stale) => {
                 // Another file has the number now: a new generation tells the kernel.
-                let (slot, known) = (stale.slot, table.lookups(stale.slot));
+                let known = table.lookups(stale.slot);
                 let generation = stale.identity.generation + 1;
                 let children = stale.children.load(Ordering::Relaxed);
-                lose_child(&map, table.place(slot).0);
+                lose_child(&map, table.place(stale.slot).0);
                 self.forget_descriptors(id);
-                self.nodes.release_slot(slot);
+                self.nodes.release_slot(stale);
                 let node = self.insert(&mut map, id, generation, attr, parent, name)?;
                 node.children.store(children, Ordering::Relaxed);
                 table.add_lookups(node.slot, known);
@@ -322,6 +317,7 @@ impl Filesystem {
         let slot = self.nodes.take_slot()?;
         self.arena.nodes().fill(slot, &identity, parent, name);
         let node = Arc::new(Node::new(identity, slot));
+        self.nodes.numbers.put(node.number(), parent, name);
         gain_child(map, parent);
         map.insert(id, node.clone());
         Ok(node)
@@ -339,7 +335,9 @@ impl Filesystem {
             gain_child(map, parent);
             lose_child(map, former);
         }
+        self.nodes.lose_place(node);
         table.set_place(node.slot, parent, name);
+        self.nodes.numbers.put(node.number(), parent, name);
     }
 
     /// Counts the children of nodes that were taken over from a former worker.
@@ -391,7 +389,7 @@ impl Filesystem {
             let (parent, _) = table.place(node.slot);
             lose_child(&map, parent);
             let parent = map.get(&parent).cloned();
-            self.nodes.release_slot(node.slot);
+            self.nodes.release_slot(&node);
             drop(map);
             self.forget_descriptors(node.id());
             self.isolation.forget_file(node.id());
@@ -411,18 +409,21 @@ impl Filesystem {
             return Ok(());
         }
         let fd = backing::open_path_at(dir, name)?;
-        if !node.is(&backing::attr(fd.as_fd())?) {
+        let (parent, _) = self.arena.nodes().place(node.slot);
+        if !node.is(&self.met_at(backing::attr(fd.as_fd())?, parent, name)) {
             return Err(errno(libc::ESTALE));
         }
         // Before it is noted: from then on it may be needed by the program this one becomes.
         backing::keep_over_exec(fd.as_fd())?;
         self.arena.nodes().set_kept_fd(node.slot, Some(fd.as_raw_fd()));
         *pin = Some(Arc::new(fd));
+        self.nodes.lose_place(node);
         Ok(())
     }
 
     /// Takes over a pin of a former worker.
     pub(super) fn adopt_pin(&self, node: &Node, fd: OwnedFd) {
+        self.nodes.lose_place(node);
         *node.pin.lock().expect("no panics under this lock") = Some(Arc::new(fd));
     }
 
@@ -443,9 +444,9 @@ impl Filesystem {
             missing.push(parent);
         };
         while let Some(node) = missing.pop() {
-            let (_, name) = self.arena.nodes().place(node.slot);
+            let (parent, name) = self.arena.nodes().place(node.slot);
             let fd = backing::open_path_at(dir.as_fd(), &name)?;
-            if !node.is(&backing::attr(fd.as_fd())?) {
+            if !node.is(&self.met_at(backing::attr(fd.as_fd())?, parent, &name)) {
                 return Err(errno(libc::ESTALE));
             }
             dir = self.paths.insert(node.id(), fd);
@@ -472,19 +473,22 @@ impl Filesystem {
     }
 
     fn ask_attr(&self, node: &Arc<Node>) -> io::Result<Attr> {
+        // A descriptor stays that of the file.
+        let as_met = |attr| Attr { dev: node.identity.dev, ino: node.identity.ino, ..attr };
         if let Some(file) = self.files.get(node.id()) {
             match backing::attr_as((*file).as_fd(), self.freshness()) {
                 // The way by its name may work.
                 Err(error) if self.may_hang() && may_be_of_descriptor(backing::errno(&error)) => {}
-                found => return found,
+                found => return found.map(as_met),
             }
         }
         if let Some(fd) = self.path_fd_at_hand(node)? {
-            return backing::attr_as(fd.as_fd(), self.freshness());
+            return backing::attr_as(fd.as_fd(), self.freshness()).map(as_met);
         }
         let (parent, name) = self.arena.nodes().place(node.slot);
         let dir = self.path_fd(&self.node(parent)?)?;
         let attr = backing::attr_at_as(dir.as_fd(), &name, self.freshness())?;
+        let attr = self.met_at(attr, parent, &name);
         if node.is(&attr) { Ok(attr) } else { Err(errno(libc::ESTALE)) }
     }
 
@@ -525,31 +529,5 @@ impl Filesystem {
         let device = self.device(node.identity.dev)?;
         let make = || Box::new(FileData::new(self.segment_bytes, self.treatment(node), device));
         Ok(node.data.get_or_init(make))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Goal: files of other filesystems never get each other's ids, whatever their inode numbers,
-    /// and keep theirs when another worker takes over.
-    #[test]
-    fn foreign_ids_never_collide() {
-        let mut foreign = Foreign::default();
-        let files: Vec<(u64, u64)> = (0..40_000u64)
-            .map(|dev| (dev, 7))
-            .chain([(1, 7 | 1 << 48), (2, 7 | 1 << 48), (1, 7 | 1 << 63), (1, u64::MAX)])
-            .collect();
-        let ids: Vec<u64> = files.iter().map(|(dev, ino)| foreign.id_of(*dev, *ino)).collect();
-        assert_eq!(ids.iter().collect::<std::collections::HashSet<_>>().len(), files.len());
-        assert!(ids.iter().all(|id| id & FOREIGN != 0));
-        let mut next = Foreign::default();
-        for (id, (dev, ino)) in ids.iter().zip(&files).rev() {
-            let kind = libc::S_IFREG;
-            next.adopt(&Identity { id: *id, generation: 0, dev: *dev, ino: *ino, kind });
-        }
-        assert_eq!(files.iter().map(|(dev, ino)| next.id_of(*dev, *ino)).collect::<Vec<_>>(), ids);
-        assert!(!ids.contains(&next.id_of(50_000, 7)));
     }
 }

@@ -9,6 +9,7 @@
 //! pools that grow, names and attributes by one, bytes by the other: writes go on while lookups hang.
 //! Rejected: to do so only while the circuit is open. The request that finds out is the one that hangs.
 
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
@@ -32,6 +33,14 @@ pub trait Engines: Send + Sync {
 
     /// The backing directory's, or one that is mounted below it.
     fn is_any_below(&self) -> bool;
+
+    /// Whether inode numbers in the backing directory are those of names, and not of files: another one
+    /// for the same file when its engine's client has forgotten the name.
+    fn number_names(&self) -> bool;
+
+    /// What may be the backing directory in another mount of its engine than that on the device `lost`,
+    /// the first one that `is_it` takes for it. May wait for the engine.
+    fn open_again(&self, lost: u64, is_it: &dyn Fn(BorrowedFd) -> bool) -> Option<OwnedFd>;
 }
 
 /// Pauses between tries of one file, or of one sync.
@@ -74,6 +83,7 @@ impl Filesystem {
             device.queue.expire(now_ms);
             self.fail_hanging(&device.queue, now_ms);
             let Some(outage) = device.queue.engine().outage else { continue };
+            self.look_again_after(outage.errno);
             let is_over = outage.last_ms - outage.since_ms >= self.config.patience_ms;
             if is_over || self.is_finishing() {
                 self.fail_unstored(&device.queue, &outage);
@@ -171,5 +181,13 @@ impl Engines for Elsewhere {
 
     fn is_any_below(&self) -> bool {
         self.0
+    }
+
+    fn number_names(&self) -> bool {
+        false
+    }
+
+    fn open_again(&self, _: u64, _: &dyn Fn(BorrowedFd) -> bool) -> Option<OwnedFd> {
+        None
     }
 }

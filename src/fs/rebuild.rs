@@ -105,8 +105,8 @@ impl Filesystem {
         if self.engines.is_elsewhere(node.identity.dev) {
             return;
         }
-        let there = self.directory(parent).and_then(|dir| backing::attr_at(dir.as_fd(), &name));
-        if there.is_ok_and(|attr| attr.dev == node.identity.dev && attr.ino == node.identity.ino) {
+        let there = self.directory(parent).and_then(|dir| self.identity_at(&dir, (parent, &name)));
+        if there.is_ok_and(|mark| mark == Some((node.identity.dev, node.identity.ino))) {
             self.move_node(&node, parent, &name);
         }
     }

@@ -29,16 +29,20 @@ pub(super) fn identity(attr: &Attr) -> Mark {
     Some((attr.dev, attr.ino))
 }
 
-/// Which file is at a name now. Errors: fstatat(2), but for that of a name that is not there.
-pub(super) fn identity_at(dir: &OwnedFd, name: &OsStr) -> io::Result<Mark> {
-    match backing::attr_at(dir.as_fd(), name) {
-        Ok(attr) => Ok(identity(&attr)),
-        Err(error) if backing::errno(&error) == libc::ENOENT => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 impl Filesystem {
+    /// Which file is at a name now. Errors: fstatat(2), but for that of a name that is not there.
+    pub(super) fn identity_at(
+        &self,
+        dir: &OwnedFd,
+        (parent, name): (u64, &OsStr),
+    ) -> io::Result<Mark> {
+        match backing::attr_at(dir.as_fd(), name) {
+            Ok(attr) => Ok(identity(&self.met_at(attr, parent, name))),
+            Err(error) if backing::errno(&error) == libc::ENOENT => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What the first attempt of a repeated request found; `None` for a request that is new, or of
     /// which nothing was done.
     pub(super) fn found_before(&self, caller: Caller) -> Option<[Mark; 2]> {
@@ -57,8 +61,14 @@ impl Filesystem {
     }
 
     /// For a request that makes a name, which the kernel sends only when it is not there.
-    pub(super) fn was_made(&self, caller: Caller, dir: &OwnedFd, name: &OsStr) -> io::Result<bool> {
-        Ok(self.found_before(caller).is_some() && identity_at(dir, name)?.is_some())
+    pub(super) fn was_made(
+        &self,
+        caller: Caller,
+        dir: &OwnedFd,
+        (parent, name): (u64, &OsStr),
+    ) -> io::Result<bool> {
+        let is_again = self.found_before(caller).is_some();
+        Ok(is_again && self.identity_at(dir, (parent, name))?.is_some())
     }
 }
 

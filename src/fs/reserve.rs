@@ -350,7 +350,8 @@ impl Filesystem {
             let file = (*file).as_fd();
             let window = self.window(node, data, file, &blocks);
             let is_long = window.end - window.start >= GROWTH_BYTES_MIN;
-            if !is_long || backing::copies_on_write(file) || !data.space.leaves_free(file, bytes) {
+            let has_places = !backing::copies_on_write(file) && !backing::is_in_memory(file);
+            if !is_long || !has_places || !data.space.leaves_free(file, bytes) {
                 return Ok(());
             }
             match self.allocate_ahead(node, file, &window) {

@@ -254,6 +254,16 @@ impl Filesystem {
         }
     }
 
+    /// What was seen of backing files is of a time that is over, and is no evidence of changes.
+    pub(super) fn forget_all_looks(&self) {
+        let nodes: Vec<Arc<Node>> = self.nodes.read().values().cloned().collect();
+        for node in nodes {
+            let mut watch = self.watch(&node);
+            (watch.seen, watch.expected) = (None, None);
+            watch.stamp = self.tick();
+        }
+    }
+
     /// We changed something that shows in no more than the time of the last change.
     pub(super) fn note_attributes_changed(&self, node: &Arc<Node>) {
         if !self.is_shared() || !node.is_regular() {

@@ -3,6 +3,7 @@
 
 mod asking;
 mod failing;
+mod numbers;
 mod outage;
 mod power;
 mod reserved;
@@ -107,7 +108,11 @@ impl<S: Storage + 'static> Fixture<S> {
         Fixture::on(Elsewhere(false), storage, set)
     }
 
-    fn on(engines: Elsewhere, storage: Arc<S>, set: impl FnOnce(&mut MountConfig)) -> Fixture<S> {
+    fn on(
+        engines: impl Engines + 'static,
+        storage: Arc<S>,
+        set: impl FnOnce(&mut MountConfig),
+    ) -> Fixture<S> {
         let dir = tempfile::tempdir().unwrap();
         let mut config = MountConfig::for_tests(dir.path(), 4 << 20);
         set(&mut config);
@@ -171,7 +176,7 @@ fn attach_to(
     config: &Arc<MountConfig>,
     arena: Arena,
     storage: Arc<dyn Storage>,
-    engines: Elsewhere,
+    engines: impl Engines + 'static,
 ) -> Arc<Filesystem> {
     let parts = Parts {
         config: config.clone(),

@@ -14,6 +14,7 @@ pub mod generic;
 pub mod machine;
 pub mod mountinfo;
 pub mod namespace;
+pub mod origin;
 pub mod patience;
 pub mod privilege;
 pub mod unmount;

@@ -65,6 +65,8 @@ pub struct Mount {
     pub parent: u32,
     /// Device number of the filesystem.
     pub device: Device,
+    /// The directory of the filesystem that is mounted.
+    pub root: PathBuf,
     /// Where it is mounted.
     pub mount_point: PathBuf,
     /// Its type, with subtype.
@@ -143,6 +145,11 @@ impl MountTable {
         self.0.iter().find(|mount| mount.device == device)
     }
 
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Mount> {
+        self.0.iter()
+    }
+
     /// The mounts at a path, absolute and without symbolic links, and below; with that on which the
     /// path lies.
     pub fn below(&self, path: &Path) -> impl Iterator<Item = &Mount> {
@@ -166,12 +173,13 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let parent = number(fields.next()?)?;
     let mut device = fields.next()?.split(|byte| *byte == b':');
     let device = Device { major: number(device.next()?)?, minor: number(device.next()?)? };
-    let mount_point = PathBuf::from(unescape(fields.nth(1)?));
+    let root = PathBuf::from(unescape(fields.next()?));
+    let mount_point = PathBuf::from(unescape(fields.next()?));
     fields.by_ref().find(|field| *field == b"-")?;
     let fs_type = unescape(fields.next()?);
     let source = unescape(fields.next()?);
     let super_options = unescape(fields.next().unwrap_or_default());
-    Some(Mount { id, parent, device, mount_point, fs_type, source, super_options })
+    Some(Mount { id, parent, device, root, mount_point, fs_type, source, super_options })
 }
 
 fn number(text: &[u8]) -> Option<u32> {

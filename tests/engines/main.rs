@@ -38,7 +38,7 @@ struct Case {
 
 const WITH_NETWORK: &[&str] = &["gluster", "moosefs", "sshfs"];
 
-const CASES: [Case; 15] = [
+const CASES: [Case; 16] = [
     case("pipeline", false, &ENGINES, files::pipeline),
     case("nodes", false, &["gluster", "sshfs"], nodes::what_is_closed_is_seen_elsewhere),
     case("worker_killed", false, &ENGINES, outages::worker_killed),
@@ -57,6 +57,7 @@ const CASES: [Case; 15] = [
     case("names_through_a_cut", true, WITH_NETWORK, outages::names_through_a_cut),
     case("cut_while_the_worker_dies", true, WITH_NETWORK, outages::cut_while_the_worker_dies),
     case("client_killed", true, WITH_NETWORK, outages::client_killed),
+    case("client_gone", true, WITH_NETWORK, outages::client_gone),
 ];
 
 const fn case(

@@ -137,21 +137,37 @@ pub fn cut_while_the_worker_dies(name: &str) {
     assert_recovered(&engine, name, &mount, writers);
 }
 
-/// Goal: when the engine's client is killed, the directory below is gone for good, also when another
-/// client is mounted at its place. What is buffered can be read on, is named, and `umount` refuses;
-/// nobody hangs.
-pub fn client_killed(name: &str) {
-    let (mount, engine) = Engine::mounted(name, &["--memory", "64M", "--max-age", "500ms"]);
-    let mut writers = Writers::start(mount.path(), WRITERS);
+/// The engine's client is killed while programs write; that is seen, and said.
+fn kill_client(engine: &Engine, mount: &Mount, writers: &mut Writers) {
     writers.wait_for_records(3000);
     engine.order("crash");
     writers.wait_for_records(3000);
     mount.wait_for("the loss to be seen", |status| {
         status["errors"].as_array().is_some_and(|errors| !errors.is_empty())
     });
-    let words = say(&mount, &["status"]);
+    let words = say(mount, &["status"]);
     assert!(words.contains("not stored: ") && words.contains("ENOTCONN"), "{words}");
+}
+
+/// Goal: when the engine's client is killed, the directory below is dead for good. Once another client
+/// is mounted in its place everything is stored by way of that, also when the worker died meanwhile;
+/// programs go on, and see nothing of it.
+pub fn client_killed(name: &str) {
+    let (mount, engine) = Engine::mounted(name, &OPTIONS);
+    let mut writers = Writers::start(mount.path(), WRITERS);
+    kill_client(&engine, &mount, &mut writers);
     engine.order("remount");
+    writers.wait_for_records(3000);
+    kill_worker(&mount);
+    assert_recovered(&engine, name, &mount, writers);
+}
+
+/// Goal: where no other client takes its place, what is buffered can be read on, is named, and `umount`
+/// refuses; nobody hangs.
+pub fn client_gone(name: &str) {
+    let (mount, engine) = Engine::mounted(name, &["--memory", "64M", "--max-age", "500ms"]);
+    let mut writers = Writers::start(mount.path(), WRITERS);
+    kill_client(&engine, &mount, &mut writers);
     let refused = mount.umount();
     assert_eq!(refused.status.code(), Some(75), "{}", text(&refused));
     writers.abandon();

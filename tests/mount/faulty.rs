@@ -28,6 +28,9 @@ use crate::support::Mount;
 
 /// Holds the store and where to mount it, when this program is to be the filesystem.
 const VARIABLE: &str = "COALESCEFS_TEST_FAULTY";
+/// Its type in the mount table.
+const OWN_KIND: &str = "fuse.faulty";
+const CLUSTER_KIND: &str = "fuse.mfs";
 /// The kernel asks each time.
 const TTL: Duration = Duration::ZERO;
 
@@ -37,6 +40,7 @@ pub struct Faulty {
     orders: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
     store: PathBuf,
+    path: PathBuf,
 }
 
 impl Faulty {
@@ -44,7 +48,18 @@ impl Faulty {
     pub fn at(path: &Path) -> Faulty {
         let store = path.with_file_name("store");
         std::fs::create_dir(&store).unwrap();
-        let places = std::env::join_paths([&store, path]).unwrap();
+        Faulty::start(&store, path, ["faulty", OWN_KIND])
+    }
+
+    /// The same over what is in `store`, disguised as a client of MooseFS: another one of the same
+    /// source may take its place.
+    pub fn of_cluster(source: &str, store: &Path, path: &Path) -> Faulty {
+        Faulty::start(store, path, [source, CLUSTER_KIND])
+    }
+
+    fn start(store: &Path, path: &Path, [source, kind]: [&str; 2]) -> Faulty {
+        let places = [store, path, Path::new(source), Path::new(kind)];
+        let places = std::env::join_paths(places).unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .env(VARIABLE, places)
             .stdin(Stdio::piped())
@@ -52,9 +67,16 @@ impl Faulty {
             .spawn()
             .unwrap();
         let (orders, answers) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
-        let mut faulty = Faulty { child, orders, answers, store };
+        let mut faulty =
+            Faulty { child, orders, answers, store: store.to_owned(), path: path.to_owned() };
         faulty.order("work");
         faulty
+    }
+
+    /// It dies, and what is mounted stays dead.
+    pub fn die(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// What is on disk.
@@ -79,6 +101,7 @@ impl Drop for Faulty {
         drop(self.orders.take());
         // It unmounts, and with it all who wait for it are let go.
         let _ = self.child.wait();
+        detach(&self.path);
     }
 }
 
@@ -214,7 +237,7 @@ pub fn orders() -> Option<OsString> {
 /// Serves until standard input ends.
 pub fn serve(places: &OsStr) {
     let places: Vec<PathBuf> = std::env::split_paths(places).collect();
-    let [store, path] = &places[..] else { panic!("two places") };
+    let [store, path, source, kind] = &places[..] else { panic!("places, source and type") };
     let shared = Arc::new(Shared::default());
     let passing = Passing {
         store: store.clone(),
@@ -229,28 +252,33 @@ pub fn serve(places: &OsStr) {
     let mut config = Config::default();
     // Of which many hang.
     config.n_threads = Some(64);
-    let device = mount(path);
+    let device = mount(source, path, kind);
     let session = Session::from_fd(passing, device, SessionACL::All, config);
     std::thread::spawn(move || session.unwrap().run());
     for order in std::io::stdin().lines() {
         shared.obey(&order.unwrap());
         println!("done");
     }
-    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
-    // SAFETY: a path; and the end of this process, whatever its threads wait for.
-    unsafe {
-        libc::umount2(path.as_ptr(), libc::MNT_DETACH);
-        libc::_exit(0);
-    }
+    detach(path);
+    // SAFETY: the end of this process, whatever its threads wait for.
+    unsafe { libc::_exit(0) }
 }
 
-fn mount(path: &Path) -> OwnedFd {
+/// Does nothing where nothing is mounted.
+fn detach(path: &Path) {
+    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    // SAFETY: a path.
+    unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) };
+}
+
+fn mount(source: &Path, path: &Path, kind: &Path) -> OwnedFd {
     let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").unwrap();
     let options = format!(
         "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
         device.as_raw_fd()
     );
-    let words = ["faulty", path.to_str().unwrap(), "fuse.faulty", &options];
+    let [source, path, kind] = [source, path, kind].map(|word| word.to_str().unwrap());
+    let words = [source, path, kind, &options];
     let [source, target, kind, data] = words.map(|word| CString::new(word).unwrap());
     // SAFETY: four strings that live as long as the call.
     let result = unsafe {

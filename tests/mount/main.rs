@@ -156,6 +156,7 @@ fn main() {
         outages::programs_of_several_nodes_see_no_outage,
         outages::lost_answers_are_found_out_about,
         outages::a_close_before_what_hangs_ends,
+        outages::another_client_takes_the_place_of_a_dead_one,
         errors::writers_end_when_memory_is_full_of_refused_bytes,
         errors::close_tells_of_a_quota_while_memory_is_full,
         errors::writers_end_when_the_disk_is_full,

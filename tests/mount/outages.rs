@@ -9,9 +9,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::errors::{close, command, errors};
-use crate::faulty::Setup;
+use crate::faulty::{Faulty, Setup};
 use crate::support::deeds::{self, DEEDS, Programs};
-use crate::support::{SOON, records, succeed, text};
+use crate::support::{Mount, SOON, records, succeed, text};
 
 /// stat(2) of what is below, not of what the kernel remembers.
 fn look(path: &Path) -> bool {
@@ -187,4 +187,74 @@ pub fn a_close_before_what_hangs_ends() {
     wait_until("it to be stored", || errors(&setup.mount).is_empty());
     setup.mount.umount_clean();
     assert!(setup.stored("stuck") == records(1, 2000));
+}
+
+/// Goal: a client of an engine that died is replaced by another one of the same engine, wherever that
+/// is mounted, and by none that shows another part or engine: bytes that were acknowledged before, meanwhile and
+/// after are stored there, programs that have files open see nothing of it, and names work again. So
+/// does a worker that comes later. A file of the same name there is let alone.
+pub fn another_client_takes_the_place_of_a_dead_one() {
+    let (mut first, mut source) = (None, String::new());
+    let options = ["--consistency", "exclusive", "--max-age", "200ms"];
+    let mount = Mount::beside_made(
+        |path| {
+            let store = path.with_file_name("store");
+            fs::create_dir(&store).unwrap();
+            source = format!("mfs#{}", path.display());
+            first = Some(Faulty::of_cluster(&source, &store, path));
+        },
+        &options,
+    );
+    let mut first = first.unwrap();
+    let store = first.store().to_owned();
+    let path = |name: &str| mount.path().join(name);
+    fs::write(path("early"), records(1, 1000)).unwrap();
+    let open = File::create(path("open")).unwrap();
+    open.write_all_at(&records(2, 1000), 0).unwrap();
+    open.sync_all().unwrap();
+    first.die();
+    open.write_all_at(&records(3, 1000), 10_000).unwrap();
+    mount.wait_for("the loss to be seen", |status| {
+        status["errors"].as_array().is_some_and(|errors| !errors.is_empty())
+    });
+    let beside = |name: &str| {
+        let at = store.with_file_name(name);
+        fs::create_dir(&at).unwrap();
+        at
+    };
+    let strange = beside("strange");
+    fs::write(strange.join("open"), "another's").unwrap();
+    let _stranger = Faulty::of_cluster(&source, &strange, &beside("strange-client"));
+    let _other = Faulty::of_cluster("mfs#other", &store, &beside("other-client"));
+    let tried = attempts(&mount.status());
+    mount.wait_for("strangers to be looked at", |status| attempts(status) >= tried + 3);
+    let _second = Faulty::of_cluster(&source, &store, &beside("second-client"));
+    mount.wait_for("everything to be stored", |status| {
+        status["errors"].as_array().is_some_and(Vec::is_empty) && status["backlog_bytes"] == 0
+    });
+    open.write_all_at(&records(4, 1000), 20_000).unwrap();
+    open.sync_all().unwrap();
+    let all = [records(2, 1000), records(3, 1000), records(4, 1000)].concat();
+    assert!(fs::read(store.join("open")).unwrap() == all);
+    assert!(fs::read(path("early")).unwrap() == records(1, 1000), "by way of the new client");
+    kill(mount.worker_pid());
+    fs::rename(path("early"), path("late")).unwrap();
+    fs::write(path("new"), records(5, 1000)).unwrap();
+    open.write_all_at(&records(5, 1000), 30_000).unwrap();
+    drop(open);
+    mount.umount_clean();
+    assert!(fs::read(store.join("late")).unwrap() == records(1, 1000));
+    assert!(fs::read(store.join("new")).unwrap() == records(5, 1000));
+    assert!(fs::read(store.join("open")).unwrap() == [all, records(5, 1000)].concat());
+    assert_eq!(fs::read(strange.join("open")).unwrap(), b"another's");
+}
+
+/// How often the first file that is not stored was tried.
+fn attempts(status: &serde_json::Value) -> u64 {
+    status["errors"][0]["failure"]["attempts"].as_u64().unwrap()
+}
+
+fn kill(process: libc::pid_t) {
+    // SAFETY: one of ours.
+    unsafe { libc::kill(process, libc::SIGKILL) };
 }

@@ -57,14 +57,18 @@ impl Storage for Recording {
     }
 }
 
-/// Goal: while the disk is behind, a turn takes the largest power of two of whole chunks in a row,
-/// allocated in one piece; what is less than a chunk waits.
-#[test]
-fn turns_are_long_when_much_is_waiting() {
+/// What is written while the disk is behind: seven chunks and some of a file.
+const SOME: usize = 7 * CHUNK as usize + 1000;
+
+/// A file of them, once whole chunks are stored.
+fn stored_in_long_turns(set: impl FnOnce(&mut MountConfig)) -> (Fixture<Recording>, u64) {
     let (mood, changed, writes) = (Mutex::new(Mood::Wait), Condvar::new(), Mutex::default());
     let storage = MoodyStorage { mood, changed, writes };
     let storage = Arc::new(Recording(storage, Mutex::default()));
-    let fixture = Fixture::with(storage, |config| config.memory_bytes = 32 << 20);
+    let fixture = Fixture::with(storage, |config| {
+        config.memory_bytes = 32 << 20;
+        set(config);
+    });
     // One turn, and the one beside it.
     for name in ["first", "next"] {
         let (first, _) = fixture.create(name);
@@ -72,23 +76,41 @@ fn turns_are_long_when_much_is_waiting() {
         fixture.wait_until("the lane to be busy", |fs| in_flight_bytes(fs, first) > 0);
     }
     let (second, _) = fixture.create("second");
-    let bytes = vec![2; 7 * CHUNK as usize + 1000];
-    for (number, piece) in bytes.chunks(CHUNK as usize).enumerate() {
+    for (number, piece) in vec![2; SOME].chunks(CHUNK as usize).enumerate() {
         let offset = number as u64 * CHUNK;
         fixture.write(second, offset, piece).recv().unwrap().unwrap();
     }
     fixture.storage.0.set(Mood::Work);
     fixture.wait_until("whole chunks to be stored", |fs| fs.backlog_bytes() == 1000);
+    (fixture, second)
+}
+
+/// Goal: while the disk is behind, a turn takes the largest power of two of whole chunks in a row,
+/// allocated in one piece; what is less than a chunk waits.
+#[test]
+fn turns_are_long_when_much_is_waiting() {
+    let (fixture, second) = stored_in_long_turns(|_| {});
     let mut writes = fixture.storage.0.writes.lock().unwrap().clone();
     let chunks = |from: u64, count: u64| (from * CHUNK, (count * CHUNK) as usize);
     // The two that waited may end one before and one after the next begins.
     writes.retain(|write| *write != chunks(0, 1));
     assert_eq!(writes, [chunks(0, 4), chunks(4, 2), chunks(6, 1)]);
-    if !crate::backing::copies_on_write(fixture.fs.root()) {
+    let root = fixture.fs.root();
+    if !crate::backing::copies_on_write(root) && !crate::backing::is_in_memory(root) {
         assert_eq!(*fixture.storage.1.lock().unwrap(), [(0, 4 * CHUNK)]);
     }
     fixture.fsync(second).unwrap();
-    assert!(std::fs::read(fixture.path("second")).unwrap() == bytes);
+    assert!(std::fs::read(fixture.path("second")).unwrap() == vec![2; SOME]);
+}
+
+/// Goal: nothing is allocated ahead where files lie in memory: it would be filled twice.
+#[test]
+fn files_in_memory_are_not_laid_out() {
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let (fixture, second) = stored_in_long_turns(|config| config.backing = memory.path().into());
+    assert_eq!(*fixture.storage.1.lock().unwrap(), []);
+    fixture.fsync(second).unwrap();
+    assert!(std::fs::read(memory.path().join("second")).unwrap() == vec![2; SOME]);
 }
 
 /// Goal: a turn for age takes what one for a whole chunk would, also when its first chunk is not

@@ -111,9 +111,16 @@ fn changed_below(what: &str, status: &Status) -> Option<Check> {
 
 fn unreachable(what: &str, status: &Status) -> Option<Check> {
     let (device, outage) = status.outage()?;
+    let is_found_again = outage.errno == libc::ENOTCONN && status.config.origin.is_some();
+    let advice = match is_found_again {
+        true => {
+            "if its client died, mount the network filesystem again, anywhere: it is found there"
+        }
+        false => "look at the network filesystem below",
+    };
     let text = format!(
         "waits for the engine (device {device}): {}; the data stays in memory, and programs hear of \
-         it after {}: look at the network filesystem below",
+         it after {}: {advice}",
         outage.describe(units::duration_ms),
         units::duration_ms(status.config.patience_ms)
     );
