@@ -113,13 +113,21 @@ pub fn many_links(log: &Log) {
     let file = sys::file("d/file", b"linked often");
     let dir = open("d", O_RDONLY, 0).unwrap();
     let count = entries_wanted().min(LINKS_MAX);
+    let mut made = 0;
     for at in 0..count {
         let (from, to) = (c("file"), c(format!("link {at}")));
         let (fd, flags) = (dir.as_raw_fd(), 0);
-        sys!(linkat(fd, from.as_ptr(), fd, to.as_ptr(), flags)).unwrap();
+        // GlusterFS allows a hundred.
+        if log.refused(
+            format_args!("link {at}"),
+            sys!(linkat(fd, from.as_ptr(), fd, to.as_ptr(), flags)),
+        ) {
+            break;
+        }
+        made = at;
     }
     log.value("links", sys::fstat(&file).map(|stat| stat.st_nlink));
-    let last = openat(dir.as_raw_fd(), format!("link {}", count - 1), O_RDWR, 0).unwrap();
+    let last = openat(dir.as_raw_fd(), format!("link {made}"), O_RDWR, 0).unwrap();
     log.value("write by the last", sys::pwrite(&last, b"LINKED", 0));
     log.value("read by the first", sys::pread(&file, 20, 0));
     log.ok("remove", fs::remove_dir_all("d"));
