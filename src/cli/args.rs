@@ -348,7 +348,7 @@ pub struct MountOptions {
     /// Let every write() come to the daemon at once: slow
     #[arg(long)]
     pub no_writeback_cache: bool,
-    /// Let other users in [default: when root mounts]
+    /// Let other users in [default: when root mounts, unless the filesystem below keeps them out]
     #[arg(long, overrides_with = "no_allow_other")]
     pub allow_other: bool,
     /// Keep other users out, root included

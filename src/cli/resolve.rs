@@ -89,6 +89,8 @@ pub struct Kind {
     pub name: String,
     /// Whether it is another process's or another machine's, so that other nodes may have it, too.
     pub is_elsewhere: bool,
+    /// Whether it keeps out all users but the one who mounted it.
+    pub is_private: bool,
     /// Where the directory lies in it then.
     pub origin: Option<Origin>,
 }
@@ -100,6 +102,7 @@ impl Kind {
         table.holding(directory).map_or_else(Kind::default, |mount| Kind {
             name: mount.fs_type.to_string_lossy().into_owned(),
             is_elsewhere: mount.is_elsewhere(),
+            is_private: mount.is_private(),
             origin: Origin::of(&table, directory),
         })
     }
@@ -180,7 +183,9 @@ fn checked_config(
         only: Vec::new(),
         origin: around.kind.origin,
         patience_ms: u64::try_from(options.patience.as_millis()).unwrap_or(u64::MAX),
-        allow_other: options.allow_other || (around.is_root && !options.no_allow_other),
+        // Nobody gets at more through the mount than without it.
+        allow_other: options.allow_other
+            || (around.is_root && !around.kind.is_private && !options.no_allow_other),
         mount_flags: options.mount_options.iter().fold(0, |flags, change| change.applied_to(flags)),
     };
     let chunk_bytes = match options.chunk {
@@ -405,7 +410,11 @@ mod tests {
         let other = |options: &MountOptions, around| {
             mount_config(options, "/b".into(), "/b".into(), around).unwrap().allow_other
         };
-        assert!(!other(&options(), user.clone()));
+        assert!(!other(&options(), user.clone()) && other(&options(), machine()));
+        let kind = Kind { is_private: true, ..Kind::default() };
+        let over_private = Surroundings { kind, ..machine() };
+        assert!(!other(&options(), over_private.clone()));
+        assert!(other(&MountOptions { allow_other: true, ..options() }, over_private));
         assert!(other(&MountOptions { allow_other: true, ..options() }, user));
         assert!(!other(&MountOptions { no_allow_other: true, ..options() }, machine()));
     }

@@ -82,6 +82,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
+use std::time::Duration;
 
 use crate::arena::{Arena, SlotPool};
 use crate::backing::{DescriptorCache, DiskReads, ReadSoFar, Storage, is_rotational};
@@ -276,6 +277,12 @@ impl Filesystem {
     /// Whether the kernel is to collect writes in its page cache.
     pub fn uses_writeback_cache(&self) -> bool {
         self.config.writeback_cache
+    }
+
+    /// The steps in which the backing directory's filesystem keeps times: a nanosecond where that is
+    /// not known.
+    pub fn time_step(&self) -> Duration {
+        Duration::from_nanos(self.config.abilities.time_step_ns.unwrap_or(1))
     }
 
     /// The figures that survive the worker.

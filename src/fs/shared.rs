@@ -88,6 +88,8 @@ pub(super) struct Watch {
     seen: Option<Seen>,
     /// It was changed so shortly before it was looked at that another change may show the same time.
     is_fresh: bool,
+    /// Its epoch began by a look, and nobody has opened it since: the kernel has no pages of it.
+    is_unopened: bool,
     /// When it was taken over, or a change of ours began or ended: see [`Shared::clock`].
     stamp: u64,
     /// Changes of ours that are under way.
@@ -328,8 +330,9 @@ impl Filesystem {
             return Look::Outdated;
         }
         let (table, now) = (self.arena.nodes(), Seen::of(attr));
-        // Not while somebody has it open: what is done here is to be seen here.
-        let may_differ = watch.is_fresh && table.open(node.slot) == 0;
+        // Not while somebody has it open: what is done here is to be seen here. Nor while nobody has
+        // opened it: of many who look it up at the same time each would make the others' id stale.
+        let may_differ = watch.is_fresh && !watch.is_unopened && table.open(node.slot) == 0;
         if watch.seen == Some(now) && !watch.is_outdated && !may_differ {
             return Look::Done;
         }
@@ -343,6 +346,7 @@ impl Filesystem {
         if table.writers(node.slot) == 0 && is_settled && table.mtime(node.slot).is_none() {
             let epoch = table.epoch(node.slot) % (EPOCHS - 1) + 1;
             table.set_epoch(node.slot, epoch);
+            watch.is_unopened = true;
             watch.is_outdated = false;
             if let Some(state) = &mut state {
                 state.stored_end = 0;
@@ -405,10 +409,11 @@ impl Filesystem {
     /// one took its place: it looks the name up again.
     pub(super) fn count_open(&self, node: &Node, id: u64, is_writer: bool) -> io::Result<()> {
         // No other epoch begins meanwhile.
-        let _watch = self.watch(node);
+        let mut watch = self.watch(node);
         if self.is_shared() && id != self.kernel_id(node) {
             return Err(errno(libc::ESTALE));
         }
+        watch.is_unopened = false;
         let table = self.arena.nodes();
         table.add_open(node.slot);
         if is_writer {

@@ -9,6 +9,7 @@ mod power;
 mod reserved;
 mod rules;
 mod seeing;
+mod shared;
 mod stable;
 
 use std::ffi::OsStr;

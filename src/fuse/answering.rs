@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use fuser::{
     FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, Notifier, ReplyDirectoryPlus,
@@ -66,6 +67,9 @@ impl Adapter {
         // Within the kernel's bounds by construction; it lowers what it cannot do.
         let _ = config.set_max_write(limits.max_write_bytes);
         let _ = config.set_max_background(limits.max_background);
+        // The kernel keeps the times of files that it caches: programs are not to see them change
+        // when they are asked for below. A second is the most that it can do.
+        let _ = config.set_time_granularity(self.fs.time_step().min(Duration::from_secs(1)));
     }
 
     /// Where a node was last found, for messages.

@@ -90,6 +90,13 @@ impl Mount {
         ELSEWHERE.contains(&of.split('.').next().unwrap_or_default())
     }
 
+    /// Whether nobody but the user who made it may use it: FUSE(4) without allow_other.
+    pub fn is_private(&self) -> bool {
+        let is_fuse = self.fs_type.as_bytes().starts_with(b"fuse");
+        let mut options = self.super_options.as_bytes().split(|byte| *byte == b',');
+        is_fuse && !options.any(|option| option == b"allow_other")
+    }
+
     /// The user who made a FUSE mount, as this user namespace sees him.
     pub fn user_id(&self) -> Option<u32> {
         let options = self.super_options.as_bytes();
@@ -272,6 +279,20 @@ broken line
         for kind in ["ext4", "xfs", "btrfs", "tmpfs", "overlay", "fuseblk", "fuseblk.ntfs"] {
             assert!(!table(kind), "{kind}");
         }
+    }
+
+    /// Goal: FUSE that keeps other users out is told from FUSE that does not, and from all else.
+    #[test]
+    fn who_keeps_others_out() {
+        let is_private = |kind: &str, options: &str| {
+            let line = format!("36 35 0:52 / /mnt rw - {kind} source {options}");
+            MountTable::parse(line.as_bytes()).0[0].is_private()
+        };
+        assert!(is_private("fuse.sshfs", "rw,user_id=0,group_id=0"));
+        assert!(is_private("fuse", "rw,user_id=0,default_permissions"));
+        assert!(!is_private("fuse.sshfs", "rw,user_id=0,group_id=0,allow_other"));
+        assert!(!is_private("fuseblk", "rw,allow_other,blksize=4096"));
+        assert!(!is_private("ext4", "rw") && !is_private("nfs4", "rw"));
     }
 
     proptest! {

@@ -107,6 +107,11 @@ impl Engine {
         engine
     }
 
+    /// sshfs as it is by default: for nobody but who mounted it.
+    pub fn start_private() -> Engine {
+        Self::start_set("sshfs", &[("ENGINE_SSHFS_OPTIONS", "dir_cache=yes")])
+    }
+
     /// [`Engine::files`] as the second client has it.
     pub fn files_of_another(&self) -> PathBuf {
         self.path().join("mnt2/files")

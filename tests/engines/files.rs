@@ -163,3 +163,27 @@ pub fn removed_below(name: &str) {
     assert!(!crate::support::is_mounted(mount.path()), "{ended}");
     assert_eq!(fs::read(engine.files().join("other")).unwrap(), records(2, 1000));
 }
+
+/// Goal: where the engine's client lets nobody in but root, root's mount does not, either, unless told
+/// to: nobody gets at more than without it.
+pub fn private(_: &str) {
+    let engine = Engine::start_private();
+    fs::write(engine.files().join("secret"), "for root").unwrap();
+    for (options, is_let_in) in [(&[][..], false), (&["--allow-other"][..], true)] {
+        let mount = engine.mount(options);
+        let read = |uid: &str| {
+            let mut cat = std::process::Command::new("setpriv");
+            cat.args(["--reuid", uid, "--clear-groups", "cat"]).arg(mount.path().join("secret"));
+            cat.output().unwrap()
+        };
+        assert_eq!(read("0").stdout, b"for root");
+        let other = read("65534");
+        assert_eq!(
+            other.status.success(),
+            is_let_in,
+            "{options:?}: {}",
+            crate::support::text(&other)
+        );
+        mount.umount_clean();
+    }
+}

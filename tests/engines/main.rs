@@ -12,6 +12,7 @@ mod support;
 
 mod engine;
 mod files;
+mod lanes;
 mod nodes;
 mod objects;
 mod outages;
@@ -37,12 +38,16 @@ struct Case {
 
 const WITH_NETWORK: &[&str] = &["gluster", "moosefs", "sshfs"];
 
-const CASES: [Case; 14] = [
+const CASES: [Case; 16] = [
     case("pipeline", false, &ENGINES, files::pipeline),
     case("nodes", false, &["gluster", "sshfs"], nodes::what_is_closed_is_seen_elsewhere),
     case("worker_killed", false, &ENGINES, outages::worker_killed),
     case("writes_end_with_shards", false, &["gluster"], objects::writes_end_with_shards),
     case("layout", false, &["moosefs"], objects::layout),
+    case("private", false, &["sshfs"], files::private),
+    case("lanes", true, WITH_NETWORK, lanes::lanes_are_tried),
+    // Not MooseFS: its client tries for two minutes each time before it says ENOSPC, and what is
+    // removed makes room after minutes. That it says so is tested by its quota.
     case("full", true, &["gluster", "sshfs", "overlay"], files::full),
     // sshfs has no word for it, and overlayfs none of its own.
     case("quota", true, &["gluster", "moosefs"], files::quota),

@@ -48,7 +48,8 @@ attach() {
     mfssettrashtime -r 0 "$dir/mnt" >>"$dir/client.log"
 }
 
-client_options=mfsnice=0,mfsallowoomkiller,mfsattrcacheto=0
+# By itself it looks at the rights of the last part of a path only, as long as it has cached the others.
+client_options=mfsnice=0,mfsallowoomkiller,mfsattrcacheto=0,default_permissions
 
 # The chunkservers tell the master of theirs.
 has_space() { [ "$(stat -f -c %b "$dir/mnt")" -gt 0 ]; }

@@ -34,10 +34,11 @@ END
 serve_files() { "$sshd" -f "$dir/config" -E "$dir/sshd.log"; }
 
 attach() {
+    # For all users, who have the rights that the modes say; by default it is for its owner alone.
     # Asked often, so that a network that is cut is noticed and connected to again.
     sshfs -F /dev/null -o "ssh_command=${ENGINE_SSH:-ssh},IdentityFile=$dir/key,UserKnownHostsFile=/dev/null" \
         -o StrictHostKeyChecking=no,LogLevel=ERROR,reconnect,ServerAliveInterval=3,ServerAliveCountMax=3 \
-        -o "${ENGINE_SSHFS_OPTIONS:-dir_cache=yes}" \
+        -o "${ENGINE_SSHFS_OPTIONS:-dir_cache=yes,allow_other,default_permissions}" \
         "root@$address:$dir/disks/export/files" "$mnt"
     until_true mountpoint -q "$mnt"
 }

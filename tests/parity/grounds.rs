@@ -24,6 +24,8 @@ pub struct Ground {
     pub kind: &'static str,
     /// Entries of a large directory; fewer where time is better spent on other things.
     pub entries: usize,
+    /// Whether it is one of `tests/engines`.
+    pub is_engine: bool,
     holder: Holder,
 }
 
@@ -39,15 +41,18 @@ impl Ground {
             0x0102_1994 => "tmpfs",
             _ => "other",
         };
-        let kind = ENGINES.into_iter().find(|kind| *kind == told).unwrap_or_else(of_superblock);
-        Ground { kind, entries: 100_000, holder: Holder::Here(holder) }
+        let engine = ENGINES.into_iter().find(|kind| *kind == told);
+        // An engine's servers take a millisecond or more for a name.
+        let entries = if engine.is_some() { 2000 } else { 100_000 };
+        let (kind, is_engine) = (engine.unwrap_or_else(of_superblock), engine.is_some());
+        Ground { kind, entries, is_engine, holder: Holder::Here(holder) }
     }
 
     /// Those that can be made, or why not.
     pub fn made() -> Vec<(&'static str, Result<Ground, String>)> {
         let make = |kind| {
             let image = Image::make(kind, IMAGE_BYTES)?;
-            Ok(Ground { kind, entries: 10_000, holder: Holder::Made(image) })
+            Ok(Ground { kind, entries: 10_000, is_engine: false, holder: Holder::Made(image) })
         };
         image::KINDS.map(|(kind, _)| (kind, make(kind))).into()
     }

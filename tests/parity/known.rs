@@ -1,16 +1,45 @@
 //! Differences that are known: of the kernel's FUSE or of the FUSE library, none of which the
-//! daemon can mend. Each must still occur: a difference that is gone has to be taken off.
+//! daemon can mend; over engines also where the engine alone is wrong. Each must still occur: a
+//! difference that is gone has to be taken off.
+
+mod engines;
 
 /// A difference that is expected.
 pub struct Known {
     /// The case.
     pub case: &'static str,
-    /// How the call's line begins.
+    /// How the call's line begins; `*` stands for anything.
     pub call: &'static str,
-    /// Kinds of filesystems it occurs on; empty for all.
+    /// Kinds of filesystems it occurs on; empty for all that are not FUSE themselves.
     pub on: &'static [&'static str],
+    /// How surely.
+    pub occurs: Occurs,
     /// Why it is so.
     pub why: &'static str,
+}
+
+/// Whether a difference must be found.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Occurs {
+    /// Each time.
+    Always,
+    /// It depends on time: what an engine's client keeps for a second, and the like.
+    Sometimes,
+}
+
+impl Known {
+    /// Whether a difference in this call is the one that is meant.
+    pub fn is_of(&self, call: &str) -> bool {
+        let mut parts = self.call.split('*');
+        let first = parts.next().unwrap_or_default();
+        let after_first = call.strip_prefix(first);
+        let after = |rest: &'_ str, part: &str| rest.find(part).map(|at| at + part.len());
+        let mut rest = after_first;
+        for part in parts {
+            rest = rest.and_then(|rest| Some(&rest[after(rest, part)?..]));
+        }
+        rest.is_some()
+    }
 }
 
 const ALL: &[&str] = &[];
@@ -24,6 +53,10 @@ const NO_MODE: &str = "the kernel's FUSE passes on KEEP_SIZE, PUNCH_HOLE and ZER
 const NO_LIMIT: &str = "FUSE cannot say how large a file may be: fsync answers EFBIG, not write";
 const NO_DIRECT_RULES: &str = "FUSE has no alignment rules: direct I/O of any alignment works";
 const NO_HINTS: &str = "the kernel's FUSE does not take these flags";
+const NO_NEW_TIME: &str =
+    "the kernel's FUSE sends no new time with a truncation that changes nothing";
+const REOPENED: &str =
+    "the file is opened anew, which its flag forbids; these filesystems ask at opening only";
 const POLLED: &str = "the kernel's FUSE lets regular files be polled";
 const NO_STATX: &str = "the FUSE library answers STATX as not supported";
 const OWN_TIMES: &str = "the kernel keeps times of files it caches; it does not know their range";
@@ -37,7 +70,7 @@ const OF_BLOCKS: &str = "btrfs takes a negative offset for 0 until the bytes hav
 const OF_TMPFS: &str = "tmpfs alone does so";
 
 /// All of them.
-pub const KNOWN_DIFFERENCES: &[Known] = &[
+const KNOWN_DIFFERENCES: &[Known] = &[
     differs("open::temporary_files", "O_TMPFILE W", ALL, NO_TMPFILE),
     differs("open::temporary_files", "O_TMPFILE RW", ALL, NO_TMPFILE),
     differs("space::fallocate_moving", "fallocate COLLAPSE_RANGE", WITH_BLOCKS, NO_MODE),
@@ -70,19 +103,14 @@ pub const KNOWN_DIFFERENCES: &[Known] = &[
         "stat::what_moves_times",
         "truncate to the same moves of d/file",
         &["ext4", "tmpfs"],
-        "the kernel's FUSE sends no new time with a truncation that changes nothing",
+        NO_NEW_TIME,
     ),
     differs("stat::what_moves_times", "a read moves of d/file", ALL, NO_ATIME),
     differs("stat::what_moves_times", "a read of nothing moves of d/file", ALL, NO_ATIME),
     differs("stat::relatime", "buffered, ", ALL, NO_ATIME),
     differs("stat::relatime", "synced, ", ALL, NO_ATIME),
     differs("ioctl::forbidding_flags", "APPEND: to append", ALL, NO_APPEND),
-    differs(
-        "ioctl::forbidding_flags",
-        "IMMUTABLE: truncate",
-        &["xfs", "btrfs", "tmpfs"],
-        "the file is opened anew, which its flag forbids; these filesystems ask at opening only",
-    ),
+    differs("ioctl::forbidding_flags", "IMMUTABLE: truncate", &["xfs", "btrfs", "tmpfs"], REOPENED),
     differs("ioctl::clones", "FICLONE", WITH_CLONES, NO_CLONES),
     differs("ioctl::clones", "FIDEDUPERANGE", WITH_CLONES, NO_CLONES),
     differs("space::data_and_holes", "written: SEEK_DATA -1", &["btrfs"], OF_BLOCKS),
@@ -99,12 +127,45 @@ const fn differs(
     on: &'static [&'static str],
     why: &'static str,
 ) -> Known {
-    Known { case, call, on, why }
+    Known { case, call, on, occurs: Occurs::Always, why }
+}
+
+/// One that depends on time.
+const fn may_differ(
+    case: &'static str,
+    call: &'static str,
+    on: &'static [&'static str],
+    why: &'static str,
+) -> Known {
+    Known { case, call, on, occurs: Occurs::Sometimes, why }
+}
+
+/// All of them, those of engines, too.
+pub fn all() -> impl Iterator<Item = &'static Known> {
+    KNOWN_DIFFERENCES.iter().chain(engines::KNOWN_DIFFERENCES)
+}
+
+/// Says which they are.
+pub fn tell() {
+    for known in all() {
+        let on = if known.on.is_empty() { "all".into() } else { known.on.join(", ") };
+        eprintln!("known to differ ({on}): {} {}: {}", known.case, known.call, known.why);
+    }
+    for (on, case, why) in engines::LEFT_OUT {
+        eprintln!("left out ({on}): {case}: {why}");
+    }
 }
 
 /// The ones of a case on a kind of filesystem.
 pub fn known(case: &str, kind: &str) -> Vec<&'static Known> {
-    let holds =
-        |known: &&Known| known.case == case && (known.on.is_empty() || known.on.contains(&kind));
-    KNOWN_DIFFERENCES.iter().filter(holds).collect()
+    let is_on = |on: &[&str]| match on {
+        [] => !engines::ARE_FUSE.contains(&kind),
+        on => on.contains(&kind),
+    };
+    all().filter(|known| known.case == case && is_on(known.on)).collect()
+}
+
+/// Whether an engine cannot do what a case is about, so that nothing would be compared.
+pub fn is_left_out(case: &str, kind: &str) -> bool {
+    engines::LEFT_OUT.iter().any(|left_out| left_out.0 == kind && left_out.1 == case)
 }

@@ -35,6 +35,11 @@ impl Log {
         }
     }
 
+    /// A call of which only errors are logged; whether there was one.
+    pub fn refused<T>(&self, call: impl Display, result: io::Result<T>) -> bool {
+        result.map_err(|error| self.line(call, error)).is_err()
+    }
+
     /// A call of which only success or errno is compared.
     pub fn ok<T>(&self, call: impl Display, result: io::Result<T>) -> Option<T> {
         match result {

@@ -4,7 +4,7 @@
 //! A trial is a group of cases on one filesystem. Each case is run twice, each time by this program
 //! once more, as a process of its own that has the directory as its current one: so a case may
 //! change its user, limits and signals, or die. What differs by nature stands in
-//! [`known::KNOWN_DIFFERENCES`]; a case is compared whole otherwise.
+//! `known`; a case is compared whole otherwise.
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
@@ -42,10 +42,7 @@ fn main() {
         grounds.push(("here", Ok(Arc::new(Ground::here()))));
         let made = Ground::made().into_iter();
         grounds.extend(made.map(|(name, ground)| (name, ground.map(Arc::new))));
-        for known in known::KNOWN_DIFFERENCES {
-            let on = if known.on.is_empty() { "all".into() } else { known.on.join(", ") };
-            eprintln!("known to differ ({on}): {} {}: {}", known.case, known.call, known.why);
-        }
+        known::tell();
     }
     let mut trials = Vec::new();
     for (name, ground) in &grounds {

@@ -79,6 +79,21 @@ pub fn file(name: &str, bytes: &[u8]) -> OwnedFd {
     fd
 }
 
+/// A FIFO. Some engines have none: the name is then absent, or, at fault, on one side only.
+pub fn make_fifo(name: &str, mode: u32) {
+    let _ = sys!(mkfifo(c(name).as_ptr(), mode));
+}
+
+/// A socket's name, where there can be one.
+pub fn make_socket(name: &str, mode: u32) {
+    let _ = sys!(mknod(c(name).as_ptr(), libc::S_IFSOCK | mode, 0));
+}
+
+/// A FIFO that was made, opened for both directions, with its name.
+pub fn both_ways(name: &str) -> Option<(&str, OwnedFd)> {
+    Some((name, open(name, libc::O_RDWR, 0).ok()?))
+}
+
 /// pwrite(2).
 pub fn pwrite(fd: &impl AsRawFd, bytes: &[u8], offset: i64) -> io::Result<i64> {
     sys!(pwrite(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), offset))

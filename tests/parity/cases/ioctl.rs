@@ -114,11 +114,14 @@ pub fn extents(log: &Log) {
 
 pub fn generic(log: &Log) {
     let (file, directory) = (sys::file("file", &pattern(1000)), directory());
-    sys!(mkfifo(c"fifo".as_ptr(), 0o600)).unwrap();
-    let fifo = open("fifo", O_RDWR, 0).unwrap();
-    sys::write(&fifo, b"in the fifo").unwrap();
+    sys::make_fifo("fifo", 0o600);
+    let fifo = sys::both_ways("fifo");
+    if let Some((_, fifo)) = &fifo {
+        sys::write(fifo, b"in the fifo").unwrap();
+    }
     sys!(lseek(file.as_raw_fd(), 100, SEEK_SET)).unwrap();
-    for (name, fd) in [("file", &file), ("directory", &directory), ("fifo", &fifo)] {
+    let fifo = fifo.as_ref().map(|(name, fd)| (*name, fd));
+    for (name, fd) in [("file", &file), ("directory", &directory)].into_iter().chain(fifo) {
         let fd = fd.as_raw_fd();
         let mut value: c_int = 0;
         let left = sys!(ioctl(fd, FIONREAD, &mut value));

@@ -39,7 +39,7 @@ fn enter_fresh(at: &str) {
     symlink("file", "link").unwrap();
     symlink("absent", "dangling").unwrap();
     symlink("full", "dirlink").unwrap();
-    sys!(mkfifo(c("fifo").as_ptr(), 0o600)).unwrap();
+    sys::make_fifo("fifo", 0o600);
 }
 
 fn renameat2(from: &str, to: &str, flags: u32) -> io::Result<i64> {

@@ -64,8 +64,8 @@ fn make_one_of_each() {
     {
         std::os::unix::fs::symlink(target, name).unwrap();
     }
-    sys!(mkfifo(c("fifo").as_ptr(), 0o644)).unwrap();
-    sys!(mknod(c("socket").as_ptr(), S_IFSOCK | 0o644, 0)).unwrap();
+    sys::make_fifo("fifo", 0o644);
+    sys::make_socket("socket", 0o644);
     // Without root there are no devices: then the names are just absent.
     let _ = sys!(mknod(c("null").as_ptr(), S_IFCHR | 0o644, makedev(1, 3)));
     let _ = sys!(mknod(c("nodev").as_ptr(), S_IFBLK | 0o644, makedev(4000, 1)));

@@ -17,7 +17,7 @@ fn make_files() {
     fs::create_dir("directory").unwrap();
     symlink("file", "link").unwrap();
     symlink("absent", "dangling").unwrap();
-    sys!(mkfifo(c("fifo").as_ptr(), 0o600)).unwrap();
+    sys::make_fifo("fifo", 0o600);
 }
 
 fn set(path: &str, name: &str, value: &[u8], flags: i32) -> io::Result<i64> {
@@ -248,7 +248,7 @@ pub fn acl_values(log: &Log) {
         }
         for mode in [0o600, 0o777, 0o750] {
             if file != "missing" && file != "dangling" {
-                sys!(chmod(c(file).as_ptr(), mode)).unwrap();
+                log.ok(format_args!("chmod {file}"), sys!(chmod(c(file).as_ptr(), mode)));
                 log_acl(log, file);
             }
         }
