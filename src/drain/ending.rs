@@ -7,6 +7,7 @@ use super::writer::writes_tail;
 /// A disk that has requests at two places further apart than that in hand goes to and fro between
 /// them, and may begin with the last one.
 const NEAR_BYTES: u64 = 128 << 20;
+
 /// Where the end of a turn is written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ending {

@@ -550,6 +550,7 @@ mod tests {
             turns.engine.succeed(attempt, wakes_at_ms);
         }
     }
+
     /// Goal: what is far from the end of a turn that is being written is handed to the disk when that is
     /// over; what is near, or anywhere when nothing ends, at once.
     #[test]
