@@ -19,7 +19,7 @@ pub(super) struct Ending {
 
 impl Ending {
     pub(super) fn of(run: &Run, place: Option<u64>) -> Ending {
-        Ending { place, is_tailed: writes_tail(run.offset + run.len, run.len) }
+        Ending { place, is_tailed: writes_tail(&run.data_file, run.offset + run.len, run.len) }
     }
 
     /// Whether the disk may have what begins at `place` in hand, too.

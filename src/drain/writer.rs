@@ -24,7 +24,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{DataFile, Run};
 use crate::arena::Arena;
-use crate::backing::{self, Attr, Storage, SyncKind, errno};
+use crate::backing::{self, Attr, Storage, SyncKind, copies_on_write, errno};
 
 /// Below this, O_DIRECT costs more in waiting for the device than the copy it saves.
 const DIRECT_MIN_BYTES: u64 = 256 << 10;
@@ -83,9 +83,12 @@ fn whole_units(from: u64, to: u64, unit: u64) -> (u64, u64) {
 }
 
 /// Whether a run of so many bytes up to `end` ends with a part of a block, which makes its way to the
-/// disk by itself when the bytes before it are there. That of a small run waits in the page cache.
-pub(super) fn writes_tail(end: u64, len: u64) -> bool {
-    len >= DIRECT_MIN_BYTES && !end.is_multiple_of(BLOCK_BYTES.start)
+/// disk by itself when the bytes before it are there. That of a small run waits in the page cache; so
+/// does any where blocks are copied on write, as it would take another block when it is filled up.
+pub(super) fn writes_tail(file: &DataFile, end: u64, len: u64) -> bool {
+    len >= DIRECT_MIN_BYTES
+        && !end.is_multiple_of(BLOCK_BYTES.start)
+        && !copies_on_write(file.as_fd())
 }
 
 struct Writer<'a> {
@@ -130,7 +133,7 @@ impl Writer<'_> {
             self.file.settle_before(self.storage, last)?;
         }
         self.write_cached(last, to)?;
-        if last < to && writes_tail(to, to - from) {
+        if last < to && writes_tail(self.file, to, to - from) {
             // While the disk is there: it would have to come back for it, for each file.
             self.storage.flush_range(self.file.as_fd(), last, to - last)?;
         }
