@@ -415,7 +415,9 @@ impl Filesystem {
     /// written once more, at the place where each file ends: so not where there is nothing to free.
     fn cut_at_end(&self, file: &DataFile) -> io::Result<()> {
         let attr = backing::attr(file.as_fd())?;
-        if !backing::may_have_blocks_past(file.as_fd(), attr.size) {
+        let has_none = backing::keeps_extents(file.as_fd())
+            && !backing::may_have_blocks_past(file.as_fd(), attr.size);
+        if has_none {
             return Ok(());
         }
         file.settle_before(&*self.storage, attr.size)?;
