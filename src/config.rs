@@ -183,6 +183,11 @@ impl MountConfig {
         }
     }
 
+    /// See [`Origin::adds_sizes`].
+    pub fn adds_sizes(&self) -> bool {
+        self.origin.as_ref().is_some_and(Origin::adds_sizes)
+    }
+
     /// Who else may change the backing directory, and why that is thought.
     pub fn consistency_in_words(&self) -> String {
         match self.consistency_why.as_str() {

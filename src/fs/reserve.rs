@@ -16,6 +16,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::data::{FileData, FileState, Took, Write};
 use super::nodes::{Node, ROOT_ID};
+use super::shared::Change;
 use super::space::{BLOCK_BYTES, whole_blocks};
 use super::stable::Unsynced;
 use super::{Filesystem, errno};
@@ -26,6 +27,8 @@ use crate::drain::{DataFile, is_of_connection};
 
 /// Less is allocated by writing it: small files cost no call more.
 const GROWTH_BYTES_MIN: u64 = 1 << 20;
+/// What a client of an engine sends as one write, of which none is beside it.
+const ONE_WRITE_BYTES: u64 = 128 << 10;
 
 /// What the thread is asked for.
 pub(super) enum Job {
@@ -362,6 +365,21 @@ impl Filesystem {
         });
         if let Err(error) = allocated {
             log::debug!("a turn's blocks are not allocated at once: {error}");
+        }
+    }
+
+    /// Makes a file as long as a turn will make it, see [`crate::mount::origin::Origin::adds_sizes`].
+    /// Best effort, with fallocate(2) and not ftruncate(2): another node may have made it longer.
+    pub(super) fn grow_first(&self, node: &Arc<Node>, growth: Range<u64>) {
+        if growth.end.saturating_sub(growth.start) <= ONE_WRITE_BYTES {
+            return;
+        }
+        let grown = self.changing(node, Change::Reaches(growth.end), || {
+            let file = self.writable_file(node)?;
+            self.storage.allocate((*file).as_fd(), 0, growth.end - 1, 1)
+        });
+        if let Err(error) = grown {
+            log::debug!("a file is not made longer before it is written: {error}");
         }
     }
 

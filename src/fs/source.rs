@@ -36,6 +36,9 @@ const TURN_PART: u64 = 8;
 /// How often a gap is looked at.
 const GAP_LOOK_MS: u64 = 10;
 
+/// Between a refusal for want of room and the next try, while others may be taking it.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(50);
+
 /// To ask where less than that went costs more than it is worth.
 const PLACED_BYTES_MIN: u64 = 1 << 20;
 
@@ -63,8 +66,13 @@ impl Source for Filesystem {
         let plan = state.keep_order(range, reason, backing_end, cuts);
         if let Plan::Write(range) = &plan {
             let growth = backing_end..state.buffer.filled_to(backing_end, range.end);
+            let reached = backing_end..range.end.min(state.buffer.end());
             drop(state);
-            self.allocate_growth(&node, growth);
+            if self.config.adds_sizes() {
+                self.grow_first(&node, reached);
+            } else {
+                self.allocate_growth(&node, growth);
+            }
         }
         plan
     }
@@ -138,8 +146,13 @@ impl Source for Filesystem {
     fn give_space(&self, run: &Run) -> bool {
         let node = self.node(run.file.0);
         node.is_ok_and(|node| {
-            let data = node.data_if_any();
-            data.is_some_and(|data| data.space.give(run.len + run.len / 64 + (64 << 10)))
+            node.data_if_any().is_some_and(|data| {
+                if data.space.may_be_taken(run.data_file.as_fd()) {
+                    std::thread::sleep(REFUSAL_PAUSE);
+                    return true;
+                }
+                data.space.give(run.len + run.len / 64 + (64 << 10))
+            })
         }) || self.give_windows_back()
     }
 

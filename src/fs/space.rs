@@ -25,6 +25,8 @@ const AHEAD_PART: u64 = 64;
 /// Storing bytes takes blocks for lists of extents, too, and XFS starts a write only when the
 /// longest path through its trees would find blocks.
 const LISTS_BYTES: u64 = 512 << 10;
+/// Each is told when all who asked before have been told, or served.
+const REFUSALS_BEFORE_GIVING: u32 = 4;
 const LISTS_PART: u64 = 64;
 
 /// What the disk must have for so many bytes in whole blocks.
@@ -81,6 +83,8 @@ pub(super) struct Space {
     look_asked: AtomicBool,
     /// A write was refused since space was found last.
     is_full: AtomicBool,
+    /// How often a run was refused since then, while nothing was let go.
+    refusals: AtomicU32,
     /// The filesystem was asked and has not answered.
     is_asked: AtomicBool,
     min_free_bytes: u64,
@@ -98,6 +102,7 @@ impl Space {
             ahead_bytes: AtomicU64::new(0),
             look_asked: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
+            refusals: AtomicU32::new(0),
             is_asked: AtomicBool::new(false),
             min_free_bytes,
             means: Mutex::new(Means::Unknown),
@@ -248,6 +253,7 @@ impl Space {
             match ballast.resize(len) {
                 Ok(()) => {
                     self.is_full.store(false, Ordering::Relaxed);
+                    self.refusals.store(0, Ordering::Relaxed);
                     return Ok(());
                 }
                 Err(error) if matches!(errno(&error), libc::ENOSPC | libc::EDQUOT) => {}
@@ -278,6 +284,15 @@ impl Space {
     /// Blocks allocated ahead of all that is buffered: `before` of one file become `now`.
     pub(super) fn note_ahead(&self, before: u64, now: u64) {
         self.ahead_bytes.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
+    }
+
+    /// The disk is full, which a write to `file` was told: whether somebody else may be about to be
+    /// told, so that the write is to be tried again before anything is let go. Where blocks are copied
+    /// on write, what is let go can be used only after a commit, and goes to who waits for that first:
+    /// a program that has not met the end yet would take it all.
+    pub(super) fn may_be_taken(&self, file: BorrowedFd) -> bool {
+        copies_on_write(file)
+            && self.refusals.fetch_add(1, Ordering::Relaxed) < REFUSALS_BEFORE_GIVING
     }
 
     /// The disk is full: lets `bytes` of what is held go. `false` when nothing is held.

@@ -19,6 +19,11 @@ const NUMBERING_NAMES: [&str; 1] = ["fuse.sshfs"];
 /// has the same. Not `fuse.s3fs` or `fuse.ceph-fuse`, which are the sources of all.
 const NAMING_SOURCES: [&str; 3] = ["fuse.sshfs", "fuse.glusterfs", "fuse.mfs"];
 
+/// Clients that add up a file's size from what each write seems to add to it. GlusterFS with sharding:
+/// the sum is wrong for good where the size is asked for while more than one write is on its way
+/// (issues 2246, 2680 and 2892 of gluster/glusterfs).
+const ADDING_SIZES: [&str; 1] = ["fuse.glusterfs"];
+
 /// MooseFS's client may be of type `fuse`; what its source begins with then.
 const MOOSEFS_SOURCE: &[u8] = b"mfs#";
 
@@ -49,6 +54,12 @@ impl Origin {
     /// may get another one when it is looked up again. Its name is all that tells a file then.
     pub fn numbers_names(&self) -> bool {
         NUMBERING_NAMES.iter().any(|client| self.fs_type == *client)
+    }
+
+    /// Whether a file is best made as long as it will be before several writes go to it: a write that
+    /// seems to add nothing to the size cannot make it wrong.
+    pub fn adds_sizes(&self) -> bool {
+        ADDING_SIZES.iter().any(|client| self.fs_type == *client)
     }
 
     /// Whether a mount shows the same engine, and the directory's path below its mount point.

@@ -60,7 +60,7 @@ fn lanes(mount: &Mount) -> Option<u64> {
 }
 
 /// Ends with the test, whatever becomes of that.
-struct Program(Child);
+pub struct Program(pub Child);
 
 impl Drop for Program {
     fn drop(&mut self) {

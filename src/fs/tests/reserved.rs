@@ -187,3 +187,22 @@ fn appended_files_keep_what_is_allocated() {
         fixture.fsync(id).unwrap();
     }
 }
+
+/// Goal: where the size is added up from writes, a file is as long as its turn makes it before that
+/// writes; one write needs nothing.
+#[test]
+fn files_are_made_longer_first_where_sizes_are_added_up() {
+    let set = |config: &mut MountConfig| {
+        let table = "30 20 0:50 / / rw - fuse.glusterfs host:/vol rw";
+        let table = crate::mount::mountinfo::MountTable::parse(table.as_bytes());
+        config.origin = crate::mount::origin::Origin::of(&table, &config.backing);
+        assert!(config.adds_sizes());
+    };
+    let (fixture, second) = stored_in_long_turns(set);
+    let allocated = fixture.storage.1.lock().unwrap().clone();
+    let ends: Vec<u64> = [1, 1, 4, 6, 7].map(|chunks: u64| chunks * CHUNK - 1).into();
+    assert_eq!(allocated, ends.into_iter().map(|at| (at, 1)).collect::<Vec<_>>());
+    fixture.fsync(second).unwrap();
+    assert_eq!(fixture.storage.1.lock().unwrap().len(), allocated.len());
+    assert!(std::fs::read(fixture.path("second")).unwrap() == vec![2; SOME]);
+}
