@@ -369,14 +369,15 @@ impl Filesystem {
     }
 
     /// Makes a file as long as a turn will make it, see [`crate::mount::origin::Origin::adds_sizes`].
-    /// Best effort, with fallocate(2) and not ftruncate(2): another node may have made it longer.
+    /// Best effort. Rejected: fallocate(2), which cannot make it shorter when another node writes it in
+    /// this moment; GlusterFS does not answer it for a shard whose former ones are missing.
     pub(super) fn grow_first(&self, node: &Arc<Node>, growth: Range<u64>) {
         if growth.end.saturating_sub(growth.start) <= ONE_WRITE_BYTES {
             return;
         }
         let grown = self.changing(node, Change::Reaches(growth.end), || {
             let file = self.writable_file(node)?;
-            self.storage.allocate((*file).as_fd(), 0, growth.end - 1, 1)
+            self.storage.set_size((*file).as_fd(), growth.end)
         });
         if let Err(error) = grown {
             log::debug!("a file is not made longer before it is written: {error}");
