@@ -37,6 +37,8 @@ fn is_acl(name: &OsStr) -> bool {
 pub struct NodeAttr {
     /// Node id.
     pub id: u64,
+    /// The inode number to show.
+    pub ino: u64,
     /// The rest.
     pub attr: Attr,
     /// For how long.
@@ -84,13 +86,6 @@ fn copy_value(value: &[u8], buf: &mut [u8]) -> io::Result<usize> {
         (_, None) => return Err(super::errno(libc::ERANGE)),
     }
     Ok(value.len())
-}
-
-impl NodeAttr {
-    /// The inode number to show: the node id, which the protocol fixes for the root only.
-    pub fn shown_ino(&self) -> u64 {
-        if self.id == ROOT_ID { self.attr.ino } else { self.id }
-    }
 }
 
 /// Attributes that somebody asked for.
@@ -220,7 +215,7 @@ impl Filesystem {
                 attr.mtime = Time { secs, nanos };
             }
         }
-        NodeAttr { id: node.id(), attr, lasts }
+        NodeAttr { id: node.id(), ino: self.nodes.ino_of(node), attr, lasts }
     }
 
     /// Of a file that is open or has bytes to be stored, if programs need not ask before they write

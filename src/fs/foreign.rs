@@ -14,7 +14,7 @@ const NUMBERED: u64 = (1 << (63 - FOREIGN_INO_BITS)) - 1;
 /// And the one before it for other ids of nodes that have one: see `shared`.
 const DEVICES_MAX: u64 = NUMBERED - 1;
 
-/// What ids of foreign files stand for. Never shrinks: an id once given keeps its meaning.
+/// What ids of foreign files stand for. No id is given twice.
 #[derive(Default)]
 pub(super) struct Foreign {
     devs: Vec<u64>,
@@ -25,18 +25,34 @@ pub(super) struct Foreign {
 impl Foreign {
     /// The id of a file.
     pub(super) fn id_of(&mut self, dev: u64, ino: u64) -> u64 {
-        let index = self.devs.iter().position(|known| *known == dev).unwrap_or_else(|| {
-            self.devs.push(dev);
-            self.devs.len() - 1
-        }) as u64;
-        if index < DEVICES_MAX && ino >> FOREIGN_INO_BITS == 0 {
-            return FOREIGN | index << FOREIGN_INO_BITS | ino;
+        if let Some(id) = self.known_id_of(dev, ino) {
+            return id;
         }
-        let number = *self.numbered.entry((dev, ino)).or_insert_with(|| {
-            self.last_number += 1;
-            self.last_number
-        });
-        FOREIGN | NUMBERED << FOREIGN_INO_BITS | number
+        if !self.devs.contains(&dev) {
+            self.devs.push(dev);
+            return self.id_of(dev, ino);
+        }
+        self.last_number += 1;
+        self.numbered.insert((dev, ino), self.last_number);
+        FOREIGN | NUMBERED << FOREIGN_INO_BITS | self.last_number
+    }
+
+    /// The same, if it has one already.
+    pub(super) fn known_id_of(&self, dev: u64, ino: u64) -> Option<u64> {
+        match self.devs.iter().position(|known| *known == dev) {
+            Some(index) if (index as u64) < DEVICES_MAX && ino >> FOREIGN_INO_BITS == 0 => {
+                Some(FOREIGN | (index as u64) << FOREIGN_INO_BITS | ino)
+            }
+            _ => {
+                let number = self.numbered.get(&(dev, ino))?;
+                Some(FOREIGN | NUMBERED << FOREIGN_INO_BITS | number)
+            }
+        }
+    }
+
+    /// The file has no id any more, if it had one of our own.
+    pub(super) fn forget(&mut self, identity: &Identity) {
+        self.numbered.remove(&(identity.dev, identity.ino));
     }
 
     /// Takes over what a former worker gave out.
@@ -81,5 +97,9 @@ mod tests {
         }
         assert_eq!(files.iter().map(|(dev, ino)| next.id_of(*dev, *ino)).collect::<Vec<_>>(), ids);
         assert!(!ids.contains(&next.id_of(50_000, 7)));
+        let (dev, ino) = *files.last().unwrap();
+        next.forget(&Identity { id: 0, generation: 0, dev, ino, kind: libc::S_IFREG });
+        assert_eq!(next.known_id_of(dev, ino), None);
+        assert!(!ids.contains(&next.id_of(dev, ino)));
     }
 }

@@ -103,10 +103,10 @@ impl Filesystem {
         if self.is_shared() && node.is_regular() {
             lasts = Lasts::Once;
             attr.id = self.kernel_id(&node);
-            if attr.id != node.id() {
-                // The inode number to show is told by GETATTR.
-                attr.lasts = Lasts::Once;
-            }
+        }
+        if attr.id != attr.ino {
+            // The inode number to show is told by GETATTR.
+            attr.lasts = Lasts::Once;
         }
         Ok(Entry { attr, generation: node.identity.generation, lasts })
     }

@@ -166,15 +166,34 @@ impl Nodes {
 
     /// The node id of a backing file; the root is known by its id alone.
     pub(super) fn id_of(&self, dev: u64, ino: u64) -> u64 {
-        if dev == self.root_dev && ino > ROOT_ID && ino < FOREIGN {
+        if self.is_own_id(dev, ino) {
             return ino;
         }
         self.foreign.lock().expect("no panics under this lock").id_of(dev, ino)
     }
 
-    /// The inode number to show for an entry of a directory on `dev`.
+    /// The same, if that is known already.
+    pub(super) fn known_id_of(&self, dev: u64, ino: u64) -> Option<u64> {
+        if self.is_own_id(dev, ino) {
+            return Some(ino);
+        }
+        self.foreign.lock().expect("no panics under this lock").known_id_of(dev, ino)
+    }
+
+    /// Whether the inode number is the node id, too.
+    fn is_own_id(&self, dev: u64, ino: u64) -> bool {
+        dev == self.root_dev && ino > ROOT_ID && ino < FOREIGN
+    }
+
+    /// The inode number to show for an entry of a directory on `dev`: that of the backing directory's
+    /// device as it is, and elsewhere one that is nobody else's.
     pub(super) fn shown_ino(&self, dev: u64, ino: u64) -> u64 {
         if dev == self.root_dev { ino } else { self.id_of(dev, ino) }
+    }
+
+    /// The same for a node.
+    pub(super) fn ino_of(&self, node: &Node) -> u64 {
+        if node.identity.dev == self.root_dev { node.identity.ino } else { node.id() }
     }
 
     /// Takes over a node of a former worker.
@@ -199,11 +218,19 @@ impl Nodes {
         free.map_or_else(|| self.arena.nodes().extend(), Ok)
     }
 
+    /// Under the map's lock.
     fn release_slot(&self, node: &Node) {
         let (slot, table) = (node.slot, self.arena.nodes());
         self.lose_place(node);
         table.clear(slot);
         self.adopt_free(slot);
+    }
+
+    /// Nobody knows the node by its id any more. Under the map's lock.
+    fn forget_id(&self, node: &Node) {
+        if node.id() & FOREIGN != 0 {
+            self.foreign.lock().expect("no panics under this lock").forget(&node.identity);
+        }
     }
 
     /// What is at the node's name from now on is another file.
@@ -240,15 +267,17 @@ impl Filesystem {
 
     /// The node of a backing file, if it is known.
     pub(super) fn known(&self, attr: &Attr) -> Option<Arc<Node>> {
-        let id = self.nodes.id_of(attr.dev, attr.ino);
-        self.nodes.read().get(&id).filter(|node| node.is(attr)).cloned()
+        let map = self.nodes.read();
+        let id = self.nodes.known_id_of(attr.dev, attr.ino)?;
+        map.get(&id).filter(|node| node.is(attr)).cloned()
     }
 
     /// The node of a file that was noted by device and inode number, if it is known.
     pub(super) fn known_as(&self, mark: Mark) -> Option<Arc<Node>> {
         let (dev, ino) = mark?;
-        let found = self.nodes.read().get(&self.nodes.id_of(dev, ino)).cloned();
-        found.filter(|node| node.number() == (dev, ino))
+        let map = self.nodes.read();
+        let found = map.get(&self.nodes.known_id_of(dev, ino)?);
+        found.filter(|node| node.number() == (dev, ino)).cloned()
     }
 
     /// Makes the root known, for as long as the mount lives.
@@ -271,9 +300,10 @@ impl Filesystem {
         name: &OsStr,
         lookups: u64,
     ) -> io::Result<Arc<Node>> {
-        let id = self.nodes.id_of(attr.dev, attr.ino);
         let table = self.arena.nodes();
         let mut map = self.nodes.write();
+        // Under the lock, under which ids are forgotten.
+        let id = self.nodes.id_of(attr.dev, attr.ino);
         let node = match map.get(&id) {
             Some(node) if node.is(attr) => {
                 let node = node.clone();
@@ -390,6 +420,7 @@ impl Filesystem {
             lose_child(&map, parent);
             let parent = map.get(&parent).cloned();
             self.nodes.release_slot(&node);
+            self.nodes.forget_id(&node);
             drop(map);
             self.forget_descriptors(node.id());
             self.isolation.forget_file(node.id());

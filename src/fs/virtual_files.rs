@@ -155,7 +155,7 @@ impl Filesystem {
             mtime: since,
             ctime: since,
         };
-        NodeAttr { id, attr, lasts: Lasts::Settled }
+        NodeAttr { id, ino: id, attr, lasts: Lasts::Settled }
     }
 
     /// OPEN: takes the snapshot. `EPERM` for writing, `ENFILE` when too many are open.

@@ -66,10 +66,15 @@ pub(super) fn kind_of_entry(kind: u8) -> FileType {
     kind_of(u32::from(kind) << 12)
 }
 
+/// For an answer that makes a node known: its inode number is taken for the node id.
+fn entry_attr(node: &NodeAttr) -> FileAttr {
+    FileAttr { ino: INodeNo(node.id), ..file_attr(node) }
+}
+
 pub(super) fn file_attr(node: &NodeAttr) -> FileAttr {
     let attr = &node.attr;
     FileAttr {
-        ino: INodeNo(node.shown_ino()),
+        ino: INodeNo(node.ino),
         size: attr.size,
         blocks: attr.blocks,
         atime: attr.atime.into(),
@@ -126,7 +131,7 @@ pub(super) fn reply_entry(reply: ReplyEntry, entry: io::Result<Entry>) {
     match entry {
         Ok(Entry { attr, generation, lasts }) => {
             let generation = Generation(u64::from(generation));
-            reply.entry_with_ttls(&ttl(&attr), &time_of(lasts), &file_attr(&attr), generation);
+            reply.entry_with_ttls(&ttl(&attr), &time_of(lasts), &entry_attr(&attr), generation);
         }
         Err(error) => reply.error(code(&error)),
     }
@@ -141,7 +146,7 @@ pub(super) fn reply_created(
     match created {
         Ok((Entry { attr, generation, lasts }, OpenFile { handle, .. })) => reply.created(
             &ttl(&attr).min(time_of(lasts)),
-            &file_attr(&attr),
+            &entry_attr(&attr),
             Generation(u64::from(generation)),
             FileHandle(handle),
             cache_of(attr.id),

@@ -78,3 +78,26 @@ fn a_file_with_another_number_is_another_file() {
     renumber(&fixture, "f");
     assert_ne!(lookup(&fixture, "f"), id);
 }
+
+/// Goal: a number that leaves no room for the mark of other devices is shown as it is, as listings
+/// show it, and what stands for it is forgotten with the file.
+#[test]
+fn numbers_of_any_size_are_shown_as_they_are() {
+    let fixture = Fixture::new(Mood::Work);
+    let root = crate::backing::attr(fixture.fs.root()).unwrap();
+    let regular = |ino| crate::backing::Attr { ino, mode: libc::S_IFREG | 0o644, nlink: 1, ..root };
+    let large = regular(1 << 63 | 77);
+    for round in 0..2 {
+        let entry = fixture.fs.entry(caller(), (&large, 0), ROOT_ID, OsStr::new("f")).unwrap();
+        assert_eq!((entry.attr.ino, entry.attr.lasts), (large.ino, Lasts::Once), "{round}");
+        assert_ne!(entry.attr.id, large.ino);
+        assert_eq!(fixture.fs.known(&large).unwrap().id(), entry.attr.id);
+        assert_eq!(fixture.fs.nodes.shown_ino(large.dev, large.ino), large.ino);
+        fixture.fs.forget(entry.attr.id, 1);
+        assert!(fixture.fs.known(&large).is_none());
+        assert_eq!(fixture.fs.nodes.known_id_of(large.dev, large.ino), None);
+    }
+    let small = regular(77);
+    let entry = fixture.fs.entry(caller(), (&small, 0), ROOT_ID, OsStr::new("f")).unwrap();
+    assert_eq!((entry.attr.id, entry.attr.ino, entry.attr.lasts), (77, 77, Lasts::Settled));
+}
