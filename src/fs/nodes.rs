@@ -191,9 +191,12 @@ impl Nodes {
         if dev == self.root_dev { ino } else { self.id_of(dev, ino) }
     }
 
-    /// The same for a node.
+    /// The same for a node. Not of sockets: the kernel finds who listens by the number that it was told
+    /// first (`unix_bsd_hash`), which is the node id.
     pub(super) fn ino_of(&self, node: &Node) -> u64 {
-        if node.identity.dev == self.root_dev { node.identity.ino } else { node.id() }
+        let is_socket = node.identity.kind == libc::S_IFSOCK;
+        let is_shown = node.identity.dev == self.root_dev && !is_socket;
+        if is_shown { node.identity.ino } else { node.id() }
     }
 
     /// Takes over a node of a former worker.

@@ -1,6 +1,7 @@
 //! Files that get other inode numbers below.
 
 use super::*;
+use crate::backing::Attr;
 
 /// An engine whose client numbers names.
 struct NumberingNames(bool);
@@ -85,7 +86,7 @@ fn a_file_with_another_number_is_another_file() {
 fn numbers_of_any_size_are_shown_as_they_are() {
     let fixture = Fixture::new(Mood::Work);
     let root = crate::backing::attr(fixture.fs.root()).unwrap();
-    let regular = |ino| crate::backing::Attr { ino, mode: libc::S_IFREG | 0o644, nlink: 1, ..root };
+    let regular = |ino| Attr { ino, mode: libc::S_IFREG | 0o644, nlink: 1, ..root };
     let large = regular(1 << 63 | 77);
     for round in 0..2 {
         let entry = fixture.fs.entry(caller(), (&large, 0), ROOT_ID, OsStr::new("f")).unwrap();
@@ -97,6 +98,9 @@ fn numbers_of_any_size_are_shown_as_they_are() {
         assert!(fixture.fs.known(&large).is_none());
         assert_eq!(fixture.fs.nodes.known_id_of(large.dev, large.ino), None);
     }
+    let socket = Attr { mode: libc::S_IFSOCK | 0o644, ..large };
+    let entry = fixture.fs.entry(caller(), (&socket, 0), ROOT_ID, OsStr::new("s")).unwrap();
+    assert_eq!((entry.attr.ino, entry.attr.lasts), (entry.attr.id, Lasts::Settled));
     let small = regular(77);
     let entry = fixture.fs.entry(caller(), (&small, 0), ROOT_ID, OsStr::new("f")).unwrap();
     assert_eq!((entry.attr.id, entry.attr.ino, entry.attr.lasts), (77, 77, Lasts::Settled));
