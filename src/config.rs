@@ -183,7 +183,7 @@ impl MountConfig {
         }
     }
 
-    /// See [`Origin::adds_sizes`].
+    /// Whether files are made longer before they are written, see [`Origin::adds_sizes`].
     pub fn adds_sizes(&self) -> bool {
         self.origin.as_ref().is_some_and(Origin::adds_sizes)
     }

@@ -368,7 +368,7 @@ impl Filesystem {
         }
     }
 
-    /// Makes a file as long as a turn will make it, see [`crate::mount::origin::Origin::adds_sizes`].
+    /// Makes a file as long as a turn will make it, see [`crate::config::MountConfig::adds_sizes`].
     /// Best effort. Rejected: fallocate(2), which cannot make it shorter when another node writes it in
     /// this moment; GlusterFS does not answer it for a shard whose former ones are missing.
     pub(super) fn grow_first(&self, node: &Arc<Node>, growth: Range<u64>) {
