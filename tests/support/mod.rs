@@ -21,7 +21,7 @@ use tempfile::TempDir;
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_coalescefs");
 
 /// Longest wait for something that should come soon; a bound against hanging, not a measurement.
-const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// How often more a mount is unmounted that is in use.
 const IN_USE_TRIES: usize = 4;
