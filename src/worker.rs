@@ -232,6 +232,7 @@ impl Source for Control {
         let how = if force { GiveUp::Any } else { GiveUp::Failing };
         let (sender, given_up) = bounded(1);
         let reply = move |result| drop(sender.send(result));
+        let id = self.filesystem.id_shown_as(id);
         self.filesystem.give_up(id, how, Box::new(reply));
         match given_up.recv() {
             Ok(Ok(given_up)) => Answer::Discarded(given_up),
@@ -255,6 +256,7 @@ impl Source for Control {
                 }
             }
         }
+        let id = id.map(|id| self.filesystem.id_shown_as(id));
         let mut draining = match self.filesystem.begin_draining(id) {
             Ok(draining) => draining,
             Err(error) => {

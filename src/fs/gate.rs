@@ -208,7 +208,8 @@ impl Filesystem {
         let pages = self.kernel_pages.get()?;
         let node = self.node(id).ok()?;
         let path = self.path_of(&node);
-        let size_bytes = pages.size_bytes([id, self.kernel_id(&node)], &path);
+        let numbers = [id, self.kernel_id(&node), self.nodes.ino_of(&node)];
+        let size_bytes = pages.size_bytes(numbers, &path);
         if size_bytes.is_none() && !self.gate.is_looking_up.swap(true, Ordering::Relaxed) {
             let me = self.arc();
             self.pool.run(move || {

@@ -34,8 +34,8 @@ pub trait KernelPages: Send + Sync {
 
     /// The file's size as the kernel has it, with what was written and has not been handed over.
     /// `None` where that cannot be known without waiting; after [`KernelPages::look_up`] it may be.
-    /// Never waits. `path` is below the mountpoint; `ids` are the inode numbers that it may show.
-    fn size_bytes(&self, ids: [u64; 2], path: &Path) -> Option<u64>;
+    /// Never waits. `path` is below the mountpoint; `numbers` are the inode numbers that it may show.
+    fn size_bytes(&self, numbers: [u64; 3], path: &Path) -> Option<u64>;
 
     /// Has the kernel look the path up, and remember what it finds. Waits until other threads have
     /// answered its requests.

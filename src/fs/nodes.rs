@@ -199,6 +199,12 @@ impl Nodes {
         if is_shown { node.identity.ino } else { node.id() }
     }
 
+    /// The node id of what programs see with an inode number, which may be the id itself.
+    pub(super) fn id_shown_as(&self, ino: u64) -> u64 {
+        let number = if ino & FOREIGN != 0 { self.known_id_of(self.root_dev, ino) } else { None };
+        number.unwrap_or(ino)
+    }
+
     /// Takes over a node of a former worker.
     pub(super) fn adopt(&self, identity: Identity, slot: NodeSlot) -> Arc<Node> {
         if identity.id & FOREIGN != 0 {
@@ -246,6 +252,11 @@ impl Nodes {
 }
 
 impl Filesystem {
+    /// The node id of a file, by that or by the inode number that programs see.
+    pub fn id_shown_as(&self, ino: u64) -> u64 {
+        self.nodes.id_shown_as(ino)
+    }
+
     /// Attributes of what is at a name, with the number that it was met with.
     pub(super) fn met_at(&self, attr: Attr, parent: u64, name: &OsStr) -> Attr {
         let attr = self.nodes.numbers.as_met(attr);

@@ -37,9 +37,9 @@ impl KernelPages for Pages {
         }
     }
 
-    fn size_bytes(&self, ids: [u64; 2], path: &Path) -> Option<u64> {
+    fn size_bytes(&self, numbers: [u64; 3], path: &Path) -> Option<u64> {
         let file = open_by_name(&self.mountpoint.join(path), libc::RESOLVE_CACHED).ok()?;
-        size_of_cached(&file, ids)
+        size_of_cached(&file, numbers)
     }
 
     fn look_up(&self, path: &Path) {
@@ -68,7 +68,7 @@ fn open_by_name(path: &Path, resolve: u64) -> io::Result<OwnedFd> {
 
 /// The size that the kernel has of it, which it does not ask us for. `None`: it is another file,
 /// since the name has a new one, or nothing is mounted there any more.
-fn size_of_cached(file: &OwnedFd, ids: [u64; 2]) -> Option<u64> {
+fn size_of_cached(file: &OwnedFd, numbers: [u64; 3]) -> Option<u64> {
     let mut buf = MaybeUninit::<libc::statx>::zeroed();
     let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
     let mask = libc::STATX_SIZE | libc::STATX_INO;
@@ -77,5 +77,5 @@ fn size_of_cached(file: &OwnedFd, ids: [u64; 2]) -> Option<u64> {
     let result = unsafe { libc::statx(fd, c"".as_ptr(), flags, mask, at) };
     // SAFETY: zeros, overwritten by the kernel.
     let found = unsafe { buf.assume_init() };
-    (result == 0 && ids.contains(&found.stx_ino)).then_some(found.stx_size)
+    (result == 0 && numbers.contains(&found.stx_ino)).then_some(found.stx_size)
 }

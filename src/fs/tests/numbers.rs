@@ -94,6 +94,10 @@ fn numbers_of_any_size_are_shown_as_they_are() {
         assert_ne!(entry.attr.id, large.ino);
         assert_eq!(fixture.fs.known(&large).unwrap().id(), entry.attr.id);
         assert_eq!(fixture.fs.nodes.shown_ino(large.dev, large.ino), large.ino);
+        assert_eq!(
+            [large.ino, entry.attr.id].map(|ino| fixture.fs.id_shown_as(ino)),
+            [entry.attr.id; 2]
+        );
         fixture.fs.forget(entry.attr.id, 1);
         assert!(fixture.fs.known(&large).is_none());
         assert_eq!(fixture.fs.nodes.known_id_of(large.dev, large.ino), None);
