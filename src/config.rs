@@ -183,7 +183,7 @@ impl MountConfig {
         }
     }
 
-    /// Whether files are made longer before they are written, see [`Origin::adds_sizes`].
+    /// Whether the last byte of a run is written first, see [`Origin::adds_sizes`].
     pub fn adds_sizes(&self) -> bool {
         self.origin.as_ref().is_some_and(Origin::adds_sizes)
     }

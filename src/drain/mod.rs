@@ -46,6 +46,8 @@ pub struct Run {
     pub pieces: Vec<Piece>,
     /// What to write to.
     pub data_file: Arc<DataFile>,
+    /// The file is to be as long as the run makes it before several writes go to it.
+    pub is_end_first: bool,
 }
 
 /// What a turn is to write.

@@ -100,7 +100,7 @@ fn run(arena: &Arena, offset: u64, len: u64) -> (tempfile::NamedTempFile, Run) {
         at += piece_len;
     }
     let data_file = Arc::new(DataFile::new(fd, Access::ReadWrite));
-    (file, Run { file: FileId(1), offset, len, pieces, data_file })
+    (file, Run { file: FileId(1), offset, len, pieces, data_file, is_end_first: false })
 }
 
 fn check(file: &tempfile::NamedTempFile, offset: u64, len: u64) {
@@ -152,6 +152,32 @@ fn a_run_that_is_kept_elsewhere_is_synced() {
     assert_eq!(write_run(&storage, &arena, &run).unwrap_err().raw_os_error(), Some(libc::EIO));
     assert!(write_run(&storage, &arena, &run).unwrap().is_synced);
     check(&file, 0, 300_000);
+}
+
+/// Goal: where the end is to come first, the last byte of a run that makes the file longer by several
+/// writes is synced before any other is written, and the run arrives whole.
+#[test]
+fn the_end_is_written_first_where_sizes_are_added_up() {
+    let arena = arena();
+    for (offset, len, syncs) in [(0, 300_000, 2), (5000, 300_000, 2), (0, 100_000, 1)] {
+        let syncs = Some(Mutex::new(VecDeque::from(vec![0; syncs])));
+        let storage = ScriptedStorage { syncs, ..ScriptedStorage::default() };
+        let (file, run) = run(&arena, offset, len);
+        let run = Run { is_end_first: true, ..run };
+        write_run(&storage, &arena, &run).unwrap();
+        check(&file, offset, len);
+        let first = storage.writes.lock().unwrap()[0];
+        assert_eq!(first == (offset + len - 1, 1), len == 300_000, "{first:?}");
+        assert!(storage.syncs.as_ref().unwrap().lock().unwrap().is_empty());
+        // It is so long already.
+        *storage.syncs.as_ref().unwrap().lock().unwrap() = [0].into();
+        write_run(&storage, &arena, &run).unwrap();
+    }
+    let syncs = Some(Mutex::new(VecDeque::from([libc::EIO])));
+    let storage = ScriptedStorage { syncs, ..ScriptedStorage::default() };
+    let (_file, run) = run(&arena, 0, 300_000);
+    assert!(write_run(&storage, &arena, &Run { is_end_first: true, ..run }).is_err());
+    assert_eq!(storage.writes.lock().unwrap().len(), 1);
 }
 
 /// Goal: short writes and interruptions at every call are gone on with, and the run arrives whole.

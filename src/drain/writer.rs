@@ -30,6 +30,8 @@ use crate::backing::{self, Attr, Storage, SyncKind, copies_on_write, errno};
 const DIRECT_MIN_BYTES: u64 = 256 << 10;
 /// What blocks of filesystems have at least and at most.
 const BLOCK_BYTES: Range<u64> = 4 << 10..64 << 10;
+/// What an engine's client sends as one write, beside which there is none.
+const ONE_WRITE_BYTES: u64 = 128 << 10;
 /// Most buffers in one pwritev(2): IOV_MAX on Linux.
 const IOV_MAX: usize = 1024;
 
@@ -55,6 +57,9 @@ pub fn write_run(storage: &dyn Storage, arena: &Arena, run: &Run) -> io::Result<
         Writer { storage, file, slices: &slices, start: run.offset, written: &mut written };
     let attr = backing::attr(file.as_fd())?;
     if end > attr.size {
+        if run.is_end_first && end - attr.size > ONE_WRITE_BYTES {
+            writer.reach(end)?;
+        }
         writer.grow(run.offset, end, block_bytes(&attr))?;
     } else {
         writer.replace(run.offset, end)?;
@@ -112,6 +117,14 @@ impl Writer<'_> {
         self.write_cached(from, first)?;
         self.write_direct(first, last)?;
         self.write_cached(last, to)
+    }
+
+    /// Makes the file so long by its last byte. Rejected: ftruncate(2), which would cut off what
+    /// another node appends in this moment; fallocate(2), which GlusterFS does not answer for a shard
+    /// whose former ones are missing.
+    fn reach(&mut self, end: u64) -> io::Result<()> {
+        self.write_cached(end - 1, end)?;
+        self.storage.sync(self.file.as_fd(), SyncKind::Data)
     }
 
     /// Writes past the end of the file, in the order of the bytes.

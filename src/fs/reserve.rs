@@ -16,7 +16,6 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::data::{FileData, FileState, Took, Write};
 use super::nodes::{Node, ROOT_ID};
-use super::shared::Change;
 use super::space::{BLOCK_BYTES, whole_blocks};
 use super::stable::Unsynced;
 use super::{Filesystem, errno};
@@ -27,8 +26,6 @@ use crate::drain::{DataFile, is_of_connection};
 
 /// Less is allocated by writing it: small files cost no call more.
 const GROWTH_BYTES_MIN: u64 = 1 << 20;
-/// What a client of an engine sends as one write, of which none is beside it.
-const ONE_WRITE_BYTES: u64 = 128 << 10;
 
 /// What the thread is asked for.
 pub(super) enum Job {
@@ -346,7 +343,8 @@ impl Filesystem {
             state.barriers == 0 && !state.reserved.is_programs && !state.reserved.covers(&growth)
         };
         let bytes_min = if self.config.layout == Layout::File { 1 } else { GROWTH_BYTES_MIN };
-        if bytes < bytes_min || !is_wanted || self.is_shared() {
+        // GlusterFS with sharding does not answer fallocate(2) for a shard whose former ones are missing.
+        if bytes < bytes_min || !is_wanted || self.is_shared() || self.config.adds_sizes() {
             return;
         }
         let allocated = self.writable_file(node).and_then(|file| {
@@ -365,22 +363,6 @@ impl Filesystem {
         });
         if let Err(error) = allocated {
             log::debug!("a turn's blocks are not allocated at once: {error}");
-        }
-    }
-
-    /// Makes a file as long as a turn will make it, see [`crate::config::MountConfig::adds_sizes`].
-    /// Best effort. Rejected: fallocate(2), which cannot make it shorter when another node writes it in
-    /// this moment; GlusterFS does not answer it for a shard whose former ones are missing.
-    pub(super) fn grow_first(&self, node: &Arc<Node>, growth: Range<u64>) {
-        if growth.end.saturating_sub(growth.start) <= ONE_WRITE_BYTES {
-            return;
-        }
-        let grown = self.changing(node, Change::Reaches(growth.end), || {
-            let file = self.writable_file(node)?;
-            self.storage.set_size((*file).as_fd(), growth.end)
-        });
-        if let Err(error) = grown {
-            log::debug!("a file is not made longer before it is written: {error}");
         }
     }
 

@@ -66,13 +66,8 @@ impl Source for Filesystem {
         let plan = state.keep_order(range, reason, backing_end, cuts);
         if let Plan::Write(range) = &plan {
             let growth = backing_end..state.buffer.filled_to(backing_end, range.end);
-            let reached = backing_end..range.end.min(state.buffer.end());
             drop(state);
-            if self.config.adds_sizes() {
-                self.grow_first(&node, reached);
-            } else {
-                self.allocate_growth(&node, growth);
-            }
+            self.allocate_growth(&node, growth);
         }
         plan
     }
@@ -107,7 +102,8 @@ impl Source for Filesystem {
         }
         self.begin_change(&node);
         killpoint::pass(Point::DrainTaken);
-        Ok(Some(Run { file, offset: first.offset, len, pieces, data_file }))
+        let is_end_first = self.config.adds_sizes();
+        Ok(Some(Run { file, offset: first.offset, len, pieces, data_file, is_end_first }))
     }
 
     fn stored(&self, run: Run, written: Written, took: Duration) {

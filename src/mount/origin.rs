@@ -56,8 +56,8 @@ impl Origin {
         NUMBERING_NAMES.iter().any(|client| self.fs_type == *client)
     }
 
-    /// Whether a file is best made as long as it will be before several writes go to it: a write that
-    /// seems to add nothing to the size cannot make it wrong.
+    /// Whether a file is to be as long as it will be before several writes go to it: one that seems to
+    /// add nothing to the size cannot make it wrong.
     pub fn adds_sizes(&self) -> bool {
         ADDING_SIZES.iter().any(|client| self.fs_type == *client)
     }

@@ -147,7 +147,9 @@ impl Setup {
             let len = LEN.min(u64::from(arena.segment_bytes()));
             let pieces = vec![Piece { slot, at: 0, offset, len: len as u32 }];
             let data_file = Arc::new(DataFile::new(fd, Access::ReadWrite));
-            runs.insert(number, Run { file: FileId(number), offset, len, pieces, data_file });
+            let file_id = FileId(number);
+            let run = Run { file: file_id, offset, len, pieces, data_file, is_end_first: false };
+            runs.insert(number, run);
             kept.push(file);
         }
         let (tell, stored) = mpsc::channel();
