@@ -32,9 +32,11 @@ impl Engine {
         Self::start_with(name, "2G")
     }
 
-    /// Starts it, each of its disks so large, as truncate(1) has it.
+    /// Starts it, each of its disks so large, as truncate(1) has it. MooseFS' client tries for two
+    /// minutes by default before it says that they are full.
     pub fn start_with(name: &str, bytes: &str) -> Engine {
-        Self::start_set(name, &[("ENGINE_BYTES", bytes)])
+        let retries = ("ENGINE_MOOSEFS_OPTIONS", "mfsioretries=3");
+        Self::start_set(name, &[("ENGINE_BYTES", bytes), retries])
     }
 
     /// Starts GlusterFS with files in shards of so many bytes.

@@ -54,10 +54,16 @@ const LITTLE: [&str; 4] = ["--memory", "16M", "--chunk", "256K"];
 pub fn full(name: &str) {
     let engine = Engine::start_with(name, "320M");
     let filler = engine.root().join("filler");
-    fill(&engine, &filler).unwrap_or_else(|error| assert_eq!(code(&error), libc::ENOSPC));
+    let filled =
+        if name == "moosefs" { fill_servers(&engine, &filler) } else { fill(&engine, &filler) };
+    filled.unwrap_or_else(|error| assert_eq!(code(&error), libc::ENOSPC));
     let mount = engine.mount(&LITTLE);
     let safe = write_until_refused(&mount, &[libc::ENOSPC]);
-    fs::remove_file(&filler).unwrap();
+    match name {
+        // What is removed there makes room after minutes.
+        "moosefs" => engine.order("grow"),
+        _ => fs::remove_file(&filler).unwrap(),
+    }
     mount.umount_clean();
     assert_safe(&engine, name, &safe);
 }
@@ -130,6 +136,18 @@ fn fill(engine: &Engine, filler: &std::path::Path) -> io::Result<()> {
         file.sync_all()?;
     }
     Ok(())
+}
+
+/// The same of MooseFS, which tells every minute how much room there is: three servers of 250 MiB, less
+/// 64 MiB each, keep two copies.
+fn fill_servers(engine: &Engine, filler: &std::path::Path) -> io::Result<()> {
+    let all = "until [ $(($(stat -f -c '%b * %S' .))) -gt $((600 << 20)) ]; do sleep 0.2; done";
+    sh(&engine.root(), all);
+    let mut file = File::create(filler)?;
+    for _ in 0..200 {
+        file.write_all(&vec![1; 1 << 20])?;
+    }
+    file.sync_all()
 }
 
 /// Goal: when somebody removes a file on the engine past the mount, the bytes for it are either

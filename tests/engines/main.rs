@@ -46,9 +46,7 @@ const CASES: [Case; 16] = [
     case("layout", false, &["moosefs"], objects::layout),
     case("private", false, &["sshfs"], files::private),
     case("lanes", true, WITH_NETWORK, lanes::lanes_are_tried),
-    // Not MooseFS: its client tries for two minutes each time before it says ENOSPC, and what is
-    // removed makes room after minutes. That it says so is tested by its quota.
-    case("full", true, &["gluster", "sshfs", "overlay"], files::full),
+    case("full", true, &ENGINES, files::full),
     // sshfs has no word for it, and overlayfs none of its own.
     case("quota", true, &["gluster", "moosefs"], files::quota),
     case("removed_below", true, &["gluster", "moosefs", "sshfs"], files::removed_below),

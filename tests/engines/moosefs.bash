@@ -19,22 +19,27 @@ EXPORTS_FILENAME = $dir/master/exports
 END
     mfsmaster -c "$dir/master/config" start
     for server in 1 2 3; do
-        disk "c$server"
-        mkdir "$dir/c$server" "$dir/disks/c$server/chunks"
-        echo "$dir/disks/c$server/chunks" >"$dir/c$server/disks"
-        cat >"$dir/c$server/config" <<END
+        add_server "$server"
+    done
+}
+
+# add_server NUMBER: another chunkserver, with a disk of its own.
+add_server() {
+    disk "c$1"
+    mkdir "$dir/c$1" "$dir/disks/c$1/chunks"
+    echo "$dir/disks/c$1/chunks" >"$dir/c$1/disks"
+    cat >"$dir/c$1/config" <<END
 WORKING_USER = root
 WORKING_GROUP = root
 DISABLE_OOM_KILLER = 0
 NICE_LEVEL = 0
-DATA_PATH = $dir/c$server
-HDD_CONF_FILENAME = $dir/c$server/disks
+DATA_PATH = $dir/c$1
+HDD_CONF_FILENAME = $dir/c$1/disks
 HDD_LEAVE_SPACE_DEFAULT = 64MiB
 MASTER_HOST = $address
-CSSERV_LISTEN_PORT = 94${server}2
+CSSERV_LISTEN_PORT = 94${1}2
 END
-        serve_chunks "$server"
-    done
+    serve_chunks "$1"
 }
 
 serve_chunks() { mfschunkserver -c "$dir/c$1/config" start; }
@@ -49,7 +54,7 @@ attach() {
 }
 
 # By itself it looks at the rights of the last part of a path only, as long as it has cached the others.
-client_options=mfsnice=0,mfsallowoomkiller,mfsattrcacheto=0,default_permissions
+client_options=mfsnice=0,mfsallowoomkiller,mfsattrcacheto=0,default_permissions${ENGINE_MOOSEFS_OPTIONS:+,$ENGINE_MOOSEFS_OPTIONS}
 
 # The chunkservers tell the master of theirs.
 has_space() { [ "$(stat -f -c %b "$dir/mnt")" -gt 0 ]; }
@@ -64,6 +69,9 @@ kill_server() { kill -KILL "$(pidof_server 1)"; }
 pidof_server() { tr -dc 0-9 <"$dir/c$1/.mfschunkserver.lock"; }
 
 revive_server() { serve_chunks 1; }
+
+# A file has two copies.
+grow_server() { add_server 4 && add_server 5; }
 
 # The master copies what has fewer copies than it should.
 whole_server() { :; }
