@@ -257,19 +257,39 @@ pub fn no_byte_outlives_its_age() {
 }
 
 /// Goal: more open files than memory has room for chunks, or even for segments of each, go on.
+/// Method: a process of its own has them open, as children that other tests have forked have all
+/// descriptors of this one until they run their programs.
 pub fn more_open_files_than_chunks() {
     let mount = Mount::over(&["--memory", "64M", "--chunk", "1M"]);
-    let mut files: Vec<File> =
-        (0..2000).map(|n| File::create(mount.path().join(format!("f{n}"))).unwrap()).collect();
-    for round in 0..10 {
-        for file in &mut files {
-            file.write_all(&records(round, 1000)).unwrap();
-        }
-    }
-    assert!(mount.figure("held_bytes") <= 64 << 20);
-    drop(files);
-    mount.umount_clean();
     let all: Vec<u8> = (0..10).flat_map(|round| records(round, 1000)).collect();
+    let script = r#"
+import os, resource, sys
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+size = int(sys.argv[1])
+rounds = [sys.stdin.buffer.read(size) for _ in range(10)]
+files = [os.open(f"f{n}", os.O_WRONLY | os.O_CREAT, 0o644) for n in range(2000)]
+for part in rounds:
+    for out in files:
+        assert os.write(out, part) == size
+print("written", flush=True)
+sys.stdin.buffer.read()
+"#;
+    let mut program = Command::new("python3")
+        .args(["-c", script, &(all.len() / 10).to_string()])
+        .current_dir(mount.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = program.stdin.take().unwrap();
+    stdin.write_all(&all).unwrap();
+    let mut said = [0; 8];
+    program.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+    assert!(mount.figure("held_bytes") <= 64 << 20);
+    drop(stdin);
+    assert!(program.wait().unwrap().success());
+    mount.umount_clean();
     for n in [0, 999, 1999] {
         assert!(fs::read(mount.path().join(format!("f{n}"))).unwrap() == all);
     }

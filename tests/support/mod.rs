@@ -23,9 +23,6 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_coalescefs");
 /// Longest wait for something that should come soon; a bound against hanging, not a measurement.
 pub const SOON: Duration = Duration::from_secs(60);
 
-/// How often more a mount is unmounted that is in use.
-const IN_USE_TRIES: usize = 4;
-
 /// Why mount tests cannot run here, if they cannot.
 pub fn cannot_mount() -> Option<String> {
     if fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_err() {
@@ -220,18 +217,8 @@ impl Mount {
     }
 
     /// Unmounts, which must succeed and leave nothing.
-    ///
-    /// A child that another test has forked has all descriptors of this process until it runs its
-    /// program, and may be on its way into a mount that is held up: who is in use is asked again.
     pub fn umount_clean(&self) {
-        let mut output = self.umount();
-        for _ in 0..IN_USE_TRIES {
-            if !text(&output).contains("is in use") {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(500));
-            output = self.umount();
-        }
+        let output = self.umount();
         assert!(output.status.success(), "umount: {}", text(&output));
         assert!(!is_mounted(self.path()));
         let left = self.processes();
