@@ -14,6 +14,8 @@
 //! Where what keeps the file is another process or another machine (network filesystems, FUSE), a
 //! write that succeeded says little: the bytes may wait in a client that dies, or is cut off. There
 //! a run is stored when it is synced; until then its bytes stay in memory, and are written again.
+//! One that adds up sizes from writes gets the last byte of a run first ([`Run::is_end_first`]), against
+//! the order: its own sizes would be wrong otherwise, and for good.
 //!
 //! Short writes go on where they stopped. A run is written again as a whole after an error, which
 //! is harmless: the bytes are the same.
