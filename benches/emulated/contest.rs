@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::check::{measure, sync};
 use super::contender::{Carrier, Contender};
 use super::fairness::{Fairness, Moment};
+use super::lateness::Lateness;
 use super::load::{Load, Report};
 use super::model::Counters;
 use super::reader::{self, Reading};
@@ -59,6 +60,9 @@ pub struct Outcome {
     pub processes_cpu_s: f64,
     /// What was held.
     pub memory: Memory,
+    /// How late the machine itself was.
+    #[serde(default)]
+    pub lateness: Option<Lateness>,
     /// How far each writer was when.
     pub progress: Vec<Moment>,
 }
@@ -89,6 +93,7 @@ struct Measured {
     counters: Counters,
     usage: Usage,
     machine: Duration,
+    lateness: Lateness,
 }
 
 impl Contest {
@@ -124,6 +129,7 @@ impl Contest {
         let usage = Usage::watch(carrier.families());
         let machine = machine_without(disk);
         let reader = self.read.as_deref().map(reader::begin).transpose()?;
+        let lateness = Lateness::watch();
         let begun = Instant::now();
         let work = || {
             let report = writers.run()?;
@@ -142,6 +148,7 @@ impl Contest {
             counters: figures.counters,
             machine: machine_without(disk).saturating_sub(machine),
             usage: usage.end(),
+            lateness: lateness.end(),
         })
     }
 }
@@ -153,7 +160,8 @@ fn machine_without(disk: &Disk) -> Duration {
 }
 
 fn outcome(contender: Contender, bytes: u64, measured: Measured, extents: &[u32]) -> Outcome {
-    let Measured { report, reading, carried, synced, counters, usage, machine } = measured;
+    let Measured { report, reading, carried, synced, counters, usage, machine, lateness } =
+        measured;
     let write_s = |nanos| Duration::from_nanos(nanos).as_secs_f64();
     Outcome {
         contender,
@@ -176,6 +184,7 @@ fn outcome(contender: Contender, bytes: u64, measured: Measured, extents: &[u32]
         machine_cpu_s: machine.as_secs_f64(),
         processes_cpu_s: (report.cpu + usage.cpu()).as_secs_f64(),
         memory: usage.memory,
+        lateness: Some(lateness),
         progress: report.progress,
     }
 }

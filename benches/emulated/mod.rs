@@ -10,6 +10,7 @@ pub mod contender;
 pub mod contest;
 pub mod disk;
 pub mod fairness;
+pub mod lateness;
 pub mod load;
 pub mod medium;
 pub mod model;

@@ -55,6 +55,10 @@ const FIGURES: &[Figure] = &[
         Some(got.memory.kernel_bytes as f64 / 1e6)
     }),
     figure("memory at most: both at a time, MB", 0, |got| Some(got.memory.both_bytes as f64 / 1e6)),
+    figure("machine: wakes late by 2 ms, of 1000 [5]", 1, |got| {
+        got.lateness.map(|lateness| lateness.late_per_thousand())
+    }),
+    figure("machine: latest wake, ms [5]", 1, |got| got.lateness.map(|late| late.longest_s * 1e3)),
 ];
 
 /// How the figures that need it were got.
@@ -64,7 +68,9 @@ the benchmark;
     what else runs here, and the kernel's threads for the disk, are in it
 [2] of that the writers and the contender's processes
 [3] of the contender, not of the writers: private memory, and what its processes share once
-[4] dirty pages of the whole machine and those on their way to a disk, beyond what there was before";
+[4] dirty pages of the whole machine and those on their way to a disk, beyond what there was before
+[5] of a thread at real-time priority that is to wake every millisecond: what delays it delays all, \
+whoever carries their bytes";
 
 /// All results, against what one sequential writer got in bytes a second. Of several rounds the
 /// median and the range.

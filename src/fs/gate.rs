@@ -24,7 +24,7 @@ use super::treatment::passes_through;
 use super::{Filesystem, Reply};
 use crate::clock::boottime_us;
 use crate::priority;
-use crate::schedule::{FileId, Gate, Pass};
+use crate::schedule::{FileId, Gate, Pass, Seen};
 
 /// Whoever waits is looked at so often: a disk of 100 MB/s takes 25 pages in that time.
 const TICK: Duration = Duration::from_millis(1);
@@ -165,9 +165,9 @@ impl Filesystem {
             reply(Ok(attr));
         };
         let held = Held { id, reply: Box::new(told) };
-        let (size_bytes, held_bytes) = (self.size_in_kernel(id), self.held_bytes());
+        let (seen, held_bytes) = (self.seen_of(&attr), self.held_bytes());
         let mut gate = self.gate.shared.lock();
-        let passing = gate.ask(FileId(id), size_bytes, held_bytes, boottime_us(), held);
+        let passing = gate.ask(FileId(id), seen, held_bytes, boottime_us(), held);
         // Who waits already is looked at soon.
         let is_news = passing.is_some() || gate.waiting() == 1;
         drop(gate);
@@ -201,6 +201,15 @@ impl Filesystem {
         if self.has_writers_ask(node) {
             self.gate.have_asked(Asked::File(node.id()));
         }
+    }
+
+    fn seen_of(&self, attr: &NodeAttr) -> Seen {
+        let size_bytes = self.size_in_kernel(attr.id);
+        let in_kernel_bytes = size_bytes.map_or(0, |bytes| bytes.saturating_sub(attr.attr.size));
+        let node = self.node(attr.id).ok();
+        let dirty_bytes =
+            node.as_ref().and_then(|node| Some(node.data_if_any()?.lock().buffer.dirty_bytes()));
+        Seen { size_bytes, taken_bytes: in_kernel_bytes + dirty_bytes.unwrap_or(0) }
     }
 
     /// What its programs have written is part of it, also what the kernel has not sent yet.

@@ -37,8 +37,13 @@ const ASK_US: f64 = 50.0;
 const ASKING_MAX: f64 = 0.25;
 /// So many passes a program may be behind others: who was idle has no claim to more.
 const BEHIND_PASSES: f64 = 4.0;
-/// So many it may be ahead, by passes that ended late: who has more need not wait until all have it.
+/// So many it may be ahead, by passes that ended late, or what it gets in so long: who has more need
+/// not wait until all have it.
 const AHEAD_PASSES: f64 = 16.0;
+const AHEAD_US: u64 = 4_000_000;
+/// While memory fills, so many pass at once, those first that have taken the least: as many as
+/// processors run, or a few more.
+const FILLING_PASSES: f64 = 4.0;
 /// How late passes end is a mean of as many.
 const LATE_PARTS: f64 = 64.0;
 /// It opens when nobody had to wait for so long. Sooner would let programs that are too fast run away
@@ -60,6 +65,15 @@ pub enum Pass {
     Timed,
     /// Until memory is scarce.
     Free,
+}
+
+/// What is known of a file whose programs ask.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    /// As long as the kernel has it, if that is known.
+    pub size_bytes: Option<u64>,
+    /// Memory that it takes, here and in the kernel.
+    pub taken_bytes: u64,
 }
 
 /// Place in the order, and a number of its own.
@@ -96,6 +110,8 @@ pub struct Gate<T> {
     waiting: BTreeMap<Place, Waiting<T>>,
     by_age: BTreeSet<(u64, Place)>,
     passing: HashMap<FileId, Passing>,
+    /// What was counted for those.
+    passing_bytes: f64,
     by_end: BTreeSet<(u64, u64)>,
     /// Where the order is: the place of the last that passed.
     at_bytes: u64,
@@ -124,6 +140,7 @@ impl<T> Gate<T> {
             waiting: BTreeMap::new(),
             by_age: BTreeSet::new(),
             passing: HashMap::new(),
+            passing_bytes: 0.0,
             by_end: BTreeSet::new(),
             at_bytes: 0,
             next_number: 0,
@@ -149,6 +166,7 @@ impl<T> Gate<T> {
         if was_shut && !self.is_shut {
             self.files.clear();
             self.passing.clear();
+            self.passing_bytes = 0.0;
             self.by_end.clear();
         }
         if self.is_shut && !was_shut {
@@ -176,12 +194,11 @@ impl<T> Gate<T> {
         self.pace.note_freed(bytes, held_bytes, now_us / 1000);
     }
 
-    /// Asks to write to a file, which the kernel says has `size_bytes` now. `Some`: it may, as long as
-    /// is said. `None`: held.
+    /// Asks to write to a file. `Some`: it may, as long as is said. `None`: held.
     pub fn ask(
         &mut self,
         file: FileId,
-        size_bytes: Option<u64>,
+        seen: Seen,
         held_bytes: u64,
         now_us: u64,
         ticket: T,
@@ -190,13 +207,10 @@ impl<T> Gate<T> {
             return Some((ticket, Pass::Free));
         }
         self.count_programs(now_us);
-        self.note_size(file, size_bytes, now_us);
-        let pass_bytes = self.all.speed(Pass::Timed) * PASS_US_MIN as f64;
-        let pass_bytes = self.share_bytes().max(pass_bytes);
-        let first_bytes = self.at_bytes.saturating_sub((pass_bytes * BEHIND_PASSES) as u64);
-        let last_bytes = self.at_bytes + (pass_bytes * AHEAD_PASSES) as u64;
-        let place_bytes = self.meter(file, now_us).place_bytes(first_bytes, last_bytes, now_us);
-        if self.waiting.is_empty() && self.pace.room_bytes(held_bytes, now_us / 1000) > 0 {
+        self.note_size(file, seen.size_bytes, now_us);
+        self.meter(file, now_us).note_taken(seen.taken_bytes);
+        let place_bytes = self.place_bytes(file, now_us);
+        if self.waiting.is_empty() && self.room_bytes(held_bytes, now_us) > 0 {
             self.at_bytes = self.at_bytes.max(place_bytes);
             let (pass, _) = self.begin_pass(file, now_us);
             return Some((ticket, pass));
@@ -220,7 +234,7 @@ impl<T> Gate<T> {
             let pass = if self.is_shut { self.let_once(file, now_us).0 } else { Pass::Free };
             out.push((ticket, pass));
         }
-        let mut room_bytes = self.pace.room_bytes(held_bytes, now_us / 1000);
+        let mut room_bytes = self.room_bytes(held_bytes, now_us);
         while room_bytes > 0
             && let Some((&place, _)) = self.waiting.first_key_value()
         {
@@ -240,6 +254,7 @@ impl<T> Gate<T> {
             self.by_end.remove(&(until_us, file));
             let file = FileId(file);
             let pass = self.passing.remove(&file).expect("both have it");
+            self.passing_bytes -= pass.charged_bytes;
             let passed_us = now_us - pass.since_us;
             self.late_us += ((now_us - until_us) as f64 - self.late_us) / LATE_PARTS;
             let more_bytes =
@@ -308,7 +323,7 @@ impl<T> Gate<T> {
     /// Lets the programs of a file write, in their turn. Returns the bytes that are taken to be
     /// written, too.
     fn begin_pass(&mut self, file: FileId, now_us: u64) -> (Pass, u64) {
-        let kind = self.kind_of(file, now_us);
+        let kind = self.kind_of(file);
         self.meter(file, now_us).set_kind(kind, now_us);
         if kind == Pass::Once {
             return self.let_once(file, now_us);
@@ -318,11 +333,41 @@ impl<T> Gate<T> {
         (kind, self.begin_timed(file, pass_us, now_us))
     }
 
-    fn kind_of(&mut self, file: FileId, now_us: u64) -> Pass {
+    /// What a pass comes to that is as short as one can be, or as a share takes.
+    fn pass_bytes(&self, kind: Pass) -> f64 {
+        let shortest_bytes = match kind {
+            Pass::Once => self.all.speed(Pass::Once),
+            _ => self.all.speed(Pass::Timed) * PASS_US_MIN as f64,
+        };
+        self.share_bytes().max(shortest_bytes)
+    }
+
+    /// Its place in the order, which is near that of others.
+    fn place_bytes(&mut self, file: FileId, now_us: u64) -> u64 {
+        let pass_bytes = self.pass_bytes(self.kind_of(file));
+        let ahead_bytes = self.pace.bytes_in(AHEAD_US) / self.programs() as f64;
+        let ahead_bytes = ahead_bytes.max(pass_bytes * AHEAD_PASSES);
+        let first_bytes = self.at_bytes.saturating_sub((pass_bytes * BEHIND_PASSES) as u64);
+        let last_bytes = self.at_bytes + ahead_bytes as u64;
+        self.meter(file, now_us).place_bytes(first_bytes, last_bytes, now_us)
+    }
+
+    /// Bytes that may be written now. Where memory is not scarce yet those who get a processor would
+    /// have it all before others have written anything.
+    fn room_bytes(&mut self, held_bytes: u64, now_us: u64) -> u64 {
+        let room_bytes = self.pace.room_bytes(held_bytes, now_us / 1000);
+        if held_bytes > self.from_bytes {
+            return room_bytes;
+        }
+        let at_once_bytes = self.pass_bytes(Pass::Timed) * FILLING_PASSES;
+        room_bytes.min((at_once_bytes - self.passing_bytes).max(0.0) as u64)
+    }
+
+    fn kind_of(&self, file: FileId) -> Pass {
         let asking = self.pace.bytes_in(1) / self.speed(file, Pass::Once) * ASK_US;
-        let asking_max = match self.meter(file, now_us).kind() {
-            Pass::Once => ASKING_MAX,
-            _ => ASKING_MAX / 2.0,
+        let asking_max = match self.files.get(&file).map(Meter::kind) {
+            Some(Pass::Timed) => ASKING_MAX / 2.0,
+            _ => ASKING_MAX,
         };
         if asking > asking_max { Pass::Timed } else { Pass::Once }
     }
@@ -363,6 +408,7 @@ impl<T> Gate<T> {
         self.by_end.remove(&(pass.until_us, file.0));
         pass.until_us = now_us + pass_us;
         pass.charged_bytes += charged_bytes;
+        self.passing_bytes += charged_bytes;
         self.by_end.insert((pass.until_us, file.0));
         charged_bytes as u64
     }

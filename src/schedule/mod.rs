@@ -33,7 +33,7 @@ mod zones;
 
 pub use admission::{Admission, Granted};
 pub use chunk_size::{ChunkSize, RunTime, ServiceTime};
-pub use gate::{Gate, PASS_US_MAX, Pass};
+pub use gate::{Gate, PASS_US_MAX, Pass, Seen};
 pub use lanes::{LANES_MAX, LaneRun, Lanes};
 pub use scheduler::{
     Load, Outcome, Policy, Priority, Reason, Scheduler, Turn, Urgency, turn_chunks,

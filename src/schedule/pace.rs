@@ -24,6 +24,8 @@ pub struct Pace {
     is_measured: bool,
     freed_bytes: u64,
     window_ms: u64,
+    /// Whether lanes were busy in it.
+    is_window_busy: bool,
     /// Below zero after a request that was larger than what there was.
     credit_bytes: f64,
     credited_ms: u64,
@@ -41,6 +43,7 @@ impl Pace {
             is_measured: false,
             freed_bytes: 0,
             window_ms: 0,
+            is_window_busy: false,
             credit_bytes: 0.0,
             credited_ms: 0,
             is_pacing: false,
@@ -49,22 +52,35 @@ impl Pace {
 
     /// Memory came back, after which `held_bytes` are held.
     pub fn note_freed(&mut self, bytes: u64, held_bytes: u64, now_ms: u64) {
-        self.freed_bytes += bytes;
-        let took_ms = now_ms.saturating_sub(self.window_ms);
         // Where nobody is held back, lanes wait for something to do.
         let is_busy = held_bytes + bytes > self.from_bytes;
-        if is_busy && took_ms < WINDOW_MS {
+        if is_busy != self.is_window_busy {
+            (self.is_window_busy, self.freed_bytes, self.window_ms) = (is_busy, 0, now_ms);
+            return;
+        }
+        self.freed_bytes += bytes;
+        let took_ms = now_ms.saturating_sub(self.window_ms);
+        if took_ms < WINDOW_MS {
             return;
         }
         // A disk that others use may give nothing back for seconds.
-        if is_busy && took_ms < 12 * WINDOW_MS {
-            let found = self.freed_bytes as f64 / took_ms as f64;
-            self.rate = if self.is_measured { (self.rate + found) / 2.0 } else { found };
-            self.rate = self.rate.max(1.0);
-            self.is_measured = true;
+        if took_ms < 12 * WINDOW_MS {
+            self.measured(self.freed_bytes as f64 / took_ms as f64, is_busy);
         }
         self.freed_bytes = 0;
         self.window_ms = now_ms;
+    }
+
+    /// What came back while lanes waited for something is the least that they can.
+    fn measured(&mut self, found: f64, is_busy: bool) {
+        self.rate = match (is_busy, self.is_measured) {
+            (true, true) => (self.rate + found) / 2.0,
+            (true, false) => found,
+            (false, true) => self.rate,
+            (false, false) => self.rate.max(found),
+        };
+        self.rate = self.rate.max(1.0);
+        self.is_measured |= is_busy;
     }
 
     /// Bytes that may be written while `held_bytes` are held.

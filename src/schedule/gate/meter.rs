@@ -59,6 +59,8 @@ fn halvings(at_us: &mut u64, now_us: u64, halved_us: f64) -> f64 {
 pub(super) struct Meter {
     /// Its place in the order: the bytes that it had, and more when it has been idle.
     had_bytes: f64,
+    /// Whether that has what it took before anybody was asked.
+    has_taken: bool,
     /// How its programs pass now.
     kind: Pass,
     /// Taken to be written, and not arrived.
@@ -106,6 +108,7 @@ impl Meter {
     fn with(timed: Rate, single: Rate, now_us: u64) -> Meter {
         Meter {
             had_bytes: 0.0,
+            has_taken: false,
             kind: Pass::Once,
             on_their_way_bytes: 0.0,
             doubted_us: now_us,
@@ -152,6 +155,13 @@ impl Meter {
     pub(super) fn note_written(&mut self, bytes: f64, now_us: u64) {
         self.doubt(now_us);
         self.on_their_way_bytes += bytes;
+    }
+
+    /// Its programs ask, and it takes so much memory. Before they did they took that without asking.
+    pub(super) fn note_taken(&mut self, taken_bytes: u64) {
+        if !std::mem::replace(&mut self.has_taken, true) {
+            self.had_bytes += taken_bytes as f64;
+        }
     }
 
     /// It was let do one write.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::Random;
-use crate::schedule::{FileId, Gate, Pass};
+use crate::schedule::{FileId, Gate, Pass, Seen};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -33,7 +33,7 @@ fn ended(gate: &mut Gate<usize>, now_us: u64) -> Vec<FileId> {
 fn nobody_is_asked_while_there_is_room() {
     let mut gate = Gate::new(FROM, LIMIT);
     assert!(!gate.note_held(FROM, 0));
-    assert!(gate.ask(FileId(1), None, FROM, 0, 1).is_some());
+    assert!(gate.ask(FileId(1), Seen::default(), FROM, 0, 1).is_some());
     assert_eq!(gate.next_end_us(), None, "and nobody is stopped");
 }
 
@@ -41,7 +41,7 @@ fn nobody_is_asked_while_there_is_room() {
 fn opens_well_below_where_it_shuts() {
     let mut gate = shut();
     assert!(gate.note_held(FROM - MIB, 200 * MS));
-    assert_eq!(gate.ask(FileId(1), None, LIMIT, 200 * MS, 7), None);
+    assert_eq!(gate.ask(FileId(1), Seen::default(), LIMIT, 200 * MS, 7), None);
     assert!(!gate.note_held(FROM / 4 * 3, 201 * MS));
     assert_eq!(grant(&mut gate, FROM / 4 * 3, 201 * MS), [7], "who was held passes when it opens");
     assert_eq!(gate.waiting(), 0);
@@ -59,7 +59,7 @@ fn memory_that_fills_fast_is_scarce_sooner() {
     let slow = fill(MIB / 10).0;
     assert!(slow < FROM && slow > FROM - 20 * MIB, "{slow}");
     let (held_bytes, mut gate) = fill(MIB);
-    assert!(gate.ask(FileId(1), None, held_bytes, 1011 * MS, 1).is_some());
+    assert!(gate.ask(FileId(1), Seen::default(), held_bytes, 1011 * MS, 1).is_some());
     assert!(gate.note_held(held_bytes, 1100 * MS), "not to and fro");
     assert!(!gate.note_held(held_bytes, 1200 * MS));
 }
@@ -67,7 +67,7 @@ fn memory_that_fills_fast_is_scarce_sooner() {
 #[test]
 fn opens_when_nobody_waits() {
     let mut gate = shut();
-    assert_eq!(gate.ask(FileId(1), None, LIMIT, 500 * MS, 7), None);
+    assert_eq!(gate.ask(FileId(1), Seen::default(), LIMIT, 500 * MS, 7), None);
     assert_eq!(grant(&mut gate, FROM - MIB, 501 * MS), [7]);
     assert!(gate.note_held(FROM - MIB, 1499 * MS));
     assert!(gate.note_held(FROM + 1, 5000 * MS), "not as long as too much is held");
@@ -91,7 +91,7 @@ fn a_file_is_new_once() {
 fn nobody_is_held_for_long() {
     let mut gate = shut();
     for (at_ms, file) in [(0, 1), (100, 2)] {
-        assert_eq!(gate.ask(FileId(file as u64), None, LIMIT, at_ms * MS, file), None);
+        assert_eq!(gate.ask(FileId(file as u64), Seen::default(), LIMIT, at_ms * MS, file), None);
     }
     assert_eq!(gate.oldest_wait_us(120 * MS), Some(120 * MS));
     assert_eq!(grant(&mut gate, LIMIT, 149 * MS), [0; 0]);
@@ -109,13 +109,39 @@ fn a_pass_of_a_large_share_ends() {
         gate.note_freed(20 * MIB, FROM + MIB, at_ms * 50 * MS);
     }
     let now_us = 1000 * MS;
-    let passed = gate.ask(FileId(3), None, FROM - MIB, now_us, 3);
+    let passed = gate.ask(FileId(3), Seen::default(), FROM - MIB, now_us, 3);
     assert_eq!(passed, Some((3, Pass::Timed)));
     let end_us = gate.next_end_us().expect("it has one");
     assert!(end_us > now_us && end_us <= now_us + 4 * MS, "{end_us}");
     assert_eq!(ended(&mut gate, end_us - 1), []);
     assert_eq!(ended(&mut gate, end_us), [FileId(3)]);
     assert_eq!(ended(&mut gate, end_us + MS), []);
+}
+
+/// Who took most of the memory before anybody was asked waits for the others.
+#[test]
+fn what_was_taken_counts() {
+    let mut gate = shut();
+    for (file, taken_bytes) in [(1, 5 * MIB), (2, 0), (3, MIB)] {
+        let seen = Seen { taken_bytes, ..Seen::default() };
+        assert_eq!(gate.ask(FileId(file as u64), seen, LIMIT, 0, file), None);
+    }
+    assert_eq!(grant(&mut gate, 0, MS), [2, 3, 1]);
+}
+
+/// Memory is not scarce yet, but soon: a few pass, and the next when their passes are over.
+#[test]
+fn few_pass_at_once_while_memory_fills() {
+    let mut gate = shut();
+    let asked: Vec<usize> = (0..20)
+        .filter(|file| gate.ask(FileId(*file as u64), Seen::default(), MIB, 0, *file).is_some())
+        .collect();
+    assert!((2..=6).contains(&asked.len()), "{asked:?}");
+    assert_eq!(grant(&mut gate, MIB, 100), [0; 0]);
+    let over = ended(&mut gate, 5 * MS);
+    assert_eq!(over.len(), asked.len());
+    let next = grant(&mut gate, MIB, 5 * MS);
+    assert!((2..=6).contains(&next.len()), "{next:?}");
 }
 
 /// A pass of a file whose other program passes, too, goes on.
@@ -126,9 +152,9 @@ fn a_pass_is_made_longer() {
         gate.note_freed(20 * MIB, FROM + MIB, at_ms * 50 * MS);
     }
     let now_us = 1000 * MS;
-    assert!(gate.ask(FileId(3), None, FROM - MIB, now_us, 3).is_some());
+    assert!(gate.ask(FileId(3), Seen::default(), FROM - MIB, now_us, 3).is_some());
     let first_end_us = gate.next_end_us().expect("it has one");
-    assert!(gate.ask(FileId(3), None, FROM - MIB, now_us + 10, 4).is_some());
+    assert!(gate.ask(FileId(3), Seen::default(), FROM - MIB, now_us + 10, 4).is_some());
     assert!(gate.next_end_us().expect("it has one") > first_end_us);
     assert_eq!(ended(&mut gate, first_end_us), []);
     assert_eq!(ended(&mut gate, first_end_us + 4 * MS), [FileId(3)]);
@@ -181,8 +207,9 @@ impl Machine {
     fn ask(&mut self, file: usize) {
         self.asked_us[file] = self.now_us;
         let size_bytes = self.tells_sizes.then_some(self.written[file]);
+        let seen = Seen { size_bytes, ..Seen::default() };
         let id = FileId(file as u64);
-        let passing = self.gate.ask(id, size_bytes, self.held_bytes, self.now_us, file);
+        let passing = self.gate.ask(id, seen, self.held_bytes, self.now_us, file);
         if let Some((file, pass)) = passing {
             self.let_write(file, pass);
         }
