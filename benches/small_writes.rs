@@ -1,17 +1,25 @@
-//! How many 10-byte write() calls a second: straight into a directory, and through a mount over
-//! one beside it, in alternating rounds of one run, by one process and by forty.
+//! How many 10-byte write() calls a second: straight into a directory, through a mount over one
+//! beside it, and into a FUSE filesystem that throws bytes away, in alternating rounds of one run, by
+//! one process and by forty.
 //!
 //! `cargo bench --bench small_writes [-- DIR]`, as root or where fusermount3 is. DIR (default: the
-//! target folder) decides which filesystem is measured. Prints the median ratio and all rounds:
+//! target folder) decides which filesystem is measured. Prints the median ratios and all rounds:
 //! on a shared machine single rounds vary by a third.
 
 #![allow(clippy::unwrap_used)] // a benchmark fails by panicking
+
+#[allow(dead_code, reason = "other benchmarks need the rest")]
+mod common;
+#[path = "common/discard.rs"]
+mod discard;
 
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+use common::statistics::spread;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_coalescefs");
 const ROUND: Duration = Duration::from_secs(1);
@@ -75,23 +83,34 @@ impl Drop for Mount {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    spread(values).unwrap().median
 }
 
 fn compare(dir: &Path, processes: usize) {
-    let (straight, through) = (dir.join("straight"), dir.join("through"));
-    std::fs::create_dir_all(&straight).unwrap();
-    std::fs::create_dir_all(&through).unwrap();
-    let _mount = Mount::over(&through);
-    let rounds: Vec<(f64, f64)> =
-        (0..ROUNDS).map(|_| (rate(&straight, processes), rate(&through, processes))).collect();
-    for (straight, through) in &rounds {
-        println!("  {straight:>9.0} {through:>9.0}   {:.3}", through / straight);
+    let dirs = ["straight", "through", "discard"].map(|name| dir.join(name));
+    dirs.iter().for_each(|dir| std::fs::create_dir_all(dir).unwrap());
+    let [straight, through, discard] = &dirs;
+    let _mount = Mount::over(through);
+    let _nothing = discard::mount(discard).unwrap();
+    println!("{:>10} {:>10} {:>10} {:>8} {:>8}", "straight", "through", "discard", "", "");
+    let mut ratios = Vec::new();
+    for _ in 0..ROUNDS {
+        let [straight, through, discard] =
+            [straight, through, discard].map(|dir| rate(dir, processes));
+        let (ours, least) = (through / straight, discard / straight);
+        println!("{straight:>10.0} {through:>10.0} {discard:>10.0} {ours:>8.3} {least:>8.3}");
+        ratios.push((ours, least, ours / least));
     }
-    let ratio = median(rounds.iter().map(|(straight, through)| through / straight).collect());
-    println!("{processes} process(es): straight, through, ratio; median ratio {ratio:.3}\n");
+    let medians = [
+        median(ratios.iter().map(|ratio| ratio.0)),
+        median(ratios.iter().map(|ratio| ratio.1)),
+        median(ratios.iter().map(|ratio| ratio.2)),
+    ];
+    let [ours, least, of_least] = medians;
+    println!(
+        "{processes} process(es): median ratios {ours:.3} through, {least:.3} discard, {of_least:.3} through of discard\n"
+    );
 }
 
 fn main() {

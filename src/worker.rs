@@ -463,6 +463,7 @@ impl Ending<'_> {
     /// What could not be written is tried once more, and as long as some of it goes.
     fn drain(&self) -> Drained {
         self.filesystem.finish();
+        self.filesystem.free_cache();
         let ticks = tick(PROGRESS_EVERY);
         let (mut left_bytes, mut since_ms) = (u64::MAX, 0);
         loop {

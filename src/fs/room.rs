@@ -78,6 +78,8 @@ pub(super) struct Room {
     any_starved: AtomicBool,
     served: Condvar,
     pressed: AtomicBool,
+    /// Whether memory fills so fast that it will be scarce soon.
+    filling: AtomicBool,
     finishing: AtomicBool,
 }
 
@@ -96,6 +98,7 @@ impl Room {
             any_starved: AtomicBool::new(false),
             served: Condvar::new(),
             pressed: AtomicBool::new(false),
+            filling: AtomicBool::new(false),
             finishing: AtomicBool::new(false),
         }
     }
@@ -129,8 +132,8 @@ impl Filesystem {
     /// Replies to a write whose bytes are in the arena: now, or when there is room again.
     pub(super) fn acknowledge(&self, node: &Node, len: usize, reply: Reply<u32>) {
         let held_bytes = self.held_bytes();
-        self.note_pressure(held_bytes);
         self.note_held(held_bytes, 0);
+        self.note_pressure(held_bytes);
         let (file, bytes) = (FileId(node.id()), len as u64);
         let ticket: Reply<u32> = Box::new(move |result| reply(result.map(|_: u32| len as u32)));
         let mut admission = self.room.admission.lock().expect("no panics under this lock");
@@ -164,8 +167,8 @@ impl Filesystem {
             self.feed_starved();
         }
         let held_bytes = self.held_bytes();
-        self.note_pressure(held_bytes);
         self.note_held(held_bytes, bytes);
+        self.note_pressure(held_bytes);
         self.grant();
     }
 
@@ -236,11 +239,19 @@ impl Filesystem {
         self.stats.note_stall(waited);
     }
 
-    /// Above the high-water mark partial chunks are written too, until memory is well below it.
+    /// Whether memory fills faster than it comes back, from now on.
+    pub(super) fn note_filling(&self, is_filling: bool) {
+        self.room.filling.store(is_filling, Ordering::Relaxed);
+    }
+
+    /// Above the high-water mark, or when it will be there soon, partial chunks are written too, until
+    /// memory is well below it: a disk that waits for whole ones while all files fill alike loses
+    /// the time until they are whole.
     pub(super) fn note_pressure(&self, held_bytes: u64) {
         let high = self.limits.high_water_bytes;
         let was = self.room.pressed.load(Ordering::Relaxed);
-        let is = held_bytes > if was { high / 8 * 7 } else { high };
+        let is_high = held_bytes > if was { high / 8 * 7 } else { high };
+        let is = is_high || self.room.filling.load(Ordering::Relaxed);
         if was != is && self.room.pressed.swap(is, Ordering::Relaxed) != is {
             self.set_urgency();
         }
