@@ -2,6 +2,7 @@
 //! with storage that can be told to wait or to fail.
 
 mod asking;
+mod cached;
 mod failing;
 mod numbers;
 mod outage;
