@@ -260,9 +260,7 @@ impl Filesystem {
             gate.note_freed(freed_bytes, held_bytes, now_us);
         }
         let is_shut = gate.note_held(held_bytes, now_us);
-        let is_filling = gate.is_filling();
         drop(gate);
-        self.note_filling(is_filling);
         if self.gate.is_shut.swap(is_shut, Ordering::Relaxed) != is_shut && is_shut {
             // Not only those of which bytes arrive: the kernel may hold many of a few.
             self.gate.have_asked(Asked::All);

@@ -78,8 +78,6 @@ pub(super) struct Room {
     any_starved: AtomicBool,
     served: Condvar,
     pressed: AtomicBool,
-    /// Whether memory fills so fast that it will be scarce soon.
-    filling: AtomicBool,
     finishing: AtomicBool,
 }
 
@@ -98,7 +96,6 @@ impl Room {
             any_starved: AtomicBool::new(false),
             served: Condvar::new(),
             pressed: AtomicBool::new(false),
-            filling: AtomicBool::new(false),
             finishing: AtomicBool::new(false),
         }
     }
@@ -132,8 +129,8 @@ impl Filesystem {
     /// Replies to a write whose bytes are in the arena: now, or when there is room again.
     pub(super) fn acknowledge(&self, node: &Node, len: usize, reply: Reply<u32>) {
         let held_bytes = self.held_bytes();
-        self.note_held(held_bytes, 0);
         self.note_pressure(held_bytes);
+        self.note_held(held_bytes, 0);
         let (file, bytes) = (FileId(node.id()), len as u64);
         let ticket: Reply<u32> = Box::new(move |result| reply(result.map(|_: u32| len as u32)));
         let mut admission = self.room.admission.lock().expect("no panics under this lock");
@@ -167,8 +164,8 @@ impl Filesystem {
             self.feed_starved();
         }
         let held_bytes = self.held_bytes();
-        self.note_held(held_bytes, bytes);
         self.note_pressure(held_bytes);
+        self.note_held(held_bytes, bytes);
         self.grant();
     }
 
@@ -239,19 +236,11 @@ impl Filesystem {
         self.stats.note_stall(waited);
     }
 
-    /// Whether memory fills faster than it comes back, from now on.
-    pub(super) fn note_filling(&self, is_filling: bool) {
-        self.room.filling.store(is_filling, Ordering::Relaxed);
-    }
-
-    /// Above the high-water mark, or when it will be there soon, partial chunks are written too, until
-    /// memory is well below it: a disk that waits for whole ones while all files fill alike loses
-    /// the time until they are whole.
+    /// Above the high-water mark partial chunks are written too, until memory is well below it.
     pub(super) fn note_pressure(&self, held_bytes: u64) {
         let high = self.limits.high_water_bytes;
         let was = self.room.pressed.load(Ordering::Relaxed);
-        let is_high = held_bytes > if was { high / 8 * 7 } else { high };
-        let is = is_high || self.room.filling.load(Ordering::Relaxed);
+        let is = held_bytes > if was { high / 8 * 7 } else { high };
         if was != is && self.room.pressed.swap(is, Ordering::Relaxed) != is {
             self.set_urgency();
         }

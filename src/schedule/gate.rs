@@ -53,11 +53,6 @@ const OPENS_US: u64 = 1_000_000;
 /// takes a while, what the kernel has of them comes on top, and once memory is full the kernel
 /// stops whom it likes.
 const SOON_US: u64 = 150_000;
-/// Memory that fills faster than it comes back, so that it is scarce so soon, is filling, when a
-/// sixteenth is full; and as long as it fills by an eighth of that rate.
-const FILLING_US: u64 = 4_000_000;
-const FILLING_PART: u64 = 16;
-const STILL_FILLING: f64 = 0.125;
 /// How many want to write is counted anew so often.
 const PEAK_US: u64 = 500_000;
 
@@ -106,7 +101,6 @@ pub struct Gate<T> {
     from_bytes: u64,
     pace: Pace,
     is_shut: bool,
-    is_filling: bool,
     /// When it was.
     shut_us: u64,
     growth: Growth,
@@ -139,7 +133,6 @@ impl<T> Gate<T> {
             from_bytes,
             pace: Pace::new(from_bytes, limit_bytes),
             is_shut: false,
-            is_filling: false,
             shut_us: 0,
             growth: Growth::default(),
             files: HashMap::new(),
@@ -164,7 +157,6 @@ impl<T> Gate<T> {
     /// [`Gate::grant`].
     pub fn note_held(&mut self, held_bytes: u64, now_us: u64) -> bool {
         self.growth.note(held_bytes, now_us);
-        self.note_filling(held_bytes);
         let is_soon = held_bytes + self.growth.bytes_in(SOON_US) > self.from_bytes;
         let is_wanted = now_us.saturating_sub(self.waited_us) < OPENS_US;
         let is_fresh = now_us.saturating_sub(self.shut_us) < SOON_US;
@@ -183,21 +175,6 @@ impl<T> Gate<T> {
             self.shut_us = now_us;
         }
         self.is_shut
-    }
-
-    /// Whether more comes than the disk takes, so that memory will be scarce in a moment. Then the disk
-    /// is to begin: what it does not write now, programs will wait for.
-    pub fn is_filling(&self) -> bool {
-        self.is_filling
-    }
-
-    /// What the disk takes is not seen while it does nothing, and does not fill memory afterwards.
-    fn note_filling(&mut self, held_bytes: u64) {
-        let growth = self.growth.lasting();
-        let least = self.pace.bytes_in(1) * if self.is_filling { STILL_FILLING } else { 1.0 };
-        let then_bytes = held_bytes as f64 + growth * FILLING_US as f64;
-        let is_soon = self.is_filling || then_bytes > self.from_bytes as f64;
-        self.is_filling = is_soon && growth > least && held_bytes > self.from_bytes / FILLING_PART;
     }
 
     /// Bytes of a file came while the gate is shut. Whether it is the first time: its programs do

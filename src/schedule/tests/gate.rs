@@ -64,32 +64,6 @@ fn memory_that_fills_fast_is_scarce_sooner() {
     assert!(!gate.note_held(held_bytes, 1200 * MS));
 }
 
-/// What comes faster than the disk takes fills memory: the disk is to begin before that is full, and
-/// not for what it takes as it comes, nor for a burst that ends.
-#[test]
-fn memory_fills_when_more_comes_than_goes() {
-    let begins = |per_ms: u64, rate: u64| {
-        let mut gate: Gate<usize> = Gate::new(FROM, LIMIT);
-        for at_ms in 1..=20 {
-            gate.note_freed(rate * 50, FROM + MIB, at_ms * 50 * MS);
-        }
-        let at = |ms: u64| (ms * per_ms).min(FROM / 2);
-        let fills = |ms: &u64| {
-            gate.note_held(at(*ms), (2000 + ms) * MS);
-            gate.is_filling()
-        };
-        (0..2000).find(fills).map(at)
-    };
-    let begun = begins(200 * KIB, 100 * KIB).expect("it is filling");
-    assert!(begun > FROM / 16 && begun < FROM / 2, "{begun}");
-    assert_eq!(begins(90 * KIB, 100 * KIB), None);
-    let mut gate: Gate<usize> = Gate::new(FROM, LIMIT);
-    for ms in 0..500 {
-        gate.note_held((ms * MIB).min(FROM / 2), (2000 + ms) * MS);
-    }
-    assert!(!gate.is_filling(), "it has ended");
-}
-
 #[test]
 fn opens_when_nobody_waits() {
     let mut gate = shut();
