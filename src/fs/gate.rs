@@ -249,7 +249,7 @@ impl Filesystem {
     pub(super) fn note_held(&self, held_bytes: u64, freed_bytes: u64) {
         let was_shut = self.gate.is_shut();
         // Memory may fill fast.
-        let is_little = held_bytes < self.limits.gate_bytes / 16;
+        let is_little = held_bytes < self.limits.gate_bytes / 32;
         let may_matter = !is_little || was_shut || freed_bytes > 0;
         if !may_matter {
             return;
@@ -260,7 +260,9 @@ impl Filesystem {
             gate.note_freed(freed_bytes, held_bytes, now_us);
         }
         let is_shut = gate.note_held(held_bytes, now_us);
+        let soon_bytes = gate.filling_bytes();
         drop(gate);
+        self.note_filling(soon_bytes);
         if self.gate.is_shut.swap(is_shut, Ordering::Relaxed) != is_shut && is_shut {
             // Not only those of which bytes arrive: the kernel may hold many of a few.
             self.gate.have_asked(Asked::All);

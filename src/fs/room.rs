@@ -9,7 +9,7 @@
 //! that the FUSE thread waits, which is the one place where it does.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
@@ -19,8 +19,10 @@ use super::reserve::Job;
 use super::{Filesystem, Reply, errno};
 use crate::arena::{Arena, Counters};
 use crate::clock::boottime_ms;
-use crate::schedule::{Admission, FileId, Granted, Urgency};
+use crate::schedule::{Admission, FileId, Filling, Granted, Urgency};
 
+/// A turn of less, before memory is short, is not worth its seek.
+const FILLING_BYTES_MIN: u64 = 1 << 20;
 /// Bytes of writes that wait outside the arena.
 const STARVED_BYTES_MAX: usize = 16 << 20;
 /// A share of room for one file: small against memory and a stall, large against a request.
@@ -78,6 +80,8 @@ pub(super) struct Room {
     any_starved: AtomicBool,
     served: Condvar,
     pressed: AtomicBool,
+    /// What comes in a moment, when memory fills so fast that it will be scarce soon; else 0.
+    soon_bytes: AtomicU64,
     finishing: AtomicBool,
 }
 
@@ -96,6 +100,7 @@ impl Room {
             any_starved: AtomicBool::new(false),
             served: Condvar::new(),
             pressed: AtomicBool::new(false),
+            soon_bytes: AtomicU64::new(0),
             finishing: AtomicBool::new(false),
         }
     }
@@ -129,8 +134,8 @@ impl Filesystem {
     /// Replies to a write whose bytes are in the arena: now, or when there is room again.
     pub(super) fn acknowledge(&self, node: &Node, len: usize, reply: Reply<u32>) {
         let held_bytes = self.held_bytes();
-        self.note_pressure(held_bytes);
         self.note_held(held_bytes, 0);
+        self.note_pressure(held_bytes);
         let (file, bytes) = (FileId(node.id()), len as u64);
         let ticket: Reply<u32> = Box::new(move |result| reply(result.map(|_: u32| len as u32)));
         let mut admission = self.room.admission.lock().expect("no panics under this lock");
@@ -164,8 +169,8 @@ impl Filesystem {
             self.feed_starved();
         }
         let held_bytes = self.held_bytes();
-        self.note_pressure(held_bytes);
         self.note_held(held_bytes, bytes);
+        self.note_pressure(held_bytes);
         self.grant();
     }
 
@@ -236,6 +241,18 @@ impl Filesystem {
         self.stats.note_stall(waited);
     }
 
+    /// Whether memory fills faster than it comes back, from now on, and what comes in a moment. A disk
+    /// that waits for whole chunks while all files fill alike loses the time until they are whole.
+    pub(super) fn note_filling(&self, soon_bytes: Option<u64>) {
+        let soon_bytes = soon_bytes.unwrap_or(0);
+        let is_news = |was_bytes| (was_bytes > 0) != (soon_bytes > 0);
+        if is_news(self.room.soon_bytes.load(Ordering::Relaxed))
+            && is_news(self.room.soon_bytes.swap(soon_bytes, Ordering::Relaxed))
+        {
+            self.set_urgency();
+        }
+    }
+
     /// Above the high-water mark partial chunks are written too, until memory is well below it.
     pub(super) fn note_pressure(&self, held_bytes: u64) {
         let high = self.limits.high_water_bytes;
@@ -264,17 +281,25 @@ impl Filesystem {
     }
 
     fn set_urgency(&self) {
-        let urgency = if self.room.finishing.load(Ordering::Relaxed) {
-            Urgency::Everything
-        } else if self.room.pressed.load(Ordering::Relaxed) {
-            Urgency::Pressure
-        } else {
-            Urgency::Normal
-        };
-        self.each_queue(|queue| {
-            queue.with(|scheduler| scheduler.set_urgency(urgency));
-            queue.wake_all();
-        });
+        let stripe_bytes = self.config.stripe_bytes.unwrap_or(0);
+        let soon_bytes = self.room.soon_bytes.load(Ordering::Relaxed);
+        for (_, device) in self.devices.read().expect("no panics under this lock").iter() {
+            let urgency = if self.room.finishing.load(Ordering::Relaxed) {
+                Urgency::Everything
+            } else if self.room.pressed.load(Ordering::Relaxed) {
+                Urgency::Pressure
+            } else if soon_bytes > 0 {
+                Urgency::Filling(Filling {
+                    chunk_bytes: device.chunk.bytes(),
+                    least_bytes: stripe_bytes.max(FILLING_BYTES_MIN),
+                    soon_bytes,
+                })
+            } else {
+                Urgency::Normal
+            };
+            device.queue.with(|scheduler| scheduler.set_urgency(urgency));
+            device.queue.wake_all();
+        }
     }
 
     /// Counts a request of the kernel.

@@ -333,7 +333,8 @@ impl FileState {
     /// off when nothing is left of it: the kernel's requests are served side by side, and the
     /// missing bytes may be in one that was sent before. Not when somebody waits, nor after a close:
     /// the kernel has handed over everything then. And not for long: the file may have a hole there.
-    /// A turn of whole chunks ends with a stripe also then, so that the next one begins with one.
+    /// A turn of whole chunks ends with a stripe also then, so that the next one begins with one; and
+    /// one that is to make room, where it has a stripe.
     fn keep_order(
         &mut self,
         range: Range<u64>,
@@ -347,7 +348,7 @@ impl FileState {
             self.gap_since_ms = None;
             // What arrives while the turn is under way may be behind a gap.
             let end = if may_wait { range.end.min(filled) } else { range.end };
-            return Plan::Write(range.start..end);
+            return Plan::Write(range.start..self.room_end(range.start, end, reason, &cuts));
         }
         let now_ms = boottime_ms();
         let page_end = filled.next_multiple_of(PAGE_BYTES);
@@ -360,12 +361,20 @@ impl FileState {
             Some(bytes) if reason == Reason::WholeChunk && range.end.is_multiple_of(bytes) => {
                 filled / bytes * bytes
             }
-            _ => filled,
+            _ => self.room_end(range.start, filled, reason, &cuts),
         };
         if range.start < end && self.buffer.has_fresh_in(&(range.start..end)) {
             return Plan::Write(range.start..end);
         }
         Plan::NotBefore(now_ms + GAP_LOOK_MS)
+    }
+
+    /// Where a turn ends that is to make room: with a stripe where it has one, as what is left of the
+    /// next one would cost as much as all of it. Other turns at `end`.
+    fn room_end(&self, start: u64, end: u64, reason: Reason, cuts: &Cuts) -> u64 {
+        let whole = cuts.stripe_bytes.map_or(end, |bytes| end - end % bytes.max(1));
+        let has_stripe = start < whole && self.buffer.has_fresh_in(&(start..whole));
+        if reason == Reason::Pressure && has_stripe { whole } else { end }
     }
 }
 

@@ -53,6 +53,13 @@ const OPENS_US: u64 = 1_000_000;
 /// takes a while, what the kernel has of them comes on top, and once memory is full the kernel
 /// stops whom it likes.
 const SOON_US: u64 = 150_000;
+/// Memory that fills faster than it comes back, so that it is scarce so soon, is filling, when a
+/// thirty-second part is full; and as long as it fills by an eighth of that rate.
+const FILLING_US: u64 = 4_000_000;
+const FILLING_PART: u64 = 32;
+const STILL_FILLING: f64 = 0.125;
+/// A disk may well wait so long for a whole chunk.
+const MOMENT_US: f64 = 100_000.0;
 /// How many want to write is counted anew so often.
 const PEAK_US: u64 = 500_000;
 
@@ -101,6 +108,7 @@ pub struct Gate<T> {
     from_bytes: u64,
     pace: Pace,
     is_shut: bool,
+    is_filling: bool,
     /// When it was.
     shut_us: u64,
     growth: Growth,
@@ -133,6 +141,7 @@ impl<T> Gate<T> {
             from_bytes,
             pace: Pace::new(from_bytes, limit_bytes),
             is_shut: false,
+            is_filling: false,
             shut_us: 0,
             growth: Growth::default(),
             files: HashMap::new(),
@@ -157,6 +166,7 @@ impl<T> Gate<T> {
     /// [`Gate::grant`].
     pub fn note_held(&mut self, held_bytes: u64, now_us: u64) -> bool {
         self.growth.note(held_bytes, now_us);
+        self.note_filling(held_bytes);
         let is_soon = held_bytes + self.growth.bytes_in(SOON_US) > self.from_bytes;
         let is_wanted = now_us.saturating_sub(self.waited_us) < OPENS_US;
         let is_fresh = now_us.saturating_sub(self.shut_us) < SOON_US;
@@ -175,6 +185,26 @@ impl<T> Gate<T> {
             self.shut_us = now_us;
         }
         self.is_shut
+    }
+
+    /// When more comes than the disk takes, so that memory will be scarce soon: what comes in the time
+    /// that a disk may wait for a whole chunk. It is to begin then: what it does not write now, programs
+    /// will wait for.
+    pub fn filling_bytes(&self) -> Option<u64> {
+        let bytes = (self.growth.lasting() * MOMENT_US) as u64;
+        self.is_filling.then_some(bytes.max(1))
+    }
+
+    /// What the disk takes does not fill memory when it has begun, and nobody knows how much that is
+    /// before: then it is enough that memory will be scarce.
+    fn note_filling(&mut self, held_bytes: u64) {
+        let growth = self.growth.lasting();
+        let part = if self.is_filling { STILL_FILLING } else { 1.0 };
+        let slowly = self.from_bytes as f64 / (4 * FILLING_US) as f64;
+        let least = slowly.max(self.pace.seen_bytes_in(1) * part);
+        let then_bytes = held_bytes as f64 + growth * FILLING_US as f64;
+        let is_soon = self.is_filling || then_bytes > self.from_bytes as f64;
+        self.is_filling = is_soon && growth > least && held_bytes > self.from_bytes / FILLING_PART;
     }
 
     /// Bytes of a file came while the gate is shut. Whether it is the first time: its programs do

@@ -36,7 +36,7 @@ pub use chunk_size::{ChunkSize, RunTime, ServiceTime};
 pub use gate::{Gate, PASS_US_MAX, Pass, Seen};
 pub use lanes::{LANES_MAX, LaneRun, Lanes};
 pub use scheduler::{
-    Load, Outcome, Policy, Priority, Reason, Scheduler, Turn, Urgency, turn_chunks,
+    Filling, Load, Outcome, Policy, Priority, Reason, Scheduler, Turn, Urgency, turn_chunks,
 };
 pub use sharing::{Reads, Sharing};
 

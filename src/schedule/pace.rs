@@ -22,6 +22,8 @@ pub struct Pace {
     /// At which memory comes back while all lanes are busy, in bytes per millisecond.
     rate: f64,
     is_measured: bool,
+    /// Whether `rate` is more than a guess.
+    is_known: bool,
     freed_bytes: u64,
     window_ms: u64,
     /// Whether lanes were busy in it.
@@ -41,6 +43,7 @@ impl Pace {
             limit_bytes,
             rate: ((limit_bytes - from_bytes) / 3000).max(1) as f64,
             is_measured: false,
+            is_known: false,
             freed_bytes: 0,
             window_ms: 0,
             is_window_busy: false,
@@ -81,6 +84,7 @@ impl Pace {
         };
         self.rate = self.rate.max(1.0);
         self.is_measured |= is_busy;
+        self.is_known = true;
     }
 
     /// Bytes that may be written while `held_bytes` are held.
@@ -112,6 +116,11 @@ impl Pace {
     /// Bytes that come back in so long.
     pub fn bytes_in(&self, time_us: u64) -> f64 {
         self.rate * time_us as f64 / 1000.0
+    }
+
+    /// The same as far as it was seen: nothing before memory came back.
+    pub fn seen_bytes_in(&self, time_us: u64) -> f64 {
+        if self.is_known { self.bytes_in(time_us) } else { 0.0 }
     }
 
     fn factor(&self, free_bytes: u64) -> f64 {

@@ -91,10 +91,24 @@ pub struct Load {
 pub enum Urgency {
     /// Nothing.
     Normal,
+    /// Memory fills faster than the disk takes, and is not short yet: the fullest file goes, unless it
+    /// will have a whole chunk in a moment.
+    Filling(Filling),
     /// Memory is above its high-water mark.
     Pressure,
     /// Unmounting: write all.
     Everything,
+}
+
+/// When a part of a chunk is worth a turn while memory fills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filling {
+    /// A whole chunk.
+    pub chunk_bytes: u64,
+    /// A turn of less never is.
+    pub least_bytes: u64,
+    /// So many bytes, of all files, will come while the disk may well wait for a whole chunk.
+    pub soon_bytes: u64,
 }
 
 /// Why a file got its turn: the first that applied, in the order of precedence.
@@ -108,7 +122,7 @@ pub enum Reason {
     WholeChunk,
     /// It was closed, and the delay is over.
     Closed,
-    /// [`Urgency::Pressure`], and its turn is expected to free the most.
+    /// [`Urgency::Pressure`] or [`Urgency::Filling`], and its turn is expected to free the most.
     Pressure,
     /// [`Urgency::Everything`].
     Everything,
@@ -343,7 +357,12 @@ impl Scheduler {
     /// before; a time that has passed (0 among them) is now. `None`: not without another call.
     pub fn wake_at_ms(&self) -> Option<u64> {
         let queues = &self.queues;
-        let urgent = self.urgency != Urgency::Normal && queues.ring.first().is_some();
+        let urgent = queues.ring.first().is_some()
+            && match self.urgency {
+                Urgency::Normal => false,
+                Urgency::Filling(filling) => self.is_worth(filling),
+                Urgency::Pressure | Urgency::Everything => true,
+            };
         let has_whole = queues.whole.first().is_some() || queues.high.first().is_some();
         if urgent || queues.demanded.first().is_some() || has_whole {
             return Some(0);
@@ -406,8 +425,9 @@ impl Scheduler {
             return Some(Turn { file, reason: Reason::Closed });
         }
         match self.urgency {
+            Urgency::Filling(filling) if !self.is_worth(filling) => None,
             Urgency::Normal => None,
-            Urgency::Pressure => {
+            Urgency::Filling(_) | Urgency::Pressure => {
                 self.near_fullest().map(|file| Turn { file, reason: Reason::Pressure })
             }
             Urgency::Everything => {
@@ -458,6 +478,16 @@ impl Scheduler {
     fn near_due(&self, queue: &Queue<(u64, Stamp)>, now_ms: u64) -> Option<FileId> {
         let due = queue.iter().take_while(|((due_ms, _), _)| *due_ms <= now_ms);
         self.of_first(due.map(|((_, ring), file)| (ring, file)))
+    }
+
+    /// Whether a part of a chunk is to go while memory fills: it is not a whole one soon, if all files
+    /// go on as they did.
+    fn is_worth(&self, filling: Filling) -> bool {
+        let Some(((Reverse(most_bytes), _), _)) = self.queues.fullest.first() else { return false };
+        let missing_bytes = u128::from(filling.chunk_bytes.saturating_sub(most_bytes));
+        let till_whole = missing_bytes * u128::from(self.totals.dirty_bytes);
+        let soon = u128::from(filling.soon_bytes) * u128::from(most_bytes);
+        most_bytes >= filling.least_bytes && till_whole > soon
     }
 
     /// Of those whose turn gives back about the most memory. Who is passed over again and again has

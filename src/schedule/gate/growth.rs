@@ -5,6 +5,9 @@ const WINDOW_US: u64 = 10_000;
 /// After so long without any, nothing is known.
 const FORGOTTEN_US: u64 = 10 * WINDOW_US;
 
+/// A mean of so many measurements says whether it goes on.
+const LASTING: f64 = 10.0;
+
 /// The growth of what is held, of late.
 #[derive(Debug, Default)]
 pub(super) struct Growth {
@@ -12,6 +15,8 @@ pub(super) struct Growth {
     from_bytes: u64,
     /// Nothing while it shrinks.
     bytes_per_us: f64,
+    /// In the mean of the last tenth of a second; below nothing while it shrinks.
+    lasting: f64,
 }
 
 impl Growth {
@@ -21,10 +26,18 @@ impl Growth {
         if took_us < WINDOW_US {
             return;
         }
-        let grown_bytes = held_bytes.saturating_sub(self.from_bytes);
         let is_known = took_us < FORGOTTEN_US;
-        self.bytes_per_us = if is_known { grown_bytes as f64 / took_us as f64 } else { 0.0 };
+        let grown_bytes = if is_known { held_bytes as f64 - self.from_bytes as f64 } else { 0.0 };
+        let per_us = grown_bytes / took_us as f64;
+        self.bytes_per_us = per_us.max(0.0);
+        let mean = self.lasting + (per_us - self.lasting) / LASTING;
+        self.lasting = if is_known { mean } else { 0.0 };
         (self.since_us, self.from_bytes) = (now_us, held_bytes);
+    }
+
+    /// Bytes in a microsecond, as long as it lasts.
+    pub(super) fn lasting(&self) -> f64 {
+        self.lasting
     }
 
     /// What comes on top in so long, if it goes on.

@@ -64,6 +64,33 @@ fn memory_that_fills_fast_is_scarce_sooner() {
     assert!(!gate.note_held(held_bytes, 1200 * MS));
 }
 
+/// What comes faster than the disk takes fills memory: the disk is to begin before that is full, and
+/// not for what it takes as it comes, nor for a burst that ends.
+#[test]
+fn memory_fills_when_more_comes_than_goes() {
+    let begins = |per_ms: u64, rate: u64| {
+        let mut gate: Gate<usize> = Gate::new(FROM, LIMIT);
+        for at_ms in 1..=20 * rate.min(1) {
+            gate.note_freed(rate * 50, FROM + MIB, at_ms * 50 * MS);
+        }
+        let at = |ms: u64| (ms * per_ms).min(FROM / 2);
+        let fills = |ms: &u64| {
+            gate.note_held(at(*ms), (2000 + ms) * MS);
+            gate.filling_bytes().is_some()
+        };
+        (0..2000).find(fills).map(at)
+    };
+    let begun = begins(200 * KIB, 100 * KIB).expect("it is filling");
+    assert!(begun > FROM / 32 && begun < FROM / 2, "{begun}");
+    assert_eq!(begins(90 * KIB, 100 * KIB), None);
+    assert!(begins(90 * KIB, 0).is_some(), "nobody knows what the disk takes");
+    let mut gate: Gate<usize> = Gate::new(FROM, LIMIT);
+    for ms in 0..700 {
+        gate.note_held((ms * MIB).min(FROM / 2), (2000 + ms) * MS);
+    }
+    assert_eq!(gate.filling_bytes(), None, "it has ended");
+}
+
 #[test]
 fn opens_when_nobody_waits() {
     let mut gate = shut();

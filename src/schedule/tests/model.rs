@@ -5,7 +5,9 @@
 //! call: the turn, the totals, and that `wake_at_ms` is the time at which a turn appears.
 
 use super::Random;
-use crate::schedule::{FileId, Load, Outcome, Policy, Priority, Reason, Scheduler, Turn, Urgency};
+use crate::schedule::{
+    FileId, Filling, Load, Outcome, Policy, Priority, Reason, Scheduler, Turn, Urgency,
+};
 
 const FILES: u64 = 10;
 const POLICY: Policy = Policy { max_age_ms: 200, closed_delay_ms: 30 };
@@ -122,18 +124,26 @@ impl Model {
         if let Some(i) = closed {
             return Some((i, Reason::Closed));
         }
+        let reach = |f: &File| f.load.dirty_bytes.saturating_sub(f.out_of_reach_bytes);
         match self.urgency {
             Urgency::Normal => None,
-            Urgency::Pressure => self
-                .least(now_ms, |f| {
-                    let reach = f.load.dirty_bytes.saturating_sub(f.out_of_reach_bytes);
-                    Some((u64::MAX - reach, f.served))
-                })
+            Urgency::Pressure | Urgency::Filling(_) => self
+                .least(now_ms, |f| Some((u64::MAX - reach(f), f.served)))
+                .filter(|i| self.is_worth(reach(&self.files[*i])))
                 .map(|i| (i, Reason::Pressure)),
             Urgency::Everything => {
                 self.least(now_ms, |f| Some(f.served)).map(|i| (i, Reason::Everything))
             }
         }
+    }
+
+    /// Whether so many bytes, the most that a turn would give, are worth one.
+    fn is_worth(&self, bytes: u64) -> bool {
+        let Urgency::Filling(filling) = self.urgency else { return true };
+        let dirty_bytes: u64 = self.files.iter().map(|f| f.load.dirty_bytes).sum();
+        let part = bytes as f64 / dirty_bytes as f64;
+        let then_bytes = bytes as f64 + filling.soon_bytes as f64 * part;
+        bytes >= filling.least_bytes && then_bytes + 1e-9 < filling.chunk_bytes as f64
     }
 
     fn update(&mut self, i: usize, load: Load, now_ms: u64) {
@@ -256,8 +266,11 @@ impl Pair {
                 self.scheduler.unhold(file);
             }
             11 if self.random.one_in(4) => {
-                let all = [Urgency::Normal, Urgency::Pressure, Urgency::Everything];
-                self.model.urgency = all[self.random.below(3) as usize];
+                let filling =
+                    Filling { chunk_bytes: 12, least_bytes: 4, soon_bytes: self.random.below(40) };
+                let others = [Urgency::Normal, Urgency::Pressure, Urgency::Everything];
+                let all = [&others[..], &[Urgency::Filling(filling)]].concat();
+                self.model.urgency = all[self.random.below(4) as usize];
                 self.scheduler.set_urgency(self.model.urgency);
             }
             12 => self.now_ms += self.random.below(40),

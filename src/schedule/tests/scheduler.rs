@@ -1,7 +1,9 @@
 //! Each rule of the scheduler by itself, in a few calls.
 
 use super::{Random, closed, some, whole};
-use crate::schedule::{FileId, Load, Outcome, Policy, Priority, Reason, Scheduler, Turn, Urgency};
+use crate::schedule::{
+    FileId, Filling, Load, Outcome, Policy, Priority, Reason, Scheduler, Turn, Urgency,
+};
 
 /// Over-age after 5 000 ms, closed files due after 100 ms.
 pub(super) const POLICY: Policy = Policy { max_age_ms: 10_000, closed_delay_ms: 100 };
@@ -286,6 +288,22 @@ fn pressure_takes_the_fullest_then_equals_in_turn() {
     assert_eq!(s.next_turn(0), None);
     s.set_urgency(Urgency::Pressure);
     assert_eq!(take(&mut s, 3, 0, |_| some(0, 0)), [1, 3, 2]);
+}
+
+#[test]
+fn while_memory_fills_parts_go_that_are_not_whole_soon() {
+    let filling = Filling { chunk_bytes: 400, least_bytes: 10, soon_bytes: 300 };
+    let mut s = scheduler(&[(1, some(9, 0)), (2, some(8, 0)), (3, some(7, 0))]);
+    s.set_urgency(Urgency::Filling(filling));
+    assert_eq!((s.next_turn(0), s.wake_at_ms()), (None, Some(5_000)), "all are small");
+    (1..4).for_each(|file| s.update(FileId(file), some(200 + file, 0), 0));
+    // A third of the 300 for each, or half of them when one has gone, is no whole chunk.
+    assert_eq!(s.wake_at_ms(), Some(0));
+    assert_eq!(take(&mut s, 2, 0, |_| CLEAN), [3, 2]);
+    // All of the 300 for the one that is left is.
+    assert_eq!((s.next_turn(0), s.wake_at_ms()), (None, Some(5_000)));
+    s.update(FileId(1), whole(400, 0), 0);
+    assert_eq!(s.next_turn(0).unwrap().reason, Reason::WholeChunk);
 }
 
 #[test]
