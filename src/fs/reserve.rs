@@ -26,6 +26,9 @@ use crate::drain::{DataFile, is_of_connection};
 
 /// Less is allocated by writing it: small files cost no call more.
 const GROWTH_BYTES_MIN: u64 = 1 << 20;
+/// But what ends within a block, and is written around the page cache up to there: XFS gives that block
+/// to the page cache with as much again behind it, and the next file lies behind that.
+const CUT_BYTES_MIN: u64 = 256 << 10;
 
 /// What the thread is asked for.
 pub(super) enum Job {
@@ -342,7 +345,9 @@ impl Filesystem {
             let state = data.lock();
             state.barriers == 0 && !state.reserved.is_programs && !state.reserved.covers(&growth)
         };
-        let bytes_min = if self.config.layout == Layout::File { 1 } else { GROWTH_BYTES_MIN };
+        let is_cut = !growth.end.is_multiple_of(BLOCK_BYTES);
+        let long_bytes = if is_cut { CUT_BYTES_MIN } else { GROWTH_BYTES_MIN };
+        let bytes_min = if self.config.layout == Layout::File { 1 } else { long_bytes };
         // GlusterFS with sharding does not answer fallocate(2) for a shard whose former ones are missing.
         if bytes < bytes_min || !is_wanted || self.is_shared() || self.config.adds_sizes() {
             return;
@@ -350,7 +355,7 @@ impl Filesystem {
         let allocated = self.writable_file(node).and_then(|file| {
             let file = (*file).as_fd();
             let window = self.window(node, data, file, &blocks);
-            let is_long = window.end - window.start >= GROWTH_BYTES_MIN;
+            let is_long = window.end - window.start >= long_bytes;
             let has_places = !backing::copies_on_write(file) && !backing::is_in_memory(file);
             if !is_long || !has_places || !data.space.leaves_free(file, bytes) {
                 return Ok(());

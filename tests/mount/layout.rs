@@ -23,12 +23,13 @@ pub fn trials(skip: &Option<String>) -> Vec<Trial> {
         ("windows_of_removed_files_are_given_back", windows_of_removed_files_are_given_back),
     ];
     let cannot = |kind| skip.clone().or_else(|| Image::cannot_make(kind));
-    let of_stripes: [(&str, fn()); 2] = [
+    let of_xfs: [(&str, fn()); 3] = [
+        ("layout::xfs::closed_files_lie_side_by_side", closed_files_lie_side_by_side),
         ("layout::xfs::writes_are_whole_stripes", writes_are_whole_stripes),
         ("layout::xfs::parts_of_chunks_are_whole_stripes", parts_of_chunks_are_whole_stripes),
     ];
     let mut trials: Vec<_> =
-        of_stripes.map(|(name, test)| crate::trial(&cannot("xfs"), name, test)).into();
+        of_xfs.map(|(name, test)| crate::trial(&cannot("xfs"), name, test)).into();
     for kind in ["ext4", "xfs"] {
         for (name, test) in TESTS {
             let name = format!("layout::{kind}::{name}");
@@ -86,6 +87,34 @@ fn files_have_one_extent(kind: &'static str) {
     println!("{kind}: ring {ring:?}, file {file:?}");
     assert!(file.iter().all(|extents| *extents == 1), "{file:?}");
     assert!(ring.iter().sum::<u32>() > 3 * 40, "nothing to be better than: {ring:?}");
+}
+
+/// Goal: the disk goes on from the end of one closed file to the beginning of the next: there is
+/// nothing between them, though each ends within a block.
+fn closed_files_lie_side_by_side() {
+    let image = Image::make("xfs", IMAGE_BYTES).unwrap();
+    let mount = Mount::over_in(image.path(), &["--max-age", "1h"]);
+    let write =
+        "for n in $(seq 40); do dd if=/dev/zero of=f$n bs=10007 count=50 status=none & done;
+        wait";
+    sh(mount.path(), write);
+    mount.umount_clean();
+    let mut places: Vec<(u64, u64)> =
+        (1..=40).flat_map(|n| blocks_of(&mount.backing().join(format!("f{n}")))).collect();
+    places.sort_unstable();
+    let is_gap = |pair: &&[(u64, u64)]| pair[0].1 + 1 != pair[1].0;
+    let gaps = places.windows(2).filter(is_gap).count();
+    assert!(gaps <= 8, "{gaps} gaps: {places:?}");
+}
+
+/// The first and the last block of each extent.
+fn blocks_of(path: &Path) -> Vec<(u64, u64)> {
+    let said = text(&succeed(Command::new("filefrag").arg("-v").arg(path)));
+    let extent = |line: &str| {
+        let (first, last) = line.split(':').nth(2)?.split_once("..")?;
+        Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
+    };
+    said.lines().filter_map(extent).collect()
 }
 
 /// A stream that has a window of tens of MiB; the script goes on in `rest`.
