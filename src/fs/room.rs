@@ -22,7 +22,7 @@ use crate::clock::boottime_ms;
 use crate::schedule::{Admission, FileId, Filling, Granted, Urgency};
 
 /// A turn of less, before memory is short, is not worth its seek.
-const FILLING_BYTES_MIN: u64 = 1 << 20;
+const FILLING_BYTES_MIN: u64 = 256 << 10;
 /// Bytes of writes that wait outside the arena.
 const STARVED_BYTES_MAX: usize = 16 << 20;
 /// A share of room for one file: small against memory and a stall, large against a request.
