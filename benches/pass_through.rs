@@ -45,7 +45,7 @@ struct Args {
     bench: bool,
 }
 
-/// What is measured, in this order: a step uses what the one before has left.
+/// What is measured, in this order: a step uses what the one before it has left.
 #[derive(Clone, Copy)]
 enum Step {
     Write,
@@ -57,8 +57,15 @@ enum Step {
 }
 
 impl Step {
-    const ALL: [Step; 6] =
-        [Step::Write, Step::ReadCold, Step::ReadWarm, Step::Create, Step::Stat, Step::Unlink];
+    /// In each round, one after the other.
+    const OF_BIG: [Step; 3] = [Step::Write, Step::ReadCold, Step::ReadWarm];
+    /// Each in all rounds before the next: ext4 passes over inodes that were freed less than a minute
+    /// ago, one by one, so that creates after unlinks would measure that.
+    const OF_SMALL: [Step; 3] = [Step::Create, Step::Stat, Step::Unlink];
+
+    fn all() -> impl Iterator<Item = Step> {
+        Step::OF_BIG.into_iter().chain(Step::OF_SMALL)
+    }
 
     fn name(self) -> &'static str {
         match self {
@@ -71,14 +78,18 @@ impl Step {
         }
     }
 
-    /// Does it in `dir`; the rate, in the unit of the name.
-    fn run(self, dir: &Path, args: &Args) -> Outcome<f64> {
+    /// Does it in `dir`, with small files of this round's own; the rate, in the unit of the name.
+    fn run(self, dir: &Path, round: usize, args: &Args) -> Outcome<f64> {
         if let Step::ReadCold = self {
             fs::write("/proc/sys/vm/drop_caches", "1")
                 .map_err(|error| format!("/proc/sys/vm/drop_caches: {error}"))?;
         }
-        let (big, small) = (dir.join("big"), |number| dir.join(format!("small{number}")));
-        let paths: Vec<PathBuf> = (0..args.files).map(small).collect();
+        let (big, small) = (dir.join("big"), dir.join(format!("small{round}")));
+        let paths: Vec<PathBuf> =
+            (0..args.files).map(|number| small.join(number.to_string())).collect();
+        if let Step::Create = self {
+            fs::create_dir(&small)?;
+        }
         let begun = Instant::now();
         match self {
             Step::Write => write_big(&big, args.bytes)?,
@@ -154,22 +165,44 @@ fn ways(dir: &Path) -> Outcome<Vec<Way>> {
 }
 
 /// Rates of all rounds, by way and step.
-fn measure(ways: &[Way], args: &Args) -> Outcome<Vec<Vec<Vec<f64>>>> {
-    let mut rates = vec![vec![Vec::new(); Step::ALL.len()]; ways.len()];
-    for round in 0..args.rounds as usize {
-        for (at, step) in Step::ALL.into_iter().enumerate() {
-            // Another one begins each time: what one leaves to be written disturbs the next.
-            for turn in 0..ways.len() {
-                let who = (round + turn) % ways.len();
-                go_on()?;
-                let rate = step.run(&ways[who].entry, args);
-                go_on()?;
-                let rate = rate.map_err(|error| format!("{}: {error}", ways[who].name))?;
-                rates[who][at].push(rate);
-            }
+type Rates = Vec<Vec<Vec<f64>>>;
+
+/// One step on all ways.
+fn measure_step(
+    (at, step): (usize, Step),
+    round: usize,
+    ways: &[Way],
+    args: &Args,
+    rates: &mut Rates,
+) -> Outcome<()> {
+    // Another one begins each time: what one leaves to be written disturbs the next.
+    for turn in 0..ways.len() {
+        let who = (round + turn) % ways.len();
+        go_on()?;
+        let rate = step.run(&ways[who].entry, round, args);
+        go_on()?;
+        let rate = rate.map_err(|error| format!("{}: {error}", ways[who].name))?;
+        rates[who][at].push(rate);
+    }
+    Ok(())
+}
+
+fn measure(ways: &[Way], args: &Args) -> Outcome<Rates> {
+    let mut rates = vec![vec![Vec::new(); Step::all().count()]; ways.len()];
+    let rounds = args.rounds as usize;
+    let steps: Vec<(usize, Step)> = Step::all().enumerate().collect();
+    let (of_big, of_small) = steps.split_at(Step::OF_BIG.len());
+    for round in 0..rounds {
+        for &step in of_big {
+            measure_step(step, round, ways, args, &mut rates)?;
         }
         for way in ways {
             fs::remove_file(way.entry.join("big"))?;
+        }
+    }
+    for &step in of_small {
+        for round in 0..rounds {
+            measure_step(step, round, ways, args, &mut rates)?;
         }
     }
     Ok(rates)
@@ -182,7 +215,7 @@ fn compare(dir: &Path, args: &Args) -> Outcome<()> {
     table.load_style(ASCII_FULL_CONDENSED);
     let names = ways[1..].iter().map(|way| way.name.to_owned());
     table.set_header(["".to_owned(), "straight".to_owned()].into_iter().chain(names));
-    for (at, step) in Step::ALL.into_iter().enumerate() {
+    for (at, step) in Step::all().enumerate() {
         let straight = &rates[0][at];
         let median = spread(straight.iter().copied()).map_or(0.0, |its| its.median);
         let ratios = rates[1..].iter().map(|rates| {

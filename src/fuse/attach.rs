@@ -15,6 +15,7 @@ use fuser::{Config, Session, SessionACL};
 use super::answering::Adapter;
 use super::guard::Guard;
 use super::kernel_pages::Pages;
+use super::linger::Linger;
 use crate::arena::Arena;
 use crate::fs::Filesystem;
 
@@ -45,7 +46,8 @@ pub fn serve(
     let mountpoint = filesystem.mountpoint().to_owned();
     filesystem.set_kernel_pages(Box::new(Pages { notifier: notifier.clone(), mountpoint }));
     let isolation = filesystem.isolation();
-    let guard = Guard::new(Adapter::new(filesystem, notifier.clone()), isolation);
+    let adapter = Adapter::new(filesystem, notifier.clone());
+    let guard = Guard::new(adapter, isolation, Linger::new(fuse_fd));
     let session = Session::from_fd(guard, sessions, SessionACL::All, config)?;
     notifier.get_or_init(|| session.notifier());
     if !was_done {

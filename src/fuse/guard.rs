@@ -19,6 +19,7 @@ use fuser::{
 
 use super::answering::Adapter;
 use super::convert::caller;
+use super::linger::Linger;
 use crate::isolation::{InHand, Isolation};
 use crate::killpoint::{self, Point};
 
@@ -32,11 +33,12 @@ const CONTENTS: &str = "&[u8]";
 pub(super) struct Guard {
     adapter: Adapter,
     isolation: Arc<Isolation>,
+    linger: Linger,
 }
 
 impl Guard {
-    pub(super) fn new(adapter: Adapter, isolation: Arc<Isolation>) -> Guard {
-        Guard { adapter, isolation }
+    pub(super) fn new(adapter: Adapter, isolation: Arc<Isolation>, linger: Linger) -> Guard {
+        Guard { adapter, isolation, linger }
     }
 
     /// `None` for a request that is not to be touched.
@@ -93,7 +95,7 @@ fn shortened(argument: &dyn Debug) -> String {
 macro_rules! guarded {
     ($($name:ident(ino $(, $arg:ident: $type:ty)*) -> $reply:ty;)*) => {$(
         fn $name(&self, request: &Request, ino: INodeNo $(, $arg: $type)*, reply: $reply) {
-            let Some(_in_hand) = self.begin(caller(request).unique) else {
+            let Some(in_hand) = self.begin(caller(request).unique) else {
                 self.complain(request, ino, stringify!($name), &[$(Argument {
                     name: stringify!($arg),
                     type_name: stringify!($type),
@@ -102,6 +104,8 @@ macro_rules! guarded {
                 return reply.error(Errno::EIO);
             };
             self.adapter.$name(request, ino $(, $arg)*, reply);
+            drop(in_hand);
+            self.linger.linger();
         }
     )*};
 }

@@ -11,6 +11,7 @@ mod attach;
 mod convert;
 mod guard;
 mod kernel_pages;
+mod linger;
 mod read_buffer;
 
 pub use attach::serve;
