@@ -54,8 +54,8 @@ const OPENS_US: u64 = 1_000_000;
 /// stops whom it likes.
 const SOON_US: u64 = 150_000;
 /// Memory that fills faster than it comes back, so that it is scarce so soon, is filling, when a
-/// thirty-second part is full; and as long as it fills by an eighth of that rate.
-const FILLING_US: u64 = 4_000_000;
+/// thirty-second part is full; and as long as it fills at an eighth of that rate.
+const FILLING_US: u64 = 16_000_000;
 const FILLING_PART: u64 = 32;
 const STILL_FILLING: f64 = 0.125;
 /// A disk may well wait so long for a whole chunk.
@@ -200,8 +200,8 @@ impl<T> Gate<T> {
     fn note_filling(&mut self, held_bytes: u64) {
         let growth = self.growth.lasting();
         let part = if self.is_filling { STILL_FILLING } else { 1.0 };
-        let slowly = self.from_bytes as f64 / (4 * FILLING_US) as f64;
-        let least = slowly.max(self.pace.seen_bytes_in(1) * part);
+        let slowly = self.from_bytes as f64 / FILLING_US as f64;
+        let least = slowly.max(self.pace.seen_bytes_in(1)) * part;
         let then_bytes = held_bytes as f64 + growth * FILLING_US as f64;
         let is_soon = self.is_filling || then_bytes > self.from_bytes as f64;
         self.is_filling = is_soon && growth > least && held_bytes > self.from_bytes / FILLING_PART;

@@ -91,6 +91,20 @@ fn memory_fills_when_more_comes_than_goes() {
     assert_eq!(gate.filling_bytes(), None, "it has ended");
 }
 
+/// The kernel hands pages over in bursts, a quarter of a second apart: memory fills between them, too.
+#[test]
+fn memory_fills_between_bursts() {
+    let mut gate: Gate<usize> = Gate::new(1024 * MIB, 2048 * MIB);
+    let mut held = 0;
+    for (burst, ms) in (0..15).flat_map(|burst| (0..=30).map(move |ms| (burst, ms))) {
+        held += if ms > 0 { MIB } else { 0 };
+        gate.note_held(held, (2000 + burst * 250 + ms) * MS);
+        assert!(burst < 3 || gate.filling_bytes().is_some(), "burst {burst}, {ms} ms");
+    }
+    gate.note_held(held, (2000 + 15 * 250 + 1000) * MS);
+    assert_eq!(gate.filling_bytes(), None, "it has ended");
+}
+
 #[test]
 fn opens_when_nobody_waits() {
     let mut gate = shut();
