@@ -117,6 +117,20 @@ fn small_gaps_ahead_are_passed_over() {
     assert_eq!(run(drive, &back).1.seeks, 1);
 }
 
+/// Goal: what lies in one piece is served from its start, from wherever the head comes; its end is
+/// not nearer only because the head is behind it.
+#[test]
+fn what_lies_in_one_piece_is_served_from_its_start() {
+    let drive = Drive::sata(CAPACITY);
+    for far_away in [0, CAPACITY - MIB] {
+        let stream = (1..21).map(|id| write(id, CAPACITY / 2 + MIB * id, MIB));
+        let requests = std::iter::once(write(0, far_away, MIB)).chain(stream).collect();
+        let (ends, counters) = run(drive, &at_once(requests));
+        assert!(ends.is_sorted(), "{ends:?}");
+        assert_eq!(counters.seeks, if far_away == 0 { 1 } else { 2 });
+    }
+}
+
 /// Goal: whole aligned stripes cost nothing extra, in whatever pieces they come one after another;
 /// any other write reads each stripe that it changes in part, once.
 #[test]

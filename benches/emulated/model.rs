@@ -272,10 +272,16 @@ impl Model {
         }
         let cost = |queued: &Queued| {
             let plan = self.plan(&queued.request);
-            plan.positioning + plan.rewriting
+            // No drive goes backwards through what lies in one piece: its start comes first.
+            let is_inside = !plan.positioning.is_zero() && self.follows_another(&queued.request);
+            (is_inside, plan.positioning + plan.rewriting)
         };
         let cheapest = self.queue.iter().enumerate().min_by_key(|(_, queued)| cost(queued));
         cheapest.map_or(0, |(at, _)| at)
+    }
+
+    fn follows_another(&self, request: &Request) -> bool {
+        self.queue.iter().any(|other| other.request.end() == request.start)
     }
 
     fn plan(&self, request: &Request) -> Plan {
