@@ -58,11 +58,13 @@ impl Chunk {
         }
     }
 
-    /// A turn is over, with so many streams that share the memory.
-    pub(super) fn step(&self, streams: u64) {
-        if self.is_auto {
-            let bytes = self.size().step(streams, boottime_ms());
-            self.bytes.store(bytes, Ordering::Relaxed);
+    /// A turn is over, with so many streams that share the memory. Whether another chunk is in force
+    /// now.
+    pub(super) fn step(&self, streams: u64) -> bool {
+        if !self.is_auto {
+            return false;
         }
+        let bytes = self.size().step(streams, boottime_ms());
+        self.bytes.swap(bytes, Ordering::Relaxed) != bytes
     }
 }

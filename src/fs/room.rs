@@ -280,7 +280,8 @@ impl Filesystem {
         self.set_urgency();
     }
 
-    fn set_urgency(&self) {
+    /// Tells the schedulers what makes files be written, and what a whole chunk is.
+    pub(super) fn set_urgency(&self) {
         let stripe_bytes = self.config.stripe_bytes.unwrap_or(0);
         let soon_bytes = self.room.soon_bytes.load(Ordering::Relaxed);
         for (_, device) in self.devices.read().expect("no panics under this lock").iter() {

@@ -405,8 +405,9 @@ impl Filesystem {
         });
         if let Ok(node) = self.node(file.0)
             && let Some(data) = node.data_if_any()
+            && data.chunk.step(streams)
         {
-            data.chunk.step(streams);
+            self.set_urgency();
         }
     }
 

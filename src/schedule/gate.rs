@@ -1,12 +1,13 @@
-//! Which program may write on while memory is scarce, before its bytes are in the kernel's page
-//! cache.
+//! Which program may write on while memory is scarce, or fills so that it will be, before its bytes
+//! are in the kernel's page cache.
 //!
 //! A write acknowledged late holds back whoever the kernel chooses: what is dirty counts for all
-//! programs of a mount together, and the one that runs takes the room that others wait for. Here
-//! programs ask before they write, and pass in an order that is fair by bytes (start-time fair
-//! queueing: of those that wait, the one that has had the least), at the rate of [`Pace`]. A pass is
-//! for one write where that asks of a processor little beside what it writes ([`ASKING_MAX`]), which
-//! is exact; else for a time: as long as a share takes, and several times what threads wake late by
+//! programs of a mount together, and the one that runs takes the room that others wait for. It does so
+//! long before memory is scarce, where programs write faster than we take their bytes. Here programs
+//! ask before they write, and pass in an order that is fair by bytes (start-time fair queueing: of
+//! those that wait, the one that has had the least), at the rate of [`Pace`]. A pass is for one write
+//! where that asks of a processor little beside what it writes ([`ASKING_MAX`]), which is exact; else
+//! for a time: as long as a share takes, and several times what threads wake late by
 //! ([`PASS_US_MIN`]). How much was written in a time is seen when a program asks again: by how much the
 //! file has grown, as the kernel has it, or else by what arrives. So whatever a pass came to, programs
 //! have the same in the end.
@@ -161,13 +162,14 @@ impl<T> Gate<T> {
         }
     }
 
-    /// Shuts it above `from_bytes`, or before, when memory fills fast; opens it below, when nobody had
-    /// to wait for a while, or well below at once. Whether it is shut. When it opens, call
+    /// Shuts it above `from_bytes`, or before, while memory fills; opens it below, when nobody had to
+    /// wait for a while, or well below at once. Whether it is shut. When it opens, call
     /// [`Gate::grant`].
     pub fn note_held(&mut self, held_bytes: u64, now_us: u64) -> bool {
         self.growth.note(held_bytes, now_us);
         self.note_filling(held_bytes);
-        let is_soon = held_bytes + self.growth.bytes_in(SOON_US) > self.from_bytes;
+        let is_soon =
+            self.is_filling || held_bytes + self.growth.bytes_in(SOON_US) > self.from_bytes;
         let is_wanted = now_us.saturating_sub(self.waited_us) < OPENS_US;
         let is_fresh = now_us.saturating_sub(self.shut_us) < SOON_US;
         let is_near = is_wanted && held_bytes > self.from_bytes / 4 * 3;

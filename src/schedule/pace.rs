@@ -22,8 +22,8 @@ pub struct Pace {
     /// At which memory comes back while all lanes are busy, in bytes per millisecond.
     rate: f64,
     is_measured: bool,
-    /// Whether `rate` is more than a guess.
-    is_known: bool,
+    /// The part of it that is no guess.
+    seen: f64,
     freed_bytes: u64,
     window_ms: u64,
     /// Whether lanes were busy in it.
@@ -43,7 +43,7 @@ impl Pace {
             limit_bytes,
             rate: ((limit_bytes - from_bytes) / 3000).max(1) as f64,
             is_measured: false,
-            is_known: false,
+            seen: 0.0,
             freed_bytes: 0,
             window_ms: 0,
             is_window_busy: false,
@@ -84,7 +84,7 @@ impl Pace {
         };
         self.rate = self.rate.max(1.0);
         self.is_measured |= is_busy;
-        self.is_known = true;
+        self.seen = if self.is_measured { self.rate } else { self.seen.max(found) };
     }
 
     /// Bytes that may be written while `held_bytes` are held.
@@ -120,7 +120,7 @@ impl Pace {
 
     /// The same as far as it was seen: nothing before memory came back.
     pub fn seen_bytes_in(&self, time_us: u64) -> f64 {
-        if self.is_known { self.bytes_in(time_us) } else { 0.0 }
+        self.seen * time_us as f64 / 1000.0
     }
 
     fn factor(&self, free_bytes: u64) -> f64 {

@@ -17,7 +17,7 @@
 //! disk is at a zone, files there go before others of the same rank, each once; then those of another
 //! zone, the one where somebody waits longest. So each file has a turn before anybody has his second,
 //! as without zones. Of a file whose place is not known it may be found out when its turn comes
-//! ([`Outcome::Elsewhere`]), so such whole chunks come before the disk goes elsewhere. Closed and
+//! ([`Outcome::Elsewhere`]), so such files come before the disk goes elsewhere. Closed and
 //! over-age files go so among the first [`NEAR_FILES`] only, and under pressure those whose turns
 //! give back about as much.
 
@@ -487,7 +487,9 @@ impl Scheduler {
         let missing_bytes = u128::from(filling.chunk_bytes.saturating_sub(most_bytes));
         let till_whole = missing_bytes * u128::from(self.totals.dirty_bytes);
         let soon = u128::from(filling.soon_bytes) * u128::from(most_bytes);
-        most_bytes >= filling.least_bytes && till_whole > soon
+        // A file with a larger chunk of its own may have more than a chunk, and none that is whole.
+        let is_soon_whole = till_whole <= soon && most_bytes < filling.chunk_bytes;
+        most_bytes >= filling.least_bytes && !is_soon_whole
     }
 
     /// Of those whose turn gives back about the most memory. Who is passed over again and again has
@@ -507,13 +509,20 @@ impl Scheduler {
         self.is_in_visit(ring, file).then_some(file)
     }
 
-    /// The first few looked at for one of this visit; without one the first.
+    /// The first few looked at for one of this visit, or else for one of which nothing is known; without
+    /// one the first.
     fn of_first(&self, mut files: impl Iterator<Item = (Stamp, FileId)>) -> Option<FileId> {
         let first = files.next()?;
-        let mut few = std::iter::once(first).chain(files.take(NEAR_FILES - 1));
-        few.find(|(ring, file)| self.is_in_visit(*ring, *file))
-            .or(Some(first))
-            .map(|(_, file)| file)
+        let few = std::iter::once(first).chain(files.take(NEAR_FILES - 1));
+        let mut unplaced = None;
+        for (ring, file) in few {
+            if self.is_in_visit(ring, file) {
+                return Some(file);
+            }
+            let may_be_near = self.zone.is_some() && !self.knows_place(file);
+            unplaced = unplaced.or(Some(file).filter(|_| may_be_near && ring < self.runs.visit));
+        }
+        unplaced.or(Some(first.1))
     }
 
     fn is_in_visit(&self, ring: Stamp, file: FileId) -> bool {

@@ -145,7 +145,7 @@ fn the_chunk_of_a_rule_is_not_learned() {
         let took = Duration::from_micros(10_000 + bytes / 100);
         chunk.note_run(FileId(file), bytes, bytes, took);
     }
-    chunk.step(1);
+    assert!(chunk.step(1));
     assert_eq!((chunk_of(fixed), chunk_of(free)), (3 * CHUNK, 2 * CHUNK));
     rename(&fixture, "fixed", "other");
     rename(&fixture, "free", "fixed");

@@ -143,7 +143,10 @@ impl Model {
         let dirty_bytes: u64 = self.files.iter().map(|f| f.load.dirty_bytes).sum();
         let part = bytes as f64 / dirty_bytes as f64;
         let then_bytes = bytes as f64 + filling.soon_bytes as f64 * part;
-        bytes >= filling.least_bytes && then_bytes + 1e-9 < filling.chunk_bytes as f64
+        // Who has a chunk, and none that is whole, has larger ones.
+        let is_soon_whole =
+            bytes < filling.chunk_bytes && then_bytes + 1e-9 >= filling.chunk_bytes as f64;
+        bytes >= filling.least_bytes && !is_soon_whole
     }
 
     fn update(&mut self, i: usize, load: Load, now_ms: u64) {

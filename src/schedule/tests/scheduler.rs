@@ -302,6 +302,9 @@ fn while_memory_fills_parts_go_that_are_not_whole_soon() {
     assert_eq!(take(&mut s, 2, 0, |_| CLEAN), [3, 2]);
     // All of the 300 for the one that is left is.
     assert_eq!((s.next_turn(0), s.wake_at_ms()), (None, Some(5_000)));
+    // Its chunks are larger than others'.
+    s.update(FileId(1), some(400, 0), 0);
+    assert_eq!(s.wake_at_ms(), Some(0));
     s.update(FileId(1), whole(400, 0), 0);
     assert_eq!(s.next_turn(0).unwrap().reason, Reason::WholeChunk);
 }

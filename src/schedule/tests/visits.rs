@@ -105,23 +105,35 @@ fn under_pressure_near_files_go_before_others_that_have_about_as_much() {
 /// been at all near ones, also those of which nothing was known; then they go in their order.
 #[test]
 fn files_that_are_found_elsewhere_go_together() {
-    let mut s = Scheduler::new(POLICY);
-    for file in 0..12 {
-        s.update(FileId(file), whole(10, 0), 0);
-    }
+    let mut chunks = Scheduler::new(POLICY);
+    (0..12).for_each(|file| chunks.update(FileId(file), whole(10, 0), 0));
+    assert_eq!(drain_finding(&mut chunks, whole(10, 0), 0), [0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11]);
+    // Of those that are not chunks, among the first few.
+    let mut pressed = Scheduler::new(POLICY);
+    pressed.set_urgency(Urgency::Pressure);
+    (0..12).for_each(|file| pressed.update(FileId(file), some(10, 0), 0));
+    assert_eq!(drain_finding(&mut pressed, some(10, 0), 0), [0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11]);
+    let mut old = Scheduler::new(POLICY);
+    (0..8).for_each(|file| old.update(FileId(file), some(10, 0), 0));
+    assert_eq!(drain_finding(&mut old, some(10, 0), 9_000), [0, 2, 4, 6, 1, 3, 5, 7]);
+}
+
+/// Takes turns until there is none; who. At the turn of a file of which nothing is known it is found
+/// out where it is.
+fn drain_finding(s: &mut Scheduler, load: Load, now_ms: u64) -> Vec<u64> {
     let mut order = Vec::new();
     let mut at = None;
-    while let Some(turn) = s.next_turn(0) {
+    while let Some(turn) = s.next_turn(now_ms) {
         let place = one_of_two(turn.file);
         if !s.knows_place(turn.file) && at.is_some_and(|at| place != Some(at)) {
-            s.end_turn(turn.file, Load { place, ..whole(10, 0) }, Outcome::Elsewhere, 0);
+            s.end_turn(turn.file, Load { place, ..load }, Outcome::Elsewhere, now_ms);
             continue;
         }
         at = place;
         order.push(turn.file.0);
-        s.end_turn(turn.file, Load { place, ..CLEAN }, Outcome::Written, 0);
+        s.end_turn(turn.file, Load { place, ..CLEAN }, Outcome::Written, now_ms);
     }
-    assert_eq!(order, [0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11]);
+    order
 }
 
 /// Goal: a zone stays one while its files go on writing behind each other, however far that is.
